@@ -1,0 +1,1 @@
+"""Papers and conversations → token shards. Imports nothing of train or launch, and never torch."""
