@@ -365,7 +365,8 @@ from data_tools.shards import ShardFormat
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
-    write_shard(Path({str(tmp_path)!r}) / "00000.arrow", ShardFormat("corpus", 1000, "ab"), np.ones(10**5, int), np.array([10**5]), ["a"], ["s"])
+    path, tokens = Path({str(tmp_path)!r}) / "00000.arrow", np.ones(10**5, int)
+    write_shard(path, ShardFormat("corpus", 1000, "ab"), tokens, np.array([10**5]), ["a"], ["s"])
 except OSError as error:
     sys.exit(7)
 """
