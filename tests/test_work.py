@@ -1,0 +1,160 @@
+"""Tasks in other processes: each done once, kept after a kill, and a failure told in one message."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_tools.progress import Progress
+from data_tools.work import WorkError, run_tasks
+
+ROOT = Path(__file__).parents[1]
+
+
+def square(task: dict[str, Any]) -> int:
+    """A task's work: leave a trace of having run, then do what the task says."""
+    with open(task["trace"], "a") as trace:
+        trace.write(f"{task['n']}\n")
+    time.sleep(task.get("seconds", 0))
+    if task.get("fault") and not Path(task["trace"]).with_name("mended").exists():
+        FAULTS[task["fault"]]()
+    return task["n"] ** 2
+
+
+def _no_space() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "/data/part")
+
+
+def _crash() -> None:
+    raise RuntimeError("boom")
+
+
+def _user_error() -> None:
+    raise WorkError("papers.tar: member 7 is a device; take it out")
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS = {"no space": _no_space, "crash": _crash, "user": _user_error, "die": _die}
+
+
+def tasks_for(tmp_path: Path, count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"n": n, "trace": str(tmp_path / "trace"), **more} for n in range(count)]
+
+
+def trace(tmp_path: Path) -> list[int]:
+    return [int(line) for line in (tmp_path / "trace").read_text().split()]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_results_come_in_the_order_of_the_tasks_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+    assert run_tasks(square, tasks_for(tmp_path, 7), tmp_path / "work", workers=workers) == [n**2 for n in range(7)]
+    assert sorted(trace(tmp_path)) == list(range(7))
+
+
+def test_a_finished_task_is_not_run_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", workers=1) == [0, 1, 4]
+    assert trace(tmp_path) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("crash", r"task 2 failed with RuntimeError: boom; the whole story is in .*task_00002.log"),
+        ("no space", r"no space left on the disk \(/data/part\); make room and start the same command again"),
+        ("user", r"^papers.tar: member 7 is a device; take it out$"),
+        ("die", r"task 2: its worker was killed.*fewer --workers"),
+    ],
+)
+def test_a_failure_is_one_message_and_the_next_start_does_only_the_rest(tmp_path: Path, fault: str, message: str) -> None:
+    tasks = tasks_for(tmp_path, 4)
+    tasks[2]["fault"] = fault
+    with pytest.raises(WorkError, match=message):
+        run_tasks(square, tasks, tmp_path / "work", workers=2)
+    (tmp_path / "mended").touch()
+    assert run_tasks(square, tasks, tmp_path / "work", workers=2) == [0, 1, 4, 9]
+    assert trace(tmp_path).count(0) == 1
+
+
+def test_other_tasks_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1)
+    with pytest.raises(WorkError, match="holds the work on other tasks"):
+        run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", workers=1)
+
+
+def test_a_marker_without_its_result_counts_for_nothing(tmp_path: Path) -> None:
+    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1)
+    (tmp_path / "work" / "results" / "00001.json").unlink()
+    assert run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1) == [0, 1]
+    assert trace(tmp_path) == [0, 1, 1]
+
+
+def test_no_task_is_no_work(tmp_path: Path) -> None:
+    assert run_tasks(square, [], tmp_path / "work", workers=2) == []
+
+
+FRONT = """
+import json, sys
+from pathlib import Path
+from data_tools.work import run_tasks
+from tests.test_work import square, tasks_for
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    print(run_tasks(square, tasks_for(path, 30, seconds=0.1), path / "work", workers=2))
+"""
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are tied to the command on Linux only")
+def test_a_kill_loses_no_finished_task_and_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FRONT, str(tmp_path)]
+    for _ in range(3):
+        front = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        begun = len(list((tmp_path / "work" / "results").glob("*.json"))) if (tmp_path / "work").exists() else 0
+        while time.monotonic() < deadline and len(list((tmp_path / "work" / "results").glob("*.json"))) <= begun:
+            time.sleep(0.02)
+        time.sleep(random.Random(begun).random() / 5)
+        workers = [int(path.read_text() or 0) for path in (tmp_path / "work" / "running").iterdir()]
+        front.kill()
+        front.wait()
+        time.sleep(0.5)
+        assert workers and alive(workers) == []
+    done = {
+        int(path.stem) for path in (tmp_path / "work" / "results").glob("*.json") if (tmp_path / "work/completions" / path.stem).exists()
+    }
+    before = trace(tmp_path)
+    assert done and len(done) < 30
+    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert last.stdout.strip() == str([n**2 for n in range(30)]), last.stderr
+    assert sorted(trace(tmp_path)[len(before) :]) == sorted(set(range(30)) - done)
+
+
+def test_slurm_and_ray_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WorkError, match="no sbatch on this machine"):
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "slurm", workers=1, executor="slurm")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(WorkError, match="pip install ray"):
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "ray", workers=1, executor="ray")
+
+
+def test_the_time_left_is_reckoned_from_this_runs_own_speed() -> None:
+    progress = Progress("encode", 100)
+    progress.show(40)
+    assert progress.line(40, 60) == "encode: 40 of 100 after 1:00, time left not known yet"
+    assert progress.line(60, 120) == "encode: 60 of 100 after 2:00, about 4:00 left"
+    assert Progress("read", 9_000_000, unit="B").line(3_000_000, 3600) == "read: 3.0 MB of 9.0 MB after 1:00:00, about 2:00:00 left"
