@@ -1,0 +1,114 @@
+"""What LaTeX names mean to a reader of prose: tables only.
+
+A command that no table knows loses its name and keeps what its braces hold, since most unknown commands are the
+author's way of setting words in type.
+"""
+
+# Never an author's macro, even where a preamble redefines it to change the layout.
+PROTECTED = frozenset("""
+begin end part chapter section subsection subsubsection paragraph subparagraph title abstract author maketitle caption item
+label ref eqref autoref cref Cref pageref hyperref cite citep citet citealt citealp citeauthor citeyear citeyearpar
+textbf textit texttt textsc textsf textrm emph bf it tt sc rm sf em footnote input include bibliography bibitem par
+url href appendix acknowledgments acknowledgements acknowledgment acknowledgement software facility facilities keywords
+DIFadd DIFdel DIFaddFL DIFdelFL DIFaddbegin DIFaddend DIFdelbegin DIFdelend added deleted replaced explain
+ac acl acs acp aclp acsp Ac Acl Acp acf acfp ensuremath xspace ifmmode
+""".split())
+
+# Commands whose arguments say nothing to a reader: how many of them go with the name (optional ones always do).
+DROP = {
+    **dict.fromkeys("""label vspace hspace includegraphics color definecolor pagecolor bibliographystyle bibliography pagestyle thispagestyle
+    stepcounter refstepcounter usecounter footnote footnotetext thanks index altaffiltext altaffilmark altaffiliation affil affiliation
+    institute institution author email address date keywords keyword facility facilities software plotone epsscale marginpar marginnote
+    todo caption tablecaption tablecomments tablenotetext tablerefs tablewidth tabletypesize tablecolumns usepackage usetikzlibrary
+    graphicspath hypersetup correspondingauthor shorttitle shortauthors slugcomment received revised accepted submitjournal
+    published journalinfo titlerunning authorrunning offprints pagerange volume pubyear papertype title subtitle subjectheadings
+    uat orcid orcidlink collaboration inst nocollab authorcontributions funding
+    ead corref fnref cortext footnotemark hypertarget tnotetext phantom vphantom hphantom nocite explain deleted DIFdel DIFdelFL
+    lstinputlisting bibitem notetoeditor pacs preprint listofchanges figurenum script linkable codeicon rule cellcolor rowcolor columncolor
+    includepdf input include linespread fontsize selectlanguage textlatin CJKfamily allowdisplaybreaks doi eprint tag tikz tikzset
+    and listofchanges bsp authorcomment citation cprotect received icmltitlerunning icmlkeywords printAffiliationsAndNotice
+    DeclareUnicodeCharacter newcounter newtheorem newlength newif authornote cftpagenumbersoff ccsdesc received shortcites
+    """.split(), 1),
+    **dict.fromkeys("""setlength addtolength setcounter addtocounter plottwo figcaption icmlaffiliation icmlcorrespondingauthor
+    icmlauthor defcitealias fancyhead renewcommand newcommand providecommand newacronym acrodef acro foreignlanguage
+    DeclareMathOperator newenvironment subfloat titlespacing altaffiltext twocolumn""".split(), 2),
+    **dict.fromkeys("textcolor colorbox href parbox raisebox scalebox rotatebox hyperlink replaced foreignlanguage adjustbox".split(), 1),
+    "fcolorbox": 2, "resizebox": 2, "multicolumn": 2, "multirow": 2, "makebox": 0, "framebox": 0, "dataset": 0, "hyperref": 0,
+    "footnotemark": 0, "twocolumn": 0, "and": 0, "bsp": 0, "listofchanges": 0, "includegraphics": 1, "hypertarget": 1,
+    "subfloat": 1, "color": 1, "todo": 1, "allowdisplaybreaks": 0, "titlespacing": 4, "rule": 2, "textlatin": 0, "figcaption": 1,
+    "gridline": 1, "leftfig": 3, "fig": 3, "rightfig": 3, "fontsize": 2, "newtheorem": 2, "definecolor": 3,
+    "plotfour": 4, "newglossaryentry": 2, "newacronym": 3,
+}
+
+# Commands that show their first argument and no later one: how many go.
+FIRST = {"texorpdfstring": 1}
+
+# Environments that are no running prose.
+DROP_ENVIRONMENTS = frozenset("""
+figure wrapfigure SCfigure sidewaysfigure subfigure floatingfigure teaserfigure marginfigure figwindow table wraptable sidewaystable
+deluxetable splitdeluxetable longdeluxetable longtable longtabu supertabular xtabular mpsupertabular tabular tabularx tabulary tabu
+rotatetable floattable longrotatetable planotable rotate thebibliography references algorithm algorithmic algorithm2e lstlisting verbatim
+Verbatim minted tikzpicture pgfpicture picture keywords keyword IEEEkeywords comment filecontents textbox armarginnote marginnote
+titlepage icmlauthorlist contribution interactive tabnote highlights graphicalabstract code program listing acknowledgments
+acknowledgements acknowledgment acknowledgement ack theacknowledgments listofchanges CCSXML extract issues summarypoints abstract
+onecolabstract singlecolumnabstract abstracts landscapetable threeparttable tablenotes measuredfigure Code pseudocode dedication
+plates scope thenomenclature
+""".split())
+# Arguments that a kept environment's \begin carries.
+ENVIRONMENT_ARGUMENTS = {"CJK": 2, "CJK*": 2, "minipage": 1, "multicols": 1, "adjustwidth": 2, "list": 2, "spacing": 1, "tcolorbox": 0,
+                         "addmargin": 1, "otherlanguage": 1, "mdframed": 0, "thefoottable": 1}
+MATH_ENVIRONMENTS = frozenset("""equation align eqnarray gather multline flalign alignat displaymath math dmath dgroup
+IEEEeqnarray mathletters darray""".split())
+
+# Text symbols beside the many that pylatexenc knows.
+SYMBOLS = {
+    "S": "§", "P": "¶", "ldots": "...", "dots": "...", "textellipsis": "...", "LaTeX": "LaTeX", "TeX": "TeX", "BibTeX": "BibTeX",
+    "textdegree": "°", "textasciitilde": "~", "textbackslash": "\\", "textbar": "|", "textless": "<", "textgreater": ">",
+    "textasciicircum": "^", "textunderscore": "_", "textquotesingle": "'", "textquotedbl": '"', "quad": " ", "qquad": " ", "space": " ",
+    "enspace": " ", "enskip": " ", "thinspace": " ", "hfill": " ", "hfil": " ", "newline": " ", "linebreak": " ", "break": " ",
+    "textquoteleft": "'", "textquoteright": "'", "textquotedblleft": '"', "textquotedblright": '"', "lq": "'", "rq": "'",
+    "textnumero": "No. ", "textsection": "§", "i": "i", "j": "j", "slash": "/", "nobreakspace": " ", "textvisiblespace": " ",
+    "textregistered": "®", "texttrademark": "™", "copyright": "©", "pounds": "£", "dag": "†", "ddag": "‡", "par": "\n\n", "and": " ",
+    "today": "", "bigskip": "\n\n", "medskip": "\n\n", "smallskip": "\n\n", "newpage": "\n\n", "clearpage": "\n\n", "pagebreak": "\n\n",
+    "textmu": "µ", "textohm": "Ω", "textperthousand": "‰", "texttimes": "×", "textpm": "±", "textbullet": "•", "textcdot": "·",
+    "backslash": "\\", "textendash": "–", "textemdash": "—", "textminus": "−", "hyphen": "-", "nonbreakinghyphen": "-", "cdots": "...",
+    "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å", "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ss": "ß", "dh": "ð",
+    "th": "þ", "TH": "Þ", "DJ": "Đ", "dj": "đ", "ng": "ŋ", "SS": "SS",
+}
+CONTROL_SYMBOLS = {" ": " ", "\n": " ", "\t": " ", ",": " ", ";": " ", ":": " ", ">": " ", "\\": " \n", "%": "%", "&": "&", "#": "#", "_": "_",
+                   "$": "$", "{": "{", "}": "}", "|": "|"}
+ACCENTS = {"`": "\u0300", "'": "\u0301", "^": "\u0302", "~": "\u0303", "=": "\u0304", "u": "\u0306", ".": "\u0307", '"': "\u0308",
+           "r": "\u030a", "H": "\u030b", "v": "\u030c", "d": "\u0323", "c": "\u0327", "k": "\u0328", "b": "\u0331", "t": "\u0361"}
+
+# Names that astronomers' classes and macro files define; as mathematics, or as words where no mathematics is meant.
+ASTRONOMY = {
+    **{name: r"\ensuremath{" + tex + "}" for name, tex in {
+        "msun": r"M_\odot", "Msun": r"M_\odot", "lsun": r"L_\odot", "Lsun": r"L_\odot", "rsun": r"R_\odot", "Rsun": r"R_\odot",
+        "Zsun": r"Z_\odot", "zsun": r"Z_\odot", "solmass": r"M_\odot", "mearth": r"M_\oplus", "rearth": r"R_\oplus",
+        "mjup": r"M_{\rm Jup}", "rjup": r"R_{\rm Jup}", "Teff": r"T_{\rm eff}", "teff": r"T_{\rm eff}", "logg": r"\log g",
+        "feh": r"[{\rm Fe/H}]", "degr": r"^\circ", "degree": r"^\circ", "degrees": r"^\circ", "arcdeg": r"^\circ", "arcsec": "''",
+        "arcmin": "'", "fdg": r".\!\!^\circ", "farcs": r".\!\!''", "farcm": r".\!\!'", "fs": r".\!\!^{\rm s}", "sun": r"\odot",
+        "earth": r"\oplus", "la": r"\lesssim", "ga": r"\gtrsim", "lesssim": r"\lesssim", "gtrsim": r"\gtrsim", "micron": r"\mu{\rm m}",
+        "kms": r"{\rm km\,s^{-1}}", "nodata": r"\ldots", "sq": r"\Box", "ubvr": "UBVR", "hbox": "", "sol": r"\odot", "deg": r"^\circ",
+    }.items() if name not in ("hbox", "deg", "sq", "lesssim", "gtrsim")},
+    **{name.lower().replace("&", "").replace(" ", ""): name for name in
+       "ApJ AJ MNRAS A&A PASP PASJ Nature Icarus".split()},
+    "apjl": "ApJL", "apjs": "ApJS", "apjlett": "ApJL", "apjsupp": "ApJS", "araa": "ARA&A", "aap": "A&A", "aapr": "A&A Rev.", "aaps": "A&AS",
+    "aj": "AJ", "apj": "ApJ", "nat": "Nature", "prd": "Phys. Rev. D", "prl": "Phys. Rev. Lett.", "jcap": "JCAP", "ssr": "Space Sci. Rev.",
+    "physrep": "Phys. Rep.", "procspie": "Proc. SPIE", "planss": "Planet. Space Sci.", "solphys": "Sol. Phys.", "jgr": "J. Geophys. Res.",
+    "grl": "Geophys. Res. Lett.", "pasa": "PASA", "na": "New Astron.", "qjras": "QJRAS", "apss": "Ap&SS", "memsai": "MmSAI", "iaucirc": "IAU Circ.",
+    "gca": "Geochim. Cosmochim. Acta", "baas": "BAAS", "icarus": "Icarus", "rmxaa": "RMxAA", "ao": "Appl. Opt.", "aplett": "Astrophys. Lett.",
+    "sovast": "Soviet Ast.", "zap": "ZAp", "bain": "BAN", "actaa": "Acta Astron.", "skytel": "S&T",
+}
+
+UNIT_PREFIXES = {"kilo": "k", "mega": "M", "giga": "G", "tera": "T", "peta": "P", "exa": "E", "deci": "d", "centi": "c", "milli": "m",
+                 "micro": "µ", "nano": "n", "pico": "p", "femto": "f", "hecto": "h", "deca": "da"}
+UNITS = {"metre": "m", "meter": "m", "gram": "g", "second": "s", "kelvin": "K", "ampere": "A", "candela": "cd", "mole": "mol", "hertz": "Hz",
+         "newton": "N", "pascal": "Pa", "joule": "J", "watt": "W", "volt": "V", "ohm": "Ω", "tesla": "T", "weber": "Wb", "henry": "H",
+         "electronvolt": "eV", "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "TeV": "TeV", "parsec": "pc", "pc": "pc", "kpc": "kpc",
+         "Mpc": "Mpc", "Gpc": "Gpc", "au": "au", "astronomicalunit": "au", "angstrom": "Å", "year": "yr", "yr": "yr", "day": "d", "hour": "h",
+         "minute": "min", "degree": "°", "arcminute": "'", "arcsecond": '"', "mas": "mas", "percent": "%", "radian": "rad", "steradian": "sr",
+         "jansky": "Jy", "Jy": "Jy", "erg": "erg", "gauss": "G", "magnitude": "mag", "mag": "mag", "solarmass": "M_sun", "Msun": "M_sun",
+         "km": "km", "cm": "cm", "mm": "mm", "nm": "nm", "um": "µm", "m": "m", "s": "s", "kg": "kg", "g": "g", "K": "K", "Hz": "Hz", "kHz": "kHz",
+         "MHz": "MHz", "GHz": "GHz", "dex": "dex", "celsius": "°C", "degreeCelsius": "°C", "lightyear": "ly", "byte": "B", "bit": "bit", "Gyr": "Gyr",
+         "Myr": "Myr", "kyr": "kyr", "ms": "ms", "us": "µs", "ns": "ns", "min": "min", "h": "h", "d": "d", "W": "W", "J": "J", "N": "N"}
