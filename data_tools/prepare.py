@@ -1,0 +1,64 @@
+"""The road from raw files to token shards, as commands.
+
+python -m data_tools.prepare arxiv  --metadata arxiv.json --out papers          papers → documents
+python -m data_tools.prepare corpus papers/documents --tokenizer models/llama-2-7b --out shards/astro
+python -m data_tools.prepare chat   chats.jsonl --tokenizer models/llama-2-7b --out shards/chat
+python -m data_tools.prepare report papers                                      documents → one HTML page with figures
+"""
+
+import argparse
+import errno
+import importlib
+import sys
+
+COMMANDS = {  # name: (module with add_arguments(parser) and run(args), what it does)
+    "arxiv": ("data_tools.arxiv", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
+    "corpus": ("data_tools.corpus", "documents, or any text that datasets reads → token shards"),
+    "chat": ("data_tools.chat_prepare", "conversations → token shards with a loss mask"),
+    "report": ("data_tools.report", "one HTML page with figures of what was kept and dropped"),
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Exit status: 0 all was made, 1 a message says what is wrong, 2 usage, 130 stopped by Ctrl-C."""
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in words if word in COMMANDS), None)
+    run = None
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == chosen:  # only the chosen one is imported
+            module = importlib.import_module(module_name)
+            module.add_arguments(command)
+            run = module.run
+    args = parser.parse_args(words)
+    assert run is not None, args
+    return call(run, args)
+
+
+def call(run: object, args: argparse.Namespace) -> int:
+    """Run a door's work; the user's mistakes and a full disk end in one message."""
+    try:
+        run(args)
+    except ValueError as error:
+        if type(error) is ValueError:
+            raise  # not one of ours: a fault of the program, with its traceback
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            raise
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
+        print(f"error: {error.filename or args.command}: {error.strerror}; {remedy} and start the same command again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
