@@ -19,12 +19,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_tools.files import write_atomically
+from data_tools.progress import Progress
 from data_tools.questions_check import MIN_OVERLAP, REASONS, judge
 from data_tools.questions_journal import Journal, QuestionsError
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             print("dry run: nothing asked, nothing written")
             return 0
-        failed = asyncio.run(_ask_all(args, todo, journal)) if todo else {}
+        failed = asyncio.run(_ask_all(args, papers, todo, journal)) if todo else {}
         if len(failed) > args.allow_unanswered:
             commonest = collections.Counter(failed.values()).most_common(1)[0][0]
             raise QuestionsError(
@@ -169,49 +170,53 @@ def _cost(args: argparse.Namespace, tokens_in: int, tokens_out: int) -> float:
     return (tokens_in * args.price_in + tokens_out * args.price_out) / 1e6
 
 
-async def _ask_all(args: argparse.Namespace, todo: set[str], journal: Journal) -> dict[str, str]:
+async def _ask_all(args: argparse.Namespace, papers: dict[str, tuple[str, int]], todo: set[str], journal: Journal) -> dict[str, str]:
     """Ask for all of `todo`; {id: fault} of the papers left without an answer."""
-    from tqdm import tqdm
-
     from data_tools.questions_ask import Endpoint, Pace, Unanswered
 
     failed: dict[str, str] = {}
-    in_a_row = 0
-    key = _key(args.base_url)
-    papers = (paper for _, paper in _read(args) if paper.id in todo)  # the workers share it: one thread, so `next` is safe
-    every = 0.5 if sys.stderr.isatty() else 30.0
-    bar = tqdm(total=len(todo), unit="paper", mininterval=every, maxinterval=every, file=sys.stderr)
+    done, in_a_row = len(papers) - len(todo), 0
+    pace = Pace(args.requests_per_minute)
     endpoint = Endpoint(
-        args.base_url, key, pace=Pace(args.requests_per_minute), concurrency=args.concurrency, timeout=args.timeout, backoff=args.backoff
+        args.base_url, _key(args.base_url), pace=pace, concurrency=args.concurrency, timeout=args.timeout, backoff=args.backoff
     )
+    progress = Progress("questions", len(papers), unit="papers")
+    waiting = (paper for _, paper in _read(args) if paper.id in todo)  # the workers share it: one thread, so `next` is safe
 
     async def work() -> None:
-        nonlocal in_a_row
-        for paper in papers:
+        nonlocal done, in_a_row
+        for paper in waiting:
             body = _body(paper, args)
             try:
                 reply = await endpoint.ask(body)
             except Unanswered as error:
                 failed[paper.id] = str(error)
                 in_a_row += 1
-                if in_a_row >= IN_A_ROW:
+                if in_a_row == IN_A_ROW:
                     raise QuestionsError(f"{args.base_url}: {in_a_row} papers in a row without an answer, the last: {error}") from None
             else:
                 in_a_row = 0
-                prompt = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-                journal.add({"paper": paper.id, "text_sha256": paper.sha256, "request_sha256": prompt, **vars(reply)})
-            bar.update()
+                request = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+                journal.add({"paper": paper.id, "text_sha256": paper.sha256, "request_sha256": request, **vars(reply)})
+            done += 1
+            progress.show(done)
 
-    async with endpoint:
-        tasks = [asyncio.create_task(work()) for _ in range(min(args.concurrency, len(todo)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            bar.close()
+    with progress:
+        progress.show(done)
+        async with endpoint:
+            await _all_or_none(work, min(args.concurrency, len(todo)))
     return failed
+
+
+async def _all_or_none(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """`count` workers at once; the first that raises ends them all."""
+    tasks = [asyncio.create_task(work()) for _ in range(count)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _key(base_url: str) -> str | None:

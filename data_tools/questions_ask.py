@@ -17,7 +17,7 @@ import httpx2
 
 from data_tools.questions_journal import QuestionsError
 
-ATTEMPTS = 6
+ATTEMPTS = 8
 LONGEST_WAIT = 600.0  # seconds; a server that asks for more is told off to the user
 LARGEST_REPLY = 8 * 2**20  # bytes
 HOPELESS = (*range(300, 400), 401, 402, 403, 404, 405)  # moved, wrong key, no money, no such model or path: the same for every paper

@@ -96,6 +96,7 @@ def serve(folder: Path, mishaps: list[str], seconds: float) -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # clients are killed here; their broken connections are the point
     (folder / "port.tmp").write_text(str(server.server_port))
     os.rename(folder / "port.tmp", folder / "port")
     server.serve_forever()

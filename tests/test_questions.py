@@ -327,8 +327,8 @@ def test_the_key_is_sent_and_told_nowhere(tmp_path, serve):
 
 def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
     """Kill a run `kills` times at random moments; a paper in the journal at a kill is never asked about again."""
-    mishaps = "ok,ok,429,ok,500,ok,cut,ok,notjson,ok,nochoices,ok,schema"
-    url, folder = serve(mishaps, 0.15)
+    mishaps = "ok,ok,500,ok,cut,ok,notjson,ok,nochoices,ok,schema,ok," * 3 + "429"
+    url, folder = serve(mishaps, 0.1)
     documents, out, dice = papers(tmp_path / "p.jsonl", count), tmp_path / "out", random.Random(7)
     journal = out / "journal.jsonl"
     asked_at_end: dict[str, int] = {}  # finished paper → requests for it when it was first seen finished
@@ -340,7 +340,7 @@ def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
         )
         while len(server.requests(folder)) == begun and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.6))
+        time.sleep(dice.uniform(0.1, 0.7))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -351,7 +351,7 @@ def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
         for id in finished:
             assert asked_at_end.setdefault(id, requests.count(id)) == requests.count(id)
         assert not (out / "conversations.jsonl").exists()
-    done = run(documents, out, url)
+    done = run(documents, out, url, "--concurrency", "16")
     assert done.returncode == 0, done.stderr
     assert len(asked_at_end) > kills and all(server.requests(folder).count(id) == n for id, n in asked_at_end.items())
     assert [line["id"] for line in conversations(out)] == [f"p{i:03d}#1" for i in range(count)]
@@ -359,12 +359,12 @@ def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
 
 
 def test_a_run_killed_at_random_repeats_no_finished_paper(tmp_path, serve):
-    kill_at_random(tmp_path, serve, kills=6, count=80)
+    kill_at_random(tmp_path, serve, kills=6, count=200)
 
 
 @pytest.mark.soak
 def test_a_run_killed_20_times_at_random_repeats_no_finished_paper(tmp_path, serve):
-    kill_at_random(tmp_path, serve, kills=20, count=300)
+    kill_at_random(tmp_path, serve, kills=20, count=600)
 
 
 def test_importing_questions_loads_neither_torch_nor_an_http_client():
