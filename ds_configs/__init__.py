@@ -1,0 +1,1 @@
+"""JSON files for the DeepSpeed engine."""

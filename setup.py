@@ -1,0 +1,49 @@
+"""Packaging of the checkout: four packages, listed by hand because a flat checkout must not ship its tests."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+CORE = [
+    "torch>=2.10",  # below 2.10 torch.load(weights_only=True) can be bypassed (CVE-2026-24747)
+    "deepspeed>=0.19.8,<0.20",
+    "transformers>=5.23,<6",
+    "safetensors>=0.8",
+    "datasets>=5",
+    "datatrove[io,processing]>=0.10",
+    "tokenizers>=0.23",
+    "sentencepiece>=0.2.1",
+    "protobuf>=5",
+    "gguf>=0.19",
+    "accelerate>=1.15",
+    "pyarrow>=20",
+    "numpy>=2",
+    "PyYAML>=6",
+    "Jinja2>=3.1",
+    "httpx2>=2.16",
+    "pylatexenc>=2.10",
+    "tensorboard>=2.20",
+    "matplotlib>=3.9",
+    "tqdm>=4.66",
+    "psutil>=6",
+    "ninja>=1.11",
+]
+
+setup(
+    name="astrollama-trainer",
+    version="0.1.0",
+    description="Continual pre-training and chat fine-tuning of LLaMA-family models on astronomy, with DeepSpeed ZeRO-3",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["train", "data_tools", "launch", "ds_configs"],
+    package_data={"ds_configs": ["*.json"], "launch": ["recipes/*"]},
+    install_requires=CORE,
+    extras_require={
+        "flash": ["flash-attn>=2.6"],
+        "cuda": ["liger-kernel>=0.6"],
+        "fast": ["gigatoken>=0.10"],
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+    },
+)

@@ -1,0 +1,1 @@
+"""The trainer: from token shards and a recipe to a trained model."""

@@ -1,0 +1,111 @@
+"""The seam: causal attention inside each document of a packed row, never across.
+
+Packed rows arrive as (1, tokens) with `cu_seqlens`, which travels from the plan to the kernel as an argument of
+every layer. Three backends give one meaning: flash-attn's varlen kernel, torch's own varlen attention on CUDA,
+and SDPA document by document anywhere. A layer called without `cu_seqlens` fails: there is no dense fallback.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+NAME = "packed_varlen"  # what model.config._attn_implementation is set to
+
+Attention = Callable[..., torch.Tensor]
+
+
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=True)
+
+
+def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    k, v = _repeat_heads(q, k, v)
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(-1, 0))
+
+
+def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+    k, v = _repeat_heads(q, k, v)
+    edges = cu_seqlens.tolist()
+    outputs = []
+    for start, stop in zip(edges, edges[1:], strict=False):
+        if start == stop:
+            continue
+        one = [x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v)]  # (1, heads, length, head_dim)
+        outputs.append(F.scaled_dot_product_attention(*one, is_causal=True, scale=scale).squeeze(0).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def _repeat_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = q.shape[1] // k.shape[1]
+    return (k, v) if groups == 1 else (k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1))
+
+
+BACKENDS: dict[str, Attention] = {"flash": _flash, "torch_varlen": _torch_varlen, "sdpa": _sdpa}
+
+
+def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
+    """The backend for `model.attention` and the reason in words.
+
+    Raises:
+        ValueError: when the wanted one cannot run here.
+    """
+    on_cuda = device.type == "cuda"
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    has_varlen = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    if wanted == "flash" and not has_flash:
+        raise ValueError("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
+    if wanted == "torch_varlen" and not (on_cuda and has_varlen):
+        raise ValueError("model.attention=torch_varlen: torch's varlen attention needs CUDA here; use sdpa or auto")
+    if wanted != "auto":
+        return wanted, "as the recipe says"
+    if on_cuda and has_flash:
+        return "flash", "flash-attn found"
+    if on_cuda and has_varlen and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "torch_varlen", "flash-attn not found: torch's own varlen kernel"
+    if on_cuda:
+        return "sdpa", "flash-attn not found: SDPA document by document, slow on short documents"
+    return "sdpa", "CPU: SDPA document by document"
+
+
+def varlen_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, *, backend: str, scale: float | None = None
+) -> torch.Tensor:
+    """Block-diagonal causal attention.
+
+    Args:
+        q: (tokens, heads, head_dim); k, v: (tokens, kv_heads, head_dim), kv_heads divides heads.
+        cu_seqlens: (documents + 1,) int32, starts at 0, ends at tokens.
+        max_seqlen: the longest document's tokens.
+    Returns:
+        (tokens, heads, head_dim)
+    """
+    return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def install(backend: str) -> str:
+    """Register the seam with transformers under a name of its own; returns the name for `attn_implementation`."""
+    from transformers import AttentionInterface
+
+    def layer_attention(
+        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, *,
+        cu_seqlens: torch.Tensor | None = None, max_seqlen: int | None = None, scaling: float | None = None,
+        dropout: float = 0.0, sliding_window: int | None = None, **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        # query: (1, heads, tokens, head_dim)
+        assert cu_seqlens is not None and max_seqlen is not None, "packed attention was called without cu_seqlens"
+        assert attention_mask is None and query.shape[0] == 1, (attention_mask is None, query.shape)
+        assert dropout == 0.0, f"attention dropout {dropout}: packed training has none"
+        assert sliding_window is None or sliding_window >= max_seqlen, f"sliding window {sliding_window} is shorter than a document of {max_seqlen}"
+        packed = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
+        return varlen_attention(*packed, cu_seqlens, max_seqlen, backend=backend, scale=scaling).unsqueeze(0), None
+
+    AttentionInterface.register(f"{NAME}_{backend}", layer_attention)
+    return f"{NAME}_{backend}"

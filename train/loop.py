@@ -1,0 +1,247 @@
+"""The run, top to bottom: recipe → engine, data → steps → checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from data_tools.shards import Shards, tokenizer_fingerprint
+from train import checkpoint, heldout, resume, weights
+from train.config import Recipe
+from train.engine import Engine, merged_config, start
+from train.guard import Guard
+from train.loader import Loader, PackedBatch
+from train.metrics import Machine, MetricsLog, StepNumbers, peak_tflops
+from train.mixture import SourceSpec
+from train.model import flops_per_token
+from train.schedule import lr_at
+from train.source import resolve
+from train.world import World
+
+PREFETCH_STEPS = 2
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands: positions, never buffers."""
+
+    step: int = 0
+    tokens: int = 0  # without padding
+    heldout_loss: float | None = None  # of the last evaluation, mean over sources
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. finished: all steps are done; otherwise a signal stopped it after a save."""
+
+    state: TrainState
+    finished: bool
+    checkpoint: Path | None
+
+
+def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
+    """Train. Every rank calls it; raises the ValueErrors of its parts with place, value and remedy."""
+    world.connect(recipe.guard.timeout_seconds)
+    root = recipe.run_dir / "checkpoints"
+    found = checkpoint.find(root, resume_from, world)
+    saved = checkpoint.read_state(found) if found else None
+    if saved:
+        _require_same_recipe(saved["recipe"], recipe, found, world)
+    folder = found or resolve(recipe.model.path, world)
+    shards, heldout_shards = _open_data(recipe, folder, world)
+    engine, loaded, said = start(recipe, world, folder, len(shards))
+    world.log0(f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {folder}; weights fingerprint {loaded.fingerprint}")
+    world.log0(said)
+    loader = _loader(recipe, shards, world)
+    state = TrainState()
+    if saved:
+        checkpoint.load_trainer(engine, found, world)
+        loader.load_state_dict(saved["loader"])
+        state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+        world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
+    else:
+        loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
+        _write_run_files(recipe, world)
+    log = MetricsLog(recipe.run_dir, world, _machine(recipe, engine, world), recipe.total_steps, recipe.logging.every_steps, recipe.logging.tensorboard, state.step)
+    try:
+        with Guard(world, recipe.guard.max_nonfinite_in_a_row) as guard:
+            if not saved:
+                state = _evaluate(recipe, engine, heldout_shards, state, log, folder, world)
+                _require_sane_start(recipe, state)
+            return _steps(recipe, engine, loader, heldout_shards, state, log, guard, folder, found, world)
+    finally:
+        loader.close()
+        log.close()
+
+
+def _steps(
+    recipe: Recipe, engine: Engine, loader: Loader, heldout_shards: dict[str, Shards], state: TrainState, log: MetricsLog, guard: Guard,
+    folder: Path, last_saved: Path | None, world: World,
+) -> Outcome:
+    root, every = recipe.run_dir / "checkpoints", recipe.checkpoint.every_steps
+    while state.step < recipe.total_steps:
+        begun = time.perf_counter()
+        loader.data_wait_seconds = 0.0
+        lr = learning_rate(recipe, state.step)
+        engine.set_lr(lr)
+        batches = loader.next_step()
+        [supervised] = world.sum([sum(b.supervised for b in batches)])  # global, so packing and masks cannot skew the loss
+        losses, sources = _forward_backward(engine, batches, supervised, world)
+        loss, source_losses, stop, wait, tokens, attended = _agree(losses, sources, batches, guard, loader, supervised, world)
+        norm = engine.step()  # a non-finite norm leaves the weights as they were
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        state = TrainState(state.step + 1, state.tokens + tokens, state.heldout_loss)
+        log.step(StepNumbers(
+            step=state.step, loss=loss, lr=lr, grad_norm=norm, tokens=state.tokens, step_tokens=tokens, supervised=int(supervised), seconds=time.perf_counter() - begun,
+            wait_seconds=wait, attended=attended, skipped=not finite, source_losses=source_losses,
+        ))  # fmt: skip
+        guard.note(finite, state.step, [] if finite else [f"{s}/{i}" for s, i, _, _ in loader.step_documents()])
+        last = state.step == recipe.total_steps
+        if last or recipe.heldout.every_steps and state.step % recipe.heldout.every_steps == 0 and not stop:
+            state = _evaluate(recipe, engine, heldout_shards, state, log, folder, world)
+        if last or stop or every and state.step % every == 0:
+            last_saved = _save(recipe, engine, loader, state, root, folder, world)
+        if stop and not last:
+            return Outcome(state, False, last_saved)
+    return Outcome(state, True, last_saved)
+
+
+def _forward_backward(engine: Engine, batches: list[PackedBatch], supervised: float, world: World) -> tuple[list, list]:
+    losses, sources = [], []
+    for k, batch in enumerate(batches):
+        # a step without a single target still runs, so that every rank makes the same calls; its gradient is zero
+        loss, per_source = engine.backward(batch.to(world.device), max(int(supervised), 1), last=k == len(batches) - 1)
+        losses.append(loss)
+        sources.append(per_source)
+    return losses, sources
+
+
+def _agree(
+    losses: list, sources: list, batches: list[PackedBatch], guard: Guard, loader: Loader, supervised: float, world: World
+) -> tuple[float, dict[str, float], bool, float, int, float]:
+    """The step's one status all-reduce: loss, loss per source, stop, waiting time, tokens and squared lengths, from all ranks."""
+    names = loader.source_names
+    counts = np.zeros(len(names))
+    tokens = squares = 0.0
+    for b in batches:
+        real = b.source >= 0
+        labelled = b.source[real & (b.labels.reshape(-1) != -100)].numpy()
+        counts += np.bincount(labelled, minlength=len(names))
+        tokens += int(real.sum())
+        squares += float((b.cu_seqlens.diff().double() ** 2).sum())
+    own = [float(sum(losses)), *sum(sources).double().tolist(), *counts, float(guard.signal is not None), loader.data_wait_seconds, tokens, squares]
+    total, *rest = world.sum(own)
+    n = len(names)
+    per_source = {name: s / c for name, s, c in zip(names, rest[:n], rest[n : 2 * n], strict=True) if c}
+    stop, wait, tokens, squares = rest[2 * n :]
+    return total / max(supervised, 1), per_source, stop > 0, wait / world.size, int(tokens), squares / (2 * tokens) if tokens else 0.0
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The rate of the update after `step` updates: a pure function of the recipe."""
+    s = recipe.schedule
+    return lr_at(
+        step, kind=s.kind, peak=recipe.optim.lr, total=recipe.total_steps, warmup=recipe.warmup_steps, floor_ratio=s.floor_ratio, decay=s.decay_ratio * recipe.total_steps
+    )
+
+
+def _evaluate(
+    recipe: Recipe, engine: Engine, shards: dict[str, Shards], state: TrainState, log: MetricsLog, folder: Path, world: World
+) -> TrainState:
+    if recipe.heldout.prompts:
+        tokenizer = heldout.load_tokenizer(folder)
+        log.answers(state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world) for p in recipe.heldout.prompts})
+    if not shards:
+        return state
+    scores = heldout.evaluate(engine, shards, recipe.data.seq_len, recipe.heldout.max_rows, recipe.micro_batch, world)
+    log.heldout(state.step, state.tokens, scores)
+    return dataclasses.replace(state, heldout_loss=heldout.mean_loss(scores))
+
+
+def _save(recipe: Recipe, engine: Engine, loader: Loader, state: TrainState, root: Path, folder: Path, world: World) -> Path:
+    c = recipe.checkpoint
+    begun = time.perf_counter()
+    content = {
+        **dataclasses.asdict(state), "loader": loader.state_dict(), "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": engine.kernel,
+        "versions": versions(),
+    }  # fmt: skip
+    path = checkpoint.save(engine, root, content, folder, c.trainer_state, world)
+    gone = checkpoint.retain(root, c.keep_last, c.keep_every, c.keep_best, path, world)
+    deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
+    world.log0(f"step {state.step}  checkpoint {path} in {time.perf_counter() - begun:.1f} s{deleted}")
+    return path
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{p: version(p) for p in ("torch", "deepspeed", "transformers", "numpy")}}
+
+
+def _require_same_recipe(old: dict[str, Any], recipe: Recipe, found: Path, world: World) -> None:
+    safe, changing = resume.differences(old, recipe.to_dict())
+    if message := resume.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
+        raise checkpoint.ResumeError(message)
+    for difference in safe + changing:
+        world.log0(f"changed since the checkpoint: {difference}")
+
+
+def _require_sane_start(recipe: Recipe, state: TrainState) -> None:
+    limit = recipe.model.max_start_loss
+    if limit is not None and state.heldout_loss is not None and not state.heldout_loss <= limit:
+        raise weights.WeightsError(
+            f"{recipe.model.path}: held-out loss before training is {state.heldout_loss:.3f}, model.max_start_loss={limit}; the weights are not what they "
+            "should be, or the text is of another kind. Check the model folder and its tokenizer"
+        )
+
+
+def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Shards], dict[str, Shards]]:
+    """Every folder of shards, verified by hash (the ranks share the work) and of the model's tokenizer."""
+    wanted = tokenizer_fingerprint(model)
+
+    def open_all(section: str, paths: dict[str, Path]) -> dict[str, Shards]:
+        opened = {}
+        for name, path in paths.items():
+            shards = Shards.open(path, part=(world.rank, world.size))
+            shards.require_tokenizer(wanted, f"{section}.sources.{name}.path={path}, against the model in {model}")
+            opened[name] = shards
+        return opened
+
+    data = open_all("data", {n: s.path for n, s in recipe.data.sources.items()})
+    return data, open_all("heldout", {n: s.path for n, s in recipe.heldout.sources.items()})
+
+
+def _loader(recipe: Recipe, shards: dict[str, Shards], world: World) -> Loader:
+    d = recipe.data
+    return Loader(
+        shards, specs=[SourceSpec(n, s.weight, s.max_repeats) for n, s in d.sources.items()], seq_len=d.seq_len, packing=d.packing, long_documents=d.long_documents,
+        seed=d.seed, rows_per_step=recipe.rows_per_step, micro_batch_rows=recipe.micro_batch, rank=world.rank, world_size=world.size, prefetch_steps=PREFETCH_STEPS, workers=d.workers,
+    )  # fmt: skip
+
+
+def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
+    config = engine.model.hf.config
+    dense = flops_per_token(config, engine.total_parameters, 0)
+    peak = recipe.logging.peak_tflops
+    if peak is None and world.device.type == "cuda":
+        import torch
+
+        peak = peak_tflops(torch.cuda.get_device_name(world.device))
+    return Machine(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+
+
+def _write_run_files(recipe: Recipe, world: World) -> None:
+    if world.rank == 0:
+        recipe.run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        config = merged_config(recipe, world.size, world.device.type == "cuda")
+        checkpoint.write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
