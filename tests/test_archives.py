@@ -1,4 +1,5 @@
 """LaTeX sources from strangers: what is read, and the one-word reason for everything that is not."""
+
 import gzip
 import io
 import json
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.archives import ArchiveError, Caps, bulk_members, read_source, safe_name, tar_members
+from data_tools.archive_limits import ArchiveError, Caps
+from data_tools.archives import read_source
+from data_tools.tar_stream import bulk_members, safe_name, tar_members
 
 TEX = b"\\documentclass{article}\\begin{document}Stars.\\end{document}\n"
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +47,12 @@ def hostile() -> dict[str, tuple[str, bytes]]:
     bomb = zlib.compressobj(9, wbits=31)
     bomb = b"".join([bomb.compress(header("fig.eps", 190 << 20))] + [bomb.compress(bytes(1 << 20)) for _ in range(190)] + [bomb.flush()])
     tar_bomb = zlib.compressobj(9, wbits=31)
-    tar_bomb = b"".join([tar_bomb.compress(header("fig.eps", 10 << 30))] + [tar_bomb.compress(os.urandom(4096) * 256) for _ in range(250)] + [tar_bomb.flush()])
-    noise = b"".join(os.urandom(1 << 15).hex().encode() for _ in range(650))            # 41 MB in one line, ratio 2
+    tar_bomb = b"".join(
+        [tar_bomb.compress(header("fig.eps", 10 << 30))]
+        + [tar_bomb.compress(os.urandom(4096) * 256) for _ in range(250)]
+        + [tar_bomb.flush()]
+    )
+    noise = b"".join(os.urandom(1 << 15).hex().encode() for _ in range(650))  # 41 MB in one line, ratio 2
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("ms.tex", TEX)
@@ -89,7 +96,8 @@ def hostile() -> dict[str, tuple[str, bytes]]:
 READER = """
 import json, os, resource, sys, time
 from pathlib import Path
-from data_tools.archives import ArchiveError, read_source
+from data_tools.archive_limits import ArchiveError
+from data_tools.archives import read_source
 writes = []
 def watch(event, args):
     if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT): writes.append(str(args[0]))
@@ -115,8 +123,14 @@ def test_hostile_archives_write_nothing_stay_under_200_mb_and_each_ends_in_its_r
     cases = hostile()
     for name, (_, data) in cases.items():
         (folder / name).write_bytes(data)
-    done = subprocess.run([sys.executable, "-c", READER, str(folder)], cwd=elsewhere, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=170)
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(folder)],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(cases) >= 20
@@ -131,7 +145,9 @@ def test_a_tree_is_read_as_python_s_tarfile_reads_it(pack) -> None:
     long = "sections/" + "a" * 150 + "/intro.tex"
     tree = [("./ms.tex", TEX), (long, b"Introduction"), ("fig/one.pdf", b"%PDF" + os.urandom(2000)), ("ms.bbl", b"refs")]
     with tarfile.open(fileobj=io.BytesIO(pack(tree))) as archive:
-        expected = {member.name.removeprefix("./"): archive.extractfile(member).read() for member in archive if not member.name.endswith("pdf")}
+        expected = {
+            member.name.removeprefix("./"): archive.extractfile(member).read() for member in archive if not member.name.endswith("pdf")
+        }
     assert read_source(pack(tree)) == expected
     assert len(expected) == 3
 
