@@ -90,9 +90,8 @@ def run(args: argparse.Namespace) -> None:
         shard_format = ShardFormat("corpus", tokenizer.vocab_size, tokenizer.fingerprint)
         entries = _cut(tokens, folders, shard_format, arguments, work_folder, runner)
         if (now := [_identity(input) for input in find_inputs(args.inputs)]) != plan["inputs"]:
-            raise PrepareError(
-                f"{args.out}: the input changed meanwhile ({describe_differences(plan['inputs'], now)[0]}); delete {work_folder}, start again"
-            )
+            what = describe_differences(plan["inputs"], now)[0]
+            raise PrepareError(f"{args.out}: the input changed meanwhile ({what}); delete {work_folder} and start again")
         provenance = {"inputs": read["inputs"], "arguments": arguments, "versions": plan["versions"]}
         provenance |= {"rows": read["rows"], "dropped": read["dropped"]}
         for k, folder in folders.items():

@@ -1,0 +1,195 @@
+"""Look inside token shards: what they hold, one document, the table per source; verify every hash.
+
+python -m data_tools.show shards/astro --tokenizer models/llama-2-7b
+python -m data_tools.show shards/astro --verify
+python -m data_tools.show shards/chat --document conversation-17 --tokenizer models/llama-2-7b
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.prepare import call
+from data_tools.rows import InputError, read_rows, split_inputs
+from data_tools.shards import Shards
+from data_tools.tokenizer import Tokenizer
+
+GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
+QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", type=Path, help="a folder that data_tools.prepare made")
+    parser.add_argument("--document", metavar="ID", help="print the document with this id, and where it came from")
+    parser.add_argument("--verify", action="store_true", help="check every byte and every token")
+    parser.add_argument("--table", action="store_true", help="per source: documents, turns, supervised share, longest, dropped by reason")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the tokenizer they were made with: shows text instead of ids")
+    return call(run, parser.parse_args(words))
+
+
+def run(args: argparse.Namespace) -> None:
+    shards = Shards.open(args.shards, verify="size")
+    tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
+    if tokenizer is not None:
+        shards.require_tokenizer(tokenizer.fingerprint, where=f"--tokenizer {args.tokenizer}")
+    if args.verify:
+        print(verify(args.shards))
+    if args.table:
+        print(table(shards))
+    if args.document is not None:
+        print(document(shards, args.document, tokenizer))
+    if not (args.verify or args.table or args.document is not None):
+        print(overview(shards))
+        for i in range(min(3, len(shards))):
+            print(f"\n--- {shards.id(i)} ({shards.source(i)}, {shards.lengths[i]} tokens)")
+            print(shorten(render(shards, i, tokenizer), 600))
+
+
+def verify(folder: Path) -> str:
+    """Read and check everything; ShardError at the first thing that is not as it was written."""
+    started = time.perf_counter()
+    shards = Shards.open(folder, verify="hash")
+    seconds = time.perf_counter() - started
+    size = sum(entry["bytes"] for entry in shards.manifest["shards"])
+    what = f"{len(shards.manifest['shards'])} shards, {len(shards):,} documents, {shards.lengths.sum():,} tokens are as written"
+    return f"verified {folder}: {what} ({size / 1e9:.2f} GB in {seconds:.1f} s, {size / 1e9 / seconds:.2f} GB/s)"
+
+
+def overview(shards: Shards) -> str:
+    manifest, counts = shards.manifest, shards.manifest["counts"]
+    lengths = np.percentile(shards.lengths, QUANTILES).astype(int)
+    megabytes = sum(entry["bytes"] for entry in manifest["shards"]) / 1e6
+    rule, names = shards.tokenizer, ("shortest", "5%", "25%", "median", "75%", "95%", "longest")
+    bos, eos = rule["bos_id"] if rule["add_bos"] else "none", rule["eos_id"] if rule["add_eos"] else "none"
+    lines = [
+        f"{shards.folder}: {manifest['kind']} shards, {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+        f"{len(manifest['shards'])} files, {megabytes:,.1f} MB",
+        f"tokenizer   {rule['fingerprint'][:16]}…, {shards.vocab_size:,} ids as {manifest['dtype']}; BOS {bos}, EOS {eos}",
+        "tokens      " + ", ".join(f"{name} {value:,}" for name, value in zip(names, lengths)),
+    ]
+    for name, source in counts["sources"].items():
+        share = source["tokens"] / counts["tokens"]
+        lines.append(
+            f"source      {name}: {source['documents']:,} documents, {source['tokens']:,} tokens ({share:.1%}){_supervised(source)}"
+        )
+    for input in manifest["inputs"]:
+        lines.append(f"input       {input['path']}" + (f": {input['documents']:,} documents" if "documents" in input else ""))
+    if manifest.get("dropped"):
+        lines.append("dropped     " + ", ".join(f"{count} {reason}" for reason, count in _dropped(manifest["dropped"])))
+    return "\n".join(lines)
+
+
+def table(shards: Shards) -> str:
+    """Markdown: one line a source."""
+    head = ["source", "samples", "turns", "tokens", "supervised", "median", "longest", "dropped"]
+    rows, dropped = [], shards.manifest.get("dropped", {})
+    per_source = all(isinstance(value, dict) for value in dropped.values())
+    for k, (name, counts) in enumerate(shards.manifest["counts"]["sources"].items()):
+        lengths = shards.lengths[shards.source_index == k]
+        mine = dropped.get(name, {}) if per_source else dropped if len(shards.sources) == 1 else {}
+        turns = counts.get("turns", shards.manifest.get("turns", {}).get(name) if isinstance(shards.manifest.get("turns"), dict) else None)
+        supervised = f"{counts['supervised_tokens'] / counts['tokens']:.1%}" if "supervised_tokens" in counts else "all"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in _dropped(mine)) or "none"
+        rows.append(
+            [name, f"{counts['documents']:,}", f"{turns:,}" if isinstance(turns, int) else "-", f"{counts['tokens']:,}", supervised]
+        )
+        rows[-1] += [f"{int(np.median(lengths)):,}", f"{int(lengths.max()):,}", reasons]
+    if dropped and not per_source and len(shards.sources) > 1:
+        rows.append(["all", *[""] * 6, ", ".join(f"{count} {reason}" for reason, count in _dropped(dropped))])
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in [head, *rows]]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def document(shards: Shards, id: str, tokenizer: Tokenizer | None) -> str:
+    found = shards.find(id)
+    if not found:
+        raise InputError(f"{shards.folder}: no document {id!r} among {len(shards):,}; the first is {shards.id(0)!r}")
+    blocks = []
+    for i in found:
+        head = f"{id}: document {i} of {len(shards):,}, source {shards.source(i)}, {shards.lengths[i]} tokens"
+        blocks.append(f"{head}\nfrom {_origin(shards, id)}\n\n{render(shards, i, tokenizer)}")
+    return "\n\n".join(blocks)
+
+
+def render(shards: Shards, i: int, tokenizer: Tokenizer | None) -> str:
+    """Text (or ids) of a document; where there is a mask, what is trained on is green, or in ⟦ ⟧ when not on a terminal."""
+    tokens, mask = shards.tokens(i), shards.mask(i)
+    parts = []
+    for start, end in runs(mask if mask is not None else np.zeros(len(tokens), np.uint8)):
+        ids = tokens[start:end].tolist()
+        text = _with_marks_shown(tokenizer, ids) if tokenizer else " ".join(map(str, ids))
+        before, behind = ("", "") if mask is None or not mask[start] else (GREEN, PLAIN) if sys.stdout.isatty() else ("⟦", "⟧")
+        parts.append(f"{before}{text}{behind}")
+    return ("" if tokenizer else " ").join(parts)
+
+
+def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+    """[start, end) of each stretch of equal values: [0, 0, 1] → (0, 2), (2, 3)."""
+    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(mask)]
+    return zip(edges, edges[1:])
+
+
+def _with_marks_shown(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Decoded text, control tokens by their names: what a reader must see, decoding leaves out."""
+    names = {id: mark for mark, id in tokenizer.control.items()}
+    parts, start = [], 0
+    for end, id in enumerate([*ids, None]):
+        if id is None or id in names:
+            parts += [tokenizer.decode(ids[start:end]) if end > start else "", names.get(id, "")]
+            start = end + 1
+    return "".join(parts)
+
+
+def shorten(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[:size]} … ({len(text) - size} more characters)"
+
+
+def _origin(shards: Shards, id: str) -> str:
+    """The input that holds this id, and the row as it stands there, if the input is still here."""
+    arguments = shards.manifest["arguments"]
+    for input in shards.manifest["inputs"]:
+        path = Path(input["path"])
+        if not path.exists() or path.stat().st_size != input["bytes"]:
+            continue
+        for part in split_inputs([{"reader": _reader_of(path), **input}]):
+            for number, row in read_rows(part):
+                if isinstance(row, dict) and str(row.get(arguments.get("id_field", "id"))) == id:
+                    width = max(40, shutil.get_terminal_size().columns - 12)
+                    rest = {key: value for key, value in row.items() if key not in arguments.get("text_fields", ["text"])}
+                    return f"{path}, row {number}" + (f"\n     {shorten(json.dumps(rest, ensure_ascii=False), 4 * width)}" if rest else "")
+    paths = ", ".join(input["path"] for input in shards.manifest["inputs"]) or "no input named in the manifest"
+    return f"{paths} (not there any more, or changed; or the document is named by its text)"
+
+
+def _reader_of(path: Path) -> str:
+    from data_tools.rows import find_inputs
+
+    return find_inputs([str(path)])[0]["reader"]
+
+
+def _supervised(counts: dict[str, Any]) -> str:
+    return f", {counts['supervised_tokens'] / counts['tokens']:.1%} trained on" if "supervised_tokens" in counts else ""
+
+
+def _dropped(dropped: dict[str, Any]) -> list[tuple[str, int]]:
+    """(reason, count), commonest first; a manifest may count by reason or by source and reason."""
+    flat: dict[str, int] = {}
+    for key, value in dropped.items():
+        for reason, count in value.items() if isinstance(value, dict) else [(key, value)]:
+            flat[reason] = flat.get(reason, 0) + (len(count) if isinstance(count, list) else int(count))
+    return sorted(flat.items(), key=lambda pair: -pair[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
