@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from train import best_fit
+
 if TYPE_CHECKING:
     from data_tools.shards import Shards
 
@@ -77,8 +79,8 @@ def join(spans: Sequence[Rows]) -> Rows:
 def plan_split(lengths: np.ndarray, seq_len: int, rng: np.random.Generator | None = None, order: np.ndarray | None = None) -> Rows:
     """Lay the documents end to end in `order` and cut at every `seq_len`: all rows are full but the last.
 
-    lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). With `rng` the full rows are shuffled,
-    so that the pieces of a long paper do not fill one step; a short row stays last.
+    lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). With `rng` the full
+    rows are shuffled, so that the pieces of a long paper do not fill one step; a short row stays last.
     """
     order = np.arange(len(lengths)) if order is None else order
     sizes = lengths[order]
@@ -105,7 +107,7 @@ def plan_whole(
     long: Literal["cut", "drop"] = "cut",
     order: np.ndarray | None = None,
 ) -> Rows:
-    """Best-fit decreasing: no document that fits a row is ever cut; longer ones are cut into rows and a rest, or dropped.
+    """Best fit: no document that fits a row is ever cut; longer ones are cut into rows and a rest, or dropped.
 
     lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). Documents of one
     length are interchangeable and are dealt out in `order`; the rows are shuffled by `rng`.
@@ -126,45 +128,13 @@ def plan_whole(
         start = _ranges(np.zeros(len(sizes), np.int64), pieces) * seq_len
         size = np.minimum(sizes[place] - start, seq_len)
     descending = _sorted_places(seq_len - size)
-    row_of, count = _best_fit_decreasing(np.bincount(size, minlength=seq_len + 1), seq_len)
+    row_of, count = best_fit.fill_rows(np.bincount(size, minlength=seq_len + 1), seq_len)
     shuffled = rng.permutation(count)  # where each row goes
     items = descending[_sorted_places(shuffled[row_of])]
     segments_per_row = np.zeros(count, np.int64)
     segments_per_row[shuffled] = np.bincount(row_of, minlength=count)
     place, start, size = place[items], start[items], size[items]
     return Rows(order[place].astype(np.int64), start, start + size, _offsets(segments_per_row), seq_len, int(is_long.sum()), dropped)
-
-
-def _best_fit_decreasing(counts: np.ndarray, seq_len: int) -> tuple[np.ndarray, int]:
-    """counts[n] documents of n tokens each → the row of every document, longest first, and the number of rows.
-
-    Each goes into the fullest row that still has room. Documents of one length are placed as a group, and open rows are
-    kept by their room, so that the cost is a group's, not a document's: the fullest fitting room is the lowest bit of
-    `rooms` (an int as a bitmap) at or above the length.
-    """
-    rows_by_room: list[list[int]] = [[] for _ in range(seq_len + 1)]
-    rooms = opened = 0
-    row_of: list[np.ndarray] = []
-    for length in np.flatnonzero(counts)[::-1].tolist():
-        waiting = int(counts[length])
-        while waiting:
-            fitting = rooms >> length
-            room = length + (fitting & -fitting).bit_length() - 1 if fitting else seq_len
-            each = min(room // length, waiting)  # a row that takes one takes as many as fit: it stays the fullest
-            wanted = waiting // each
-            if fitting:
-                rows = rows_by_room[room][-wanted:]
-                del rows_by_room[room][-wanted:]
-                rooms ^= 0 if rows_by_room[room] else 1 << room
-            else:
-                rows = list(range(opened, opened + wanted))
-                opened += wanted
-            waiting -= len(rows) * each
-            row_of.append(np.repeat(np.array(rows, np.int64), each))
-            left = room - each * length
-            rows_by_room[left] += rows
-            rooms |= 1 << left if left else 0
-    return np.concatenate(row_of) if row_of else np.zeros(0, np.int64), opened
 
 
 def _sorted_places(keys: np.ndarray) -> np.ndarray:

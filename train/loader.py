@@ -34,7 +34,7 @@ class LoaderError(ValueError):
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """One micro-batch as tensors: tokens, labels, position_ids (1, total) int64; cu_seqlens (segments + 1,) int32; source (total,) int16."""
+    """`PackedRows` as tensors: tokens, labels, position_ids (1, total) int64; cu_seqlens (segments + 1,) int32; source (total,) int16."""
 
     tokens: torch.Tensor
     labels: torch.Tensor
@@ -146,7 +146,8 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Seek. Raises LoaderError, naming what differs, when the rows planned now are not those of the state."""
         if state.get("version") != STATE_VERSION:
-            raise LoaderError(f"loader state: version {state.get('version')!r}, this program reads {STATE_VERSION}; resume with the program that wrote it")
+            found = f"version {state.get('version')!r}, this program reads {STATE_VERSION}"
+            raise LoaderError(f"loader state: {found}; resume with the program that wrote it")
         position = Position(int(state["epoch"]), int(state["next_row"]))
         now, then = self.plans.fingerprint(position.epoch), state["plan_fingerprint"]
         if now != then:
@@ -297,4 +298,5 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = [f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if key != "rows" and then.get(key) != now.get(key)]
     if found:
         return [*found, "restore it, or start a new run"]
-    return [f"same shards and settings, but the rows hash to {now['rows'][:12]}, not {then['rows'][:12]}; resume with the numpy and program versions of the saved run"]
+    here, there = now["rows"][:12], then["rows"][:12]
+    return [f"same shards and settings, but the rows hash to {here}, not {there}", "resume with the numpy and program of the saved run"]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 _REMEDY = "raise or drop max_repeats, add data, or shorten the run"
 
 
@@ -116,4 +115,5 @@ def require_tokens(totals: Sequence[int], specs: Sequence[SourceSpec], tokens: i
 
 
 def _limits_text(totals: Sequence[int], specs: Sequence[SourceSpec]) -> str:
-    return ", ".join(f"{s.name} {t:,}" + ("" if s.max_repeats is None else f" x {s.max_repeats:g}") for s, t in zip(specs, totals, strict=True))
+    caps = ["" if spec.max_repeats is None else f" x {spec.max_repeats:g}" for spec in specs]
+    return ", ".join(f"{spec.name} {total:,}{cap}" for spec, total, cap in zip(specs, totals, caps, strict=True))
