@@ -54,7 +54,7 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
     """One paper from its main file's path, or from its files in memory, the main one chosen if not named; PaperError with a reason."""
     deadline = Deadline(seconds)
     if isinstance(paper, Mapping):
-        tree, main = Tree(paper), main or choose_main(paper)
+        tree, main = Tree(paper), main or choose_main(paper, deadline)
     else:
         path = Path(paper)
         if not path.is_file():
@@ -102,8 +102,7 @@ class _Passages:
 
     def sections(self, body: str) -> list[Section]:
         """The body's sections as words."""
-        text, formulas = protect(body, self._deadline)
-        text = cut_thanks(cut_environments(text, self._deadline))
+        text, formulas = protect(cut_thanks(cut_environments(body, self._deadline)), self._deadline)
         self._context.seen.clear()
         sections = split_sections(text, self._deadline)
         for section in sections:

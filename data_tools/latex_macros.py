@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 from data_tools.latex_limits import MAX_MACRO_CALLS, MAX_MACRO_DEPTH, MAX_PAPER_CHARS, Deadline, PaperError
 from data_tools.latex_names import ASTRONOMY, PROTECTED
+from data_tools.latex_units import UNIT_COMMANDS, quantity
 
 _TOKEN = re.compile(r"\\(?:([a-zA-Z@]+)|(.))", re.S)
 _BRACE = re.compile(r"\\.|[{}]", re.S)
+_BRACKET = re.compile(r"\\.|[{}\]]|\n\n", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
 _PARAMETER = re.compile(r"#(#|[1-9])")
 _CONDITION = re.compile(r"\\(if(?!f[^a-zA-Z@])[a-zA-Z@]*|else|fi)(?![a-zA-Z@])")
 _COMMENT_NAME = re.compile(r"(?i)todo|fixme|comment$|^note$|^remark$|^authornote$")
 _LAYOUT = re.compile(r"\\(?:text)?color\*?\s*(?:\[[^\]]{0,80}\])?\s*\{[^{}]{0,80}\}|\\[a-zA-Z@]+\*?|[{}\s~]")
+_STACKED = re.compile(r"(?s)^(?=.{0,200}[<>])(?=.{0,200}\\sim\b)(?=.{0,200}\\(?:buildrel|lower|raise|rlap|raisebox|stackrel)).{0,200}$")   # a home-made less-or-about sign
 _NEW = frozenset(("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand"))
 _DEF = frozenset(("def", "gdef", "edef", "xdef"))
 _DOCUMENT_COMMAND = frozenset(("NewDocumentCommand", "RenewDocumentCommand", "ProvideDocumentCommand", "DeclareDocumentCommand"))
@@ -57,15 +60,14 @@ def group(text: str, at: int, deadline: Deadline) -> tuple[str, int] | None:
 def bracket(text: str, at: int) -> tuple[str, int] | None:
     """The inside of the [optional argument] that opens at `at`, and the place after it; None when it does not close soon."""
     depth = 0
-    for i in range(at + 1, min(len(text), at + 3000)):
-        char = text[i]
-        if char == "{":
+    for token in _BRACKET.finditer(text, at + 1, at + 3000):
+        if token[0] == "{":
             depth += 1
-        elif char == "}":
+        elif token[0] == "}":
             depth -= 1
-        elif char == "]" and depth <= 0:
-            return text[at + 1:i], i + 1
-        if depth < 0 or text.startswith("\n\n", i):
+        elif token[0] == "]" and depth <= 0:
+            return text[at + 1:token.start()], token.end()
+        if depth < 0 or token[0] == "\n\n":
             return None
     return None
 
@@ -74,7 +76,7 @@ def _is_comment(name: str, macro: Macro) -> bool:
     r"""Whether a macro sets an author's remark to a co-author, as `\newcommand{\ann}[1]{\textcolor{red}{[Ann: #1]}}` does."""
     if macro.arguments == 0 or f"#{macro.arguments}" not in macro.body:
         return False
-    if _COMMENT_NAME.search(name):
+    if _COMMENT_NAME.search(name) and ("color" in macro.body or re.search("(?i)todo|fixme", name)):
         return True
     shown = _LAYOUT.sub("", macro.body)
     return "color" in macro.body and re.search(r"[\[(*]+[^#]{0,40}#\d|[A-Za-z]{2,}:#\d", shown) is not None
@@ -139,6 +141,8 @@ class _Expander:
             return self._read_environment()
         if name in _DOCUMENT_COMMAND:
             return self._read_document_command()
+        if name in UNIT_COMMANDS:
+            return self._unit(name)
         if name in ASTRONOMY:
             self._out.append(ASTRONOMY[name])
             return True
@@ -163,6 +167,18 @@ class _Expander:
         body = _PARAMETER.sub(lambda m: "#" if m[1] == "#" else values[int(m[1]) - 1] if int(m[1]) <= len(values) else "",
                               macro.body) if values or "#" in macro.body else macro.body
         self._push(body)
+        return True
+
+    def _unit(self, name: str) -> bool:
+        self._optional("")
+        arguments = []
+        while len(arguments) < UNIT_COMMANDS[name]:
+            value = self._argument()
+            if value is None:
+                self._push("".join(f"{{{v}}}" for v in arguments))
+                return False
+            arguments.append(value)
+        self._push(quantity(name, arguments))
         return True
 
     def _push(self, body: str) -> None:
@@ -245,6 +261,7 @@ class _Expander:
         text, at = self._stack[-1]
         depth = 0
         for token in _CONDITION.finditer(text, at):
+            self._deadline.check(every=512)
             if token[1].startswith("if"):
                 depth += 1
             elif depth == 0 and token[1] in until:
@@ -259,7 +276,11 @@ class _Expander:
     def _define(self, name: str, macro: Macro) -> None:
         if name in PROTECTED:
             return
-        self._macros[name] = Macro(macro.arguments, macro.default, "") if _is_comment(name, macro) else macro
+        if _is_comment(name, macro):
+            macro = Macro(macro.arguments, macro.default, "")
+        elif not macro.arguments and _STACKED.search(macro.body):
+            macro = Macro(0, None, r"\ensuremath{\gtrsim}" if ">" in macro.body else r"\ensuremath{\lesssim}")
+        self._macros[name] = macro
 
     def _name(self, text: str, at: int) -> tuple[str, int] | None:
         found = re.compile(r"\*?\s*(?:\{\s*\\([a-zA-Z@]+|.)\s*\}|\\([a-zA-Z@]+|.))\s*").match(text, at)

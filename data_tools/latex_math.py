@@ -7,17 +7,20 @@ A `$` that never closes within its paragraph is dropped, and what followed it st
 
 import re
 
-from data_tools.latex_limits import MAX_BRACE_DEPTH, Deadline, PaperError
+from data_tools.latex_limits import MAX_BRACE_DEPTH, MAX_FORMULAS, Deadline, PaperError
 from data_tools.latex_names import MATH_ENVIRONMENTS
 
 OPEN, CLOSE = "\ue000", "\ue001"
-MARK = re.compile(f"{OPEN}(\\d+){CLOSE}")
+_MARKS = re.compile(f"(?:{OPEN}\\d+{CLOSE})+")
+_INDEX = re.compile(r"\d+")
 _TOKEN = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})(\*?)\}|\\([a-zA-Z]+)|\\(.)|(\$\$?)|([{}])|(\n[ \t]*\n)", re.S)
 _BRANCH = re.compile(r"\\(if[a-zA-Z]+|else|fi)(?![a-zA-Z])")
 _TEXT_BOX = frozenset(("mbox", "text", "hbox", "textrm", "textnormal", "intertext", "textit", "textbf", "textsf", "texttt", "textsc"))
 _STOP = frozenset(("section", "subsection", "subsubsection", "chapter", "maketitle", "caption", "bibliography"))
 _ONE_ROW = frozenset(("equation", "displaymath", "math", "dmath", "mathletters"))
 _NOISE = re.compile(r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace)(?![a-zA-Z])")
+_ONLY_SPACE = re.compile(r"(?:\\[,;:! ]|\\q?quad|~|\s)+")
+_NESTED = re.compile(r"\\(?:[mh]box|text)\s*\{\s*\\\(([^${}]{1,200}?)\\\)\s*\}")
 _COLOR = re.compile(r"\\color\s*(?:\[[^\]]{0,40}\])?\{[^{}]{0,60}\}")
 
 
@@ -28,7 +31,13 @@ def protect(text: str, deadline: Deadline) -> tuple[str, list[str]]:
 
 def restore(text: str, formulas: list[str]) -> str:
     """The text with its formulas back."""
-    return MARK.sub(lambda m: formulas[int(m[1])] if int(m[1]) < len(formulas) else "", text)
+    def show(run: re.Match[str]) -> str:
+        shown = [formulas[int(i)] for i in _INDEX.findall(run[0])]
+        if any(formula.startswith("$$") for formula in shown):
+            return " ".join(shown)
+        return f"${' '.join(formula[1:-1] for formula in shown)}$"      # `$a$$b$` would read as a display
+
+    return _MARKS.sub(show, text)
 
 
 class _Protector:
@@ -55,7 +64,8 @@ class _Protector:
         return "".join(self._out), self._formulas
 
     def _put(self, piece: str) -> None:
-        (self._out if len(self._modes) == 1 else self._formula).append(piece)
+        if piece:
+            (self._out if len(self._modes) == 1 else self._formula).append(piece)
 
     def _handle(self, token: re.Match[str]) -> int:
         """Deal with one token and say where to go on."""
@@ -115,7 +125,7 @@ class _Protector:
         if word == "ifmmode":
             if mode == "math":
                 self._branches += 1
-                return token.end()
+                return self._after_space(token.end())
             return self._branch(token.end(), ("else", "fi"))
         if word in ("else", "fi") and self._branches:
             self._branches -= word == "fi"
@@ -138,10 +148,14 @@ class _Protector:
             elif depth == 0 and token[1] in until:
                 if token[1] == "else":
                     self._branches += 1
+                    return self._after_space(token.end())
                 return token.end()
             elif token[1] == "fi":
                 depth -= 1
         return at
+
+    def _after_space(self, at: int) -> int:
+        return at + self._text.startswith(" ", at)
 
     def _symbol(self, symbol: str, token: str) -> None:
         mode, opener, _ = self._modes[-1]
@@ -165,19 +179,20 @@ class _Protector:
 
     def _open(self, mode: str, opener: str) -> None:
         if len(self._modes) > 1 and opener == "$":
-            self._put("$")
+            self._put(r"\(")        # a formula in a text box in a formula: no $ inside a $
         elif len(self._modes) > 1 and opener == "ensuremath":
-            self._put("${")
+            self._put(r"\({")
         self._modes.append((mode, opener, self._depth))
 
     def _close(self, opener: str) -> None:
         self._depth = self._modes.pop()[2]
         if len(self._modes) > 1:
-            self._put("$" if opener == "$" else "")
+            self._put(r"\)" if opener == "$" else "")
             return
         tex = tidy("".join(self._formula))
         self._formula.clear()
-        if not tex:
+        if not tex or _ONLY_SPACE.fullmatch(tex):
+            self._out.append(" " if tex else "")
             return
         if opener in ("$", r"\(", "ensuremath", "math"):
             shown = f"${tex}$"
@@ -186,6 +201,8 @@ class _Protector:
         else:
             tex = re.sub(r"^\{[0-9]\}\s*", "", tex)      # alignat's column count
             shown = rf"$$ \begin{{{opener}}} {tex} \end{{{opener}}} $$"
+        if len(self._formulas) == MAX_FORMULAS:
+            raise PaperError("too many formulas", f"more than {MAX_FORMULAS} outside tables")
         display = shown.startswith("$$")
         self._out.append(f"{' ' if display else ''}{OPEN}{len(self._formulas)}{CLOSE}{' ' if display else ''}")
         self._formulas.append(shown)
@@ -195,7 +212,7 @@ class _Protector:
         if opener == "ensuremath" and self._depth == depth:
             self._close("ensuremath")
             if len(self._modes) > 1:
-                self._put("}$")
+                self._put(r"}\)")
             self._depth -= 1
             return
         if opener == "{" and self._depth == depth:
@@ -218,4 +235,5 @@ def tidy(tex: str) -> str:
         tex = _COLOR.sub("", _NOISE.sub("", tex))
         tex = re.sub(r"\\textcolor\s*\{[^{}]{0,60}\}\s*(?=\{)", "", tex)
         tex = re.sub(r"\\(?:footnote|footnotemark|cite[a-z]{0,8})\s*(?:\[[^\]]{0,80}\]){0,2}\{[^{}]{0,300}\}", "", tex)
+        tex = _NESTED.sub(r"{\1}", tex).replace(r"{^\circ}", r"^\circ").replace(r"{^{\circ}}", r"^{\circ}")
     return " ".join(tex.split())

@@ -11,7 +11,7 @@ label ref eqref autoref cref Cref pageref hyperref cite citep citet citealt cite
 textbf textit texttt textsc textsf textrm emph bf it tt sc rm sf em footnote input include bibliography bibitem par
 url href appendix acknowledgments acknowledgements acknowledgment acknowledgement software facility facilities keywords
 DIFadd DIFdel DIFaddFL DIFdelFL DIFaddbegin DIFaddend DIFdelbegin DIFdelend added deleted replaced explain
-ac acl acs acp aclp acsp Ac Acl Acp acf acfp ensuremath xspace ifmmode
+ensuremath xspace ifmmode
 """.split())
 
 # Commands whose arguments say nothing to a reader: how many of them go with the name (optional ones always do).
@@ -36,7 +36,7 @@ DROP = {
     "fcolorbox": 2, "resizebox": 2, "multicolumn": 2, "multirow": 2, "makebox": 0, "framebox": 0, "dataset": 0, "hyperref": 0,
     "footnotemark": 0, "twocolumn": 0, "and": 0, "bsp": 0, "listofchanges": 0, "includegraphics": 1, "hypertarget": 1,
     "subfloat": 1, "color": 1, "todo": 1, "allowdisplaybreaks": 0, "titlespacing": 4, "rule": 2, "textlatin": 0, "figcaption": 1,
-    "gridline": 1, "leftfig": 3, "fig": 3, "rightfig": 3, "fontsize": 2, "newtheorem": 2, "definecolor": 3,
+    "gridline": 1, "fontsize": 2, "newtheorem": 2, "definecolor": 3,
     "plotfour": 4, "newglossaryentry": 2, "newacronym": 3,
 }
 
@@ -50,7 +50,7 @@ deluxetable splitdeluxetable longdeluxetable longtable longtabu supertabular xta
 rotatetable floattable longrotatetable planotable rotate thebibliography references algorithm algorithmic algorithm2e lstlisting verbatim
 Verbatim minted tikzpicture pgfpicture picture keywords keyword IEEEkeywords comment filecontents textbox armarginnote marginnote
 titlepage icmlauthorlist contribution interactive tabnote highlights graphicalabstract code program listing acknowledgments
-acknowledgements acknowledgment acknowledgement ack theacknowledgments listofchanges CCSXML extract issues summarypoints abstract
+acknowledgements acknowledgment acknowledgement ack theacknowledgments listofchanges CCSXML issues summarypoints abstract
 onecolabstract singlecolumnabstract abstracts landscapetable threeparttable tablenotes measuredfigure Code pseudocode dedication
 plates scope thenomenclature
 """.split())

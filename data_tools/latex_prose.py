@@ -16,17 +16,21 @@ from data_tools.latex_limits import Deadline
 from data_tools.latex_macros import bracket, group
 from data_tools.latex_math import CLOSE, OPEN
 from data_tools.latex_names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
-from data_tools.latex_units import UNIT_COMMANDS, quantity
 
 CITATION = "[citation]"
 BREAK = "\ue002"        # a line's end that stays one
 HEADING = "\ue003"      # before a heading inside a passage, until `tidy` is through with empty ones
 _TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
+# TeX's own way to set a length, `\parskip=2pt` or `\vskip 1em`, has no braces around what is set
+_LENGTH = re.compile(r"\\(?:looseness|baselineskip|parskip|parindent|hsize|vsize|textwidth|textheight|tolerance|emergencystretch|penalty|hskip|vskip|kern"
+                     r"|raise|lower|columnsep|tabcolsep|topmargin|hangindent|leftskip|rightskip|widowpenalty|clubpenalty|abovedisplayskip|belowdisplayskip)"
+                     r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?")
 _ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
 _BY_NAME = frozenset("citet Citet textcite Textcite citeauthor Citeauthor citetalias citealias cites citeyearpar citeA citeN".split())
 _CITE = re.compile(r"[cC]ite[a-zA-Z]*|(?:paren|foot|auto|text|Text|smart|full)cite[a-z]*|onlinecite|defcitealias")
-_PART_OF_SPEECH = re.compile(r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on))\s*$")
+_PART_OF_SPEECH = re.compile(r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$")
+_LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())     # parts of words: `\\o re`, unlike `5000 \\AA wide`
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
 _ACRONYM = frozenset("ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split())
@@ -45,7 +49,7 @@ class Context:
 
 def prose(text: str, context: Context, deadline: Deadline) -> str:
     """Paragraphs of plain words, a blank line between them; formulas stay marks, headings inside begin with HEADING."""
-    return tidy(_Reader(text, context, deadline).run())
+    return tidy(_Reader(_LENGTH.sub(" ", text), context, deadline).run())
 
 
 class _Reader:
@@ -122,10 +126,6 @@ class _Reader:
                 self._argument()
         elif word in ACCENTS:
             self._accent(ACCENTS[word])
-        elif word in UNIT_COMMANDS:
-            self._options()
-            arguments = [self._argument() for _ in range(UNIT_COMMANDS[word])]
-            self._out.append(quantity(word, [a or "" for a in arguments]))
         elif word in ("url", "nolinkurl", "path", "lstinline", "verb"):
             self._literal(word)
         elif word in ("ion", "element"):
@@ -138,6 +138,8 @@ class _Reader:
             self._heading('"', '"')
         elif word in SYMBOLS:
             self._out.append(SYMBOLS[word])
+            if word in _LETTERS and self._text[self._at:self._at + 1] == " ":
+                self._at += 1
         else:
             self._unknown(word)
 
@@ -223,7 +225,7 @@ class _Reader:
             if found:
                 self._at, argument = found.end(), found[2]
         if argument:
-            self._out.append(re.sub(r"\\(?=[^a-zA-Z])|[{}]", "", re.sub(r"\s+", "", argument) if word == "url" else argument))
+            self._out.append(re.sub(r"\\(?:[a-zA-Z]+|(?=[^a-zA-Z]))|[{}]", "", re.sub(r"\s+", "", argument) if word == "url" else argument))
 
     def _ion(self) -> None:
         element, stage = self._argument() or "", self._argument() or ""

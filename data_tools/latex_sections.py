@@ -29,6 +29,7 @@ _FRONT = re.compile(r"\\(title|author|affil|affiliation|altaffiltext|address|ema
                     r"|collaboration|offprints|received|accepted|end\s{0,9}\{(?:frontmatter|keywords?|titlepage)\})(?![a-zA-Z@])")
 _THANKS = re.compile(r"\\(?:acknowledge?ments?|theacknowledgments|Acknowledge?ments?|ack)(?![a-zA-Z@])")
 _AFTER_THANKS = re.compile(r"\\(?:chapter|section|appendix|bibliography|software|facilit(?:y|ies))(?![a-zA-Z])|\\begin\s{0,9}\{(?:appendi|thebib)")
+_DIFF_MARK = re.compile(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])|(?<= )FL(?![a-zA-Z])")
 _NUMBER = re.compile(r"^(?:\W*(?:section|chapter)?\s*(?:[0-9]{1,2}(?:\.[0-9]{0,2})*|[IVX]{1,4}\.|[A-Z]\.)[.:)\s]\s*)")
 _INTRODUCTION = re.compile(r"\bintro(?:duction|ductory)?\b|^introducci[oó]n$")
 _OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
@@ -54,6 +55,14 @@ _GRATITUDE = re.compile(
     r"|(?:funding|support|financial support)(?: for [^.]{0,60})? (?:was|were|is|has|came|for)\b"
     r"|[A-Z][^a-z]{0,30}[^.]{0,3}[\w. ]{0,60}(?:acknowledges?|is grateful|are grateful|(?:was|were|is) (?:partially |partly |in part )?(?:supported|funded))\b"
     r"|comput(?:ing|ational|er) (?:resources|time|facilities)\b|based (?:in part )?on observations\b|\W*acknowled?ge?ments?\b)")
+
+
+_TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][A-Za-z ,&\\'-]{2,60}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
+_RUN_IN = re.compile(
+    r"(?:(?<=\n\n)|(?<=\n \n))[ \t]{0,9}(?:\\(?:noindent|medskip|bigskip|par|indent)\s{0,9}){0,3}(?:"
+    r"\\(?:emph|textit|textbf|textsc)\s{0,9}\{" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=\.\})|(?<=[.:]))"
+    r"|\{\s{0,9}\\(?:it|em|bf|sc|itshape|bfseries)\s{1,9}" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=\.\})|(?<=-\})|(?<=[.:]))"
+    r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})")
 
 
 @dataclass
@@ -87,10 +96,12 @@ def cut_environments(text: str, deadline: Deadline) -> str:
 
 def cut_deleted(text: str) -> str:
     r"""A latexdiff file as its new version: what stands between \DIFdelbegin and \DIFdelend goes."""
-    if r"\DIFdel" not in text:
-        return text
-    return re.sub(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])", "", re.sub(
-        r"(?s)\\DIFdelbegin(?:FL)?(?![a-zA-Z])(?:(?!\\DIFdelend).)*\\DIFdelend(?:FL)?(?![a-zA-Z])", " ", text))
+    out, at = [], 0
+    while (begin := text.find(r"\DIFdelbegin", at)) >= 0 and (end := text.find(r"\DIFdelend", begin)) >= 0:
+        out.append(text[at:begin])
+        at = end + len(r"\DIFdelend")
+    out.append(text[at:])
+    return _DIFF_MARK.sub("", " ".join(out))
 
 
 def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:
@@ -146,6 +157,9 @@ def cut_thanks(text: str) -> str:
 def split_sections(text: str, deadline: Deadline) -> list[Section]:
     """The body as top-level sections in order, titles and texts TeX; text before the first has the title ""."""
     headings = _headings(text, deadline)
+    if not any(level in LEVELS and not _BACK.search(plain_title(title)) for level, title, *_ in headings):
+        text = name_run_in_headings(text)
+        headings = _headings(text, deadline)
     used = [name for name, *_ in headings if name in LEVELS]
     top = min(used, key=LEVELS.index) if used else ""
     cuts = [h for h in headings if h[0] in (top, "appendix")]
@@ -158,6 +172,15 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
         if name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
     return sections
+
+
+def name_run_in_headings(text: str) -> str:
+    r"""A letter's `\textit{Introduction.}---` and `\centerline{\bf 1. INTRODUCTION}` as sections, if it has both a first and others."""
+    found = [m for m in _RUN_IN.finditer(text) if m[2] or m[3] or m[1]]
+    titles = [plain_title(m[1] or m[2] or m[3]) for m in found]
+    if len(found) < 2 or not any(_INTRODUCTION.search(t) or _CONCLUSION.search(t) or _SUMMARY.search(t) for t in titles):
+        return text
+    return _RUN_IN.sub(lambda m: f"\n\n\\section*{{{(m[1] or m[2] or m[3]).strip(' .:')}}}\n", text)
 
 
 def _headings(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:

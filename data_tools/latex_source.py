@@ -31,8 +31,18 @@ _COMMENT = re.compile(
 _INPUT = re.compile(
     r"\\(?:(input|include|subfile|subfileinclude|InputIfFileExists|variable|@input)\s{0,9}(?:\{([^{}\n]{1,300})\}|(?<=t)\s([^\s\\{}%]{1,300}))"
     r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})")
-_MAIN_MARKS = ((r"\\document(?:class|style)", 8), (r"\\begin\s{0,9}\{document\}", 8), (r"\\begin\s{0,9}\{abstract\}|\\abstract\b", 4),
-               (r"\\title\b", 2), (r"\\section\b", 2), (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1))
+_HEAD_BYTES = 1 << 20
+_MAIN_MARKS = [(re.compile(r"(?m)^[^%\n]{0,500}?(?:" + mark + ")"), points) for mark, points in (
+    (r"\\document(?:class|style)", 4), (r"\\begin\s{0,9}\{document\}", 4), (r"\\begin\s{0,9}\{abstract\}|\\abstract\b", 4),
+    (r"\\title\b", 2), (r"\\section\b", 2), (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1))]
+_PACKAGE = re.compile(r"\\(?:usepackage|RequirePackage)\s{0,9}(?:\[[^\]\n]{0,200}\])?\{([\w\s,./-]{1,300})\}")
+_MAX_PACKAGE_BYTES = 1 << 16
+# packages that travel with papers and define layout, not words
+_LAYOUT = re.compile(r"aas|natbib|emulateapj|apjfonts|deluxetable|epsf|psfig|graphic|revtex|mn2e|mnras|aa$|hyperref|lineno|color|float|caption|"
+                     r"subfig|rotat|longtable|multirow|ams|times|fancy|geometry|showyourwork|elsart|icml|neurips|colm|iclr|spie|jinst|jcap|lscape|pdf")
+
+
+MISSING = "[...]"       # for a value in a sentence whose file is not there
 
 
 class Tree:
@@ -62,25 +72,24 @@ class Tree:
         return sorted(self._files or ())
 
 
-def choose_main(files: Mapping[str, bytes]) -> str:
+def choose_main(files: Mapping[str, bytes], deadline: Deadline) -> str:
     """The main file of a paper's files, by what the files say; PaperError where none is LaTeX."""
-    best: tuple[int, int, int, str] | None = None
-    texts = {name: data[:MAX_FILE_BYTES].decode("latin-1") for name, data in files.items()
-             if name.lower().endswith((".tex", ".ltx", ".latex")) or b"\\document" in data[:65536]}
-    included = {posixpath.basename(m[1] or m[2] or m[4]).removesuffix(".tex")
-                for text in texts.values() for m in _INPUT.findall(text)}
-    for name, text in texts.items():
-        score = sum(points for mark, points in _MAIN_MARKS if re.search(r"(?m)^[^%\n]{0,2000}?(?:" + mark + ")", text))
-        if score < 8:
+    ranks: dict[str, tuple[int, int, int, str]] = {}
+    included: set[str] = set()
+    for name, data in files.items():
+        deadline.check()
+        if not (name.lower().endswith((".tex", ".ltx", ".latex")) or b"\\document" in data[:65536]):
             continue
+        text = data[:_HEAD_BYTES].decode("latin-1")
+        included |= {posixpath.basename(m[1] or m[2] or m[4]).removesuffix(".tex").lower() for m in _INPUT.findall(text)}
+        score = sum(points for mark, points in _MAIN_MARKS if mark.search(text))
         stem = PurePosixPath(name).stem.lower()
-        score -= 6 * (stem in {i.lower() for i in included}) + 3 * ("diff" in stem) + 4 * (r"\documentclass[" in text and "{subfiles}" in text)
-        score += stem in ("ms", "main", "paper", "article", "manuscript")
-        rank = (score, -name.count("/"), len(text), name)
-        best = max(best, rank) if best else rank
-    if best is None:
-        raise PaperError("not LaTeX", f"none of {len(files)} files has a \\documentclass")
-    return best[3]
+        score += (stem in ("ms", "main", "paper", "article", "manuscript")) - 3 * ("diff" in stem) - 6 * (r"{subfiles}" in text[:4000])
+        if score >= 5:
+            ranks[name] = (score, -name.count("/"), len(data), name)
+    if not ranks:
+        raise PaperError("not LaTeX", f"none of {len(files)} files has a \\documentclass and a \\begin{{document}}")
+    return max(ranks.values(), key=lambda rank: (rank[0] - 6 * (PurePosixPath(rank[3]).stem.lower() in included), *rank[1:]))[3]
 
 
 def decode(data: bytes, name: str) -> str:
@@ -168,7 +177,21 @@ class _Flattener:
         self._chars += len(text)
         if self._chars > MAX_PAPER_CHARS:
             raise PaperError("too large", f"more than {MAX_PAPER_CHARS} characters with its inputs")
+        if len(parents) == 1:
+            text = _PACKAGE.sub(self._packages, text)
         return _INPUT.sub(lambda m: self._input(m, name, parents), text)
+
+    def _packages(self, match: re.Match[str]) -> str:
+        """The definitions of the author's own packages, where the paper brings them."""
+        found = []
+        for package in match[1].split(","):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(self._main), package.strip() + ".sty"))
+            if _LAYOUT.match(posixpath.basename(package.strip())) or path.startswith(("../", "/")):
+                continue
+            data = self._tree.read(path)
+            if data is not None and len(data) <= _MAX_PACKAGE_BYTES:
+                found.append(cut_comments(decode(data, path)))
+        return "\n".join(found)
 
     def _input(self, match: re.Match[str], name: str, parents: tuple[str, ...]) -> str:
         self._count += 1
@@ -179,7 +202,7 @@ class _Flattener:
             return ""
         found = self._find(wanted, name)
         if found is None:
-            return ""
+            return MISSING if match[1] == "variable" else ""
         if found in parents:
             self._notes.append(f"{found} asks for itself by way of {name}: skipped")
             return ""
