@@ -25,9 +25,9 @@ from data_tools.latex_sections import (
     Section,
     classify,
     cut_abstract,
+    cut_back_parts,
     cut_deleted,
     cut_environments,
-    cut_gratitude,
     cut_thanks,
     cut_title,
     split_sections,
@@ -107,7 +107,7 @@ class _Passages:
         sections = split_sections(text, self._deadline)
         for section in sections:
             section.title = restore(prose(section.title, self._context, self._deadline), formulas).replace("\n", " ")
-            section.text = cut_gratitude(restore(prose(section.text, self._context, self._deadline), formulas))
+            section.text = cut_back_parts(restore(prose(section.text, self._context, self._deadline), formulas))
         return sections
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from data_tools.latex_limits import Deadline
 from data_tools.latex_macros import bracket, group
-from data_tools.latex_math import CLOSE, OPEN
+from data_tools.latex_math import OPEN
 from data_tools.latex_names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
 
 CITATION = "[citation]"
@@ -31,6 +31,8 @@ _BY_NAME = frozenset("citet Citet textcite Textcite citeauthor Citeauthor citeta
 _CITE = re.compile(r"[cC]ite[a-zA-Z]*|(?:paren|foot|auto|text|Text|smart|full)cite[a-z]*|onlinecite|defcitealias")
 _PART_OF_SPEECH = re.compile(r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$")
 _LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())     # parts of words: `\\o re`, unlike `5000 \\AA wide`
+_SUBJECT = re.compile(r"[ ~\n]\s?(?:also |later |recently |then |first |[a-z]{2,12}ly )?(?:[a-z]{2,12}[^e]ed|found|finds?|shows?|uses?|presents?|reports?|"
+                      r"suggests?|argues?|notes?|gives?|gave|made)\b")
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
 _ACRONYM = frozenset("ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split())
@@ -283,7 +285,8 @@ class _Reader:
         by_name = word in _BY_NAME
         if word == "cite":
             before = "".join(self._out[-6:])[-40:].replace("~", " ")
-            by_name = _PART_OF_SPEECH.search(before) is not None and not before.endswith("(")
+            by_name = not before.endswith("(") and (
+                _PART_OF_SPEECH.search(before) is not None or _SUBJECT.match(self._text, self._at) is not None)
         if alias:
             shown = " and ".join(self._plain(self._context.aliases[key]) for key in keys)
             self._out.append(shown if by_name else f"({shown})")

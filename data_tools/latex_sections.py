@@ -280,9 +280,15 @@ def _closing_part(section: Section) -> Section | None:
     return None
 
 
-def cut_gratitude(text: str) -> str:
-    """Without the closing paragraphs that thank people, grants and archives, which some authors keep in the last section."""
-    paragraphs = text.split("\n\n")
-    while paragraphs and _GRATITUDE.match(paragraphs[-1]):
-        paragraphs.pop()
-    return "\n\n".join(paragraphs)
+def cut_back_parts(text: str) -> str:
+    """A section without its subsections of acknowledgements, availability statements and the like, and without closing thanks."""
+    kept, skipping = [], False
+    for paragraph in text.split("\n\n"):
+        if HEADING in paragraph:
+            skipping = _BACK.search(plain_title(paragraph)) is not None
+        if not skipping:
+            kept.append(paragraph)
+    # some authors thank people, grants and archives in the last paragraphs of their last section
+    while kept and _GRATITUDE.match(kept[-1]):
+        kept.pop()
+    return "\n\n".join(kept)

@@ -31,6 +31,7 @@ def prose(text: str, preamble: str = "", after: str = "") -> str:
     (r"so \citep[see][for more]{a}, and", "so, and"),
     (r"measured by \cite{a} twice", "measured by [citation] twice"),
     (r"are common \cite{a}.", "are common."),
+    (r"so, \cite{a} found it", "so, [citation] found it"),
     (r"a {\it very \bf old} \textbf{star}", "a very old star"),
     (r"one\footnote{Not {so} \emph{short}.} two", "one two"),
     (r"Erd\H{o}s, M\"uller, \'{\i}, \c{c}a, \v Z, \AA{}ngstr\"{o}m, \o re, na\"ive, \~n", "Erdős, Müller, í, ça, Ž, Ångström, øre, naïve, ñ"),
@@ -185,6 +186,11 @@ def test_an_empty_section_is_no_part() -> None:
 def test_thanks_at_the_end_of_a_conclusion_are_cut() -> None:
     found = paper(f"\\section{{Introduction}} {FILL}\\section{{Conclusions}} We end here.\n\nWe would like to thank the referee.\n\n"
                   "A.B. is supported by NASA.\n\nThis research has made use of the archive.\n\nFunding for the survey was given by the foundation.")
+    assert found.conclusion == "We end here."
+
+
+def test_subsections_of_thanks_and_availability_are_cut() -> None:
+    found = paper(f"\\section{{Introduction}} {FILL}\\section{{Conclusions}} We end here.\\subsection*{{Acknowledgments}} A.B. and others.\\subsection*{{Data availability}} On request.")
     assert found.conclusion == "We end here."
 
 

@@ -95,7 +95,7 @@ def abstract_in_source(main: Path) -> str | None:
     for name in set(re.findall(r"\\(?:include|input)\{([\w/.-]+)\}", source)):
         path = main.parent / (name if name.endswith(".tex") else name + ".tex")
         if path.is_file():
-            source = re.sub(r"\\(?:include|input)\{" + re.escape(name) + r"\}", lambda m: plain(path), source)
+            source = re.sub(r"\\(?:include|input)\{" + re.escape(name) + r"\}", lambda m, path=path: plain(path), source)
     found = re.search(r"(?s)\\begin\{abstract\}(.*?)\\end\{abstract\}|\\abstract\s*((?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\s*)+)", source)
     if found is None:
         return None
@@ -107,7 +107,7 @@ def abstract_in_source(main: Path) -> str | None:
     for _ in range(3):
         for name, body in re.findall(r"\\(?:re)?newcommand\*?\{?(\\[a-zA-Z]+)\}?(?:\[[01]\])?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source) + re.findall(
                 r"\\def\s*(\\[a-zA-Z]+)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source):
-            text = re.sub(re.escape(name) + r"(?![a-zA-Z])", lambda m: body.replace("#1", ""), text)
+            text = re.sub(re.escape(name) + r"(?![a-zA-Z])", lambda m, body=body: body.replace("#1", ""), text)
     text = re.sub(r"\\(?:cite\w*|footnote|label|vspace|href)\*?(?:\[[^\]]*\])*\{(?:[^{}]|\{[^{}]*\})*\}|\\(?:xspace|noindent|looseness=-1)|\\DIF\w+", " ", text)
     text = text.replace(r"\texttt", "")      # pylatexenc leaves out what it holds
     return LatexNodes2Text(math_mode="verbatim").latex_to_text(re.sub(r"\$[^$]*\$|\\ensuremath\{(?:[^{}]|\{[^{}]*\})*\}", " ", text))
