@@ -6,6 +6,7 @@ words of the command → `find_inputs` → inputs → `split_inputs` → parts t
 import glob
 import gzip
 import json
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,8 @@ def split_inputs(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for piece in parts[-len(starts) :]:
                 piece["bytes"] = piece["end"] - piece["start"]
         elif input["reader"] == "hub":
-            count = _hub(input["path"]).num_shards
+            with tempfile.TemporaryDirectory() as cache:
+                count = _hub(input["path"], cache).num_shards
             parts += [part | {"shard": shard, "shards": count} for shard in range(count)]
         else:
             parts.append(part)
@@ -128,33 +130,38 @@ def _parse(line: bytes) -> Any:
 def _read_datasets(part: dict[str, Any]) -> Iterator[Row]:
     from datasets.exceptions import DatasetGenerationError
 
-    rows = _hub(part["path"]) if part["reader"] == "hub" else _stream(part["reader"], data_files=[part["path"]], split="train")
-    if "shard" in part:
-        rows = rows.shard(num_shards=part["shards"], index=part["shard"])
     number = 0
-    try:
-        for table in rows.with_format("arrow").iter(batch_size=1000):
-            for row in table.to_pylist():
-                number += 1
-                yield number, row
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        cause = error.__cause__ or error
-        raise InputError(f"{part['path']}: datasets cannot read it as {part['reader']} after row {number} ({cause})") from error
+    with tempfile.TemporaryDirectory() as cache:  # its lock files have no business in the user's home
+        try:
+            rows = (
+                _hub(part["path"], cache)
+                if part["reader"] == "hub"
+                else _stream(part["reader"], cache, data_files=[part["path"]], split="train")
+            )
+            if "shard" in part:
+                rows = rows.shard(num_shards=part["shards"], index=part["shard"])
+            for table in rows.with_format("arrow").iter(batch_size=1000):
+                for row in table.to_pylist():
+                    number += 1
+                    yield number, row
+        except (DatasetGenerationError, ValueError, OSError) as error:
+            cause = error.__cause__ or error
+            raise InputError(f"{part['path']}: datasets cannot read it as {part['reader']} after row {number} ({cause})") from error
 
 
-def _stream(name: str, **how: Any) -> Any:
+def _stream(name: str, cache: str, **how: Any) -> Any:
     import datasets
 
     datasets.config.TORCH_AVAILABLE = False  # it would load torch just to make its dataset a torch one
     datasets.disable_progress_bars()
     more = {"delimiter": "\t"} if name == "csv" and ".tsv" in how["data_files"][0] else {}
-    return datasets.load_dataset(name, streaming=True, **how, **more)
+    return datasets.load_dataset(name, streaming=True, cache_dir=cache, **how, **more)
 
 
-def _hub(name: str) -> Any:
+def _hub(name: str, cache: str) -> Any:
     """owner/name, owner/name:split or owner/name:configuration:split."""
     name, *rest = name.split(":")
-    return _stream(name, name=rest[0] if len(rest) == 2 else None, split=rest[-1] if rest else "train")
+    return _stream(name, cache, name=rest[0] if len(rest) == 2 else None, split=rest[-1] if rest else "train")
 
 
 def _open(path: str) -> BinaryIO:

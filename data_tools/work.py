@@ -137,6 +137,10 @@ def _run_local(step: TaskStep, count: int, workers: int, slurm: dict[str, str]) 
     if not _hooked:
         os.register_at_fork(after_in_child=_after_fork)
         _hooked = True
+    import multiprocess
+
+    # the server from which workers are forked imports once what every worker needs
+    multiprocess.set_forkserver_preload(["__main__", step.function.split(":")[0], "datatrove.executor.local", "pyarrow"])
     _front_pid = os.getpid()
     try:
         LocalPipelineExecutor([step], tasks=count, workers=workers, logging_dir=step.folder).run()
@@ -221,14 +225,18 @@ def _describe(error: BaseException, folder: Path, rank: int | None = None) -> st
 @contextlib.contextmanager
 def _noise_to(path: Path) -> Iterator[TextIO]:
     """Everything this process and its workers print to stderr goes to a file; yields the true stderr for the progress."""
+    from datatrove.utils.logging import setup_default_logger
+
     sys.stderr.flush()
     with open(path, "a") as log, os.fdopen(os.dup(2), "w") as stderr:
         os.dup2(log.fileno(), 2)
         try:
-            yield stderr
+            with contextlib.redirect_stderr(log):
+                setup_default_logger()
+                yield stderr
         finally:
-            sys.stderr.flush()
             os.dup2(stderr.fileno(), 2)
+            setup_default_logger()
 
 
 @contextlib.contextmanager
