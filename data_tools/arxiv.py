@@ -24,7 +24,7 @@ from data_tools.arxiv_outcome import count_all, deliver, lasting, provenance_of
 from data_tools.duplicates import NGRAM, Evaluation, texts_in
 from data_tools.files import write_atomically
 from data_tools.filters import FILTERS, all_limits, parse_filters
-from data_tools.sources import describe, expand, filesystem, latex_tasks, lines_of, metadata_parts
+from data_tools.sources import describe, expand, filesystem, latex_tasks, lines_of, metadata_parts, sha256_of
 
 FORMAT_VERSION = 1
 PARTS = ("title", "abstract", "introduction", "conclusion", "full")
@@ -100,7 +100,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluation sets (JSON, JSON lines or text): documents sharing words are dropped",
     )
     add("--ngram", type=int, default=NGRAM, metavar="N", help=f"words in a row that count as shared (default: {NGRAM})")
-    add("--buckets", type=int, default=16, metavar="N", help="files to make of each kind (default: 16; more for full texts)")
+    add(
+        "--buckets",
+        type=int,
+        metavar="N",
+        help="files to make of each kind (default: 16; 256 with --parts full: one must fit a worker's memory)",
+    )
     add("--seconds-per-paper", type=float, default=20.0, metavar="S", help="a paper's LaTeX is given up after this (default: 20)")
     work.add_arguments(parser)
 
@@ -110,9 +115,9 @@ def run(args: argparse.Namespace) -> None:
     plan, inputs = _plan(args)
     remote, out = _out(args)
     folder = Path(args.work).absolute() if args.work else out / ".work"
-    if _already_made(args.out, plan):
+    if message := _already_made(args.out, plan, inputs):
         shutil.rmtree(folder, ignore_errors=True)
-        print(f"{args.out}: was made by this very command before; nothing to do")
+        print(message)
         return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -134,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What decides the result, and the input files. Nothing here depends on workers or executor."""
     if not (args.metadata or args.latex or args.documents):
         raise ArxivError("nothing to read: give --metadata, --latex or --documents")
@@ -145,6 +150,7 @@ def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[str]
         raise ArxivError(f"--parts {args.parts}: full holds the other parts already; write --parts full")
     if not args.latex and (lacking := [part for part in parts if part in PARTS[2:]]):
         raise ArxivError(f"--parts {args.parts}: {lacking[0]} comes from LaTeX sources; add --latex PATH")
+    args.buckets = (256 if parts == ["full"] else 16) if args.buckets is None else args.buckets
     for name in ("since", "until"):
         if not re.fullmatch(r"(\d{4}(-\d\d(-\d\d)?)?)?", getattr(args, name)):
             raise ArxivError(f"--{name} {getattr(args, name)}: write YYYY, YYYY-MM or YYYY-MM-DD")
@@ -152,7 +158,7 @@ def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[str]
         ("heldout", 0.0, 1.0),
         ("similarity", 0.3, 1.0),
         ("ngram", 3, 100),
-        ("buckets", 1, 1000),
+        ("buckets", 1, 800),
         ("seconds_per_paper", 0.1, 3600),
     ):
         if not low <= getattr(args, name) <= high:
@@ -161,6 +167,7 @@ def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[str]
         "metadata": expand(args.metadata),
         "documents": expand(args.documents),
         "decontaminate": _evaluation_files(args.decontaminate),
+        "latex": latex_tasks(args.latex) if args.latex else [],
     }
     plan = {
         "has_metadata": bool(args.metadata),
@@ -181,7 +188,7 @@ def _plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[str]
         "seconds_per_paper": args.seconds_per_paper,
         "decontaminate": inputs["decontaminate"],
         "latex": args.latex,
-        "inputs": [describe(path) for group in inputs.values() for path in group],
+        "inputs": [describe(path) for kind in ("metadata", "documents", "decontaminate") for path in inputs[kind]],
         "files": inputs["metadata"] + inputs["documents"],
         "code": _code(),
     }
@@ -215,14 +222,33 @@ def _out(args: argparse.Namespace) -> tuple[bool, Path]:
     return remote, Path(args.out).absolute()
 
 
-def _already_made(out: str, plan: dict[str, Any]) -> bool:
+def _already_made(out: str, plan: dict[str, Any], inputs: dict[str, list[Any]]) -> str | None:
+    """What to tell when OUT is finished; raises ArxivError when it was made of something else."""
     fs, inner = filesystem(out)
     if not fs.exists(f"{inner}/provenance.json"):
-        return False
+        return None
     made = json.loads(fs.cat_file(f"{inner}/provenance.json"))
-    if made.get("plan") != lasting(plan):
-        raise ArxivError(f"{out}: holds documents of another command or other inputs; choose another --out, or delete this one")
-    return True
+    mine = lasting(plan)
+    if changed := [key for key in mine if key != "code" and mine[key] != made["plan"].get(key)]:
+        raise ArxivError(
+            f"{out}: holds documents of another command or other inputs ({', '.join(changed)}); choose another --out or delete it"
+        )
+    rows = {row["path"]: row for row in made["inputs"]}
+    if rows.keys() != {path for paths in _to_hash(plan, inputs) for path in paths}:
+        raise ArxivError(f"{out}: was made of other LaTeX sources; choose another --out or delete it")
+    for path in [*plan["files"], *inputs["decontaminate"]]:
+        if sha256_of(path) != rows[path]["sha256"]:
+            raise ArxivError(f"{out}: was made of another {path}; choose another --out or delete it")
+    if mine["code"] != made["plan"]["code"]:
+        return f"{out}: was made by this command with another version of the program; delete it to make it anew"
+    return f"{out}: was made by this very command before; nothing to do"
+
+
+def _to_hash(plan: dict[str, Any], inputs: dict[str, list[Any]]) -> list[list[str]]:
+    """Paths of every input, a list for each task."""
+    bulk = [entry["bulk"] for entry in inputs["latex"] if "bulk" in entry]
+    single = dict.fromkeys([*plan["files"], *inputs["decontaminate"], *bulk])
+    return [[path] for path in single] + [entry["papers"] for entry in inputs["latex"] if "papers" in entry]
 
 
 def _remember(folder: Path, plan: dict[str, Any], out: str) -> None:
@@ -236,18 +262,13 @@ def _remember(folder: Path, plan: dict[str, Any], out: str) -> None:
         write_atomically(path, data)
 
 
-def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, list[str]], folder: Path) -> dict[str, list[Any]]:
+def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, list[Any]], folder: Path) -> dict[str, list[Any]]:
     how, base, buckets = work.chosen(args), {"work": str(folder)}, range(plan["buckets"])
-    sources = latex_tasks(args.latex) if args.latex else []
+    sources = inputs["latex"]
     parts = [
         {**base, "number": number, "part": part, "kind": kind, "file": plan["files"].index(part["path"])}
         for number, (kind, part) in enumerate((kind, part) for kind in ("metadata", "documents") for part in metadata_parts(inputs[kind]))
     ]
-    hashed = [
-        [path]
-        for path in dict.fromkeys([*plan["files"], *inputs["decontaminate"], *(entry["bulk"] for entry in sources if "bulk" in entry)])
-    ]
-    hashed += [entry["papers"] for entry in sources if "papers" in entry]
     if inputs["decontaminate"]:
         _write_evaluation(folder / "evaluation.npz", inputs["decontaminate"], plan["ngram"])
     for name in ("make", "compare"):
@@ -257,7 +278,7 @@ def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, li
         return work.run_tasks(function, rows, folder / "tasks" / function.__name__, label=label, sizes=sizes, **how)
 
     return {
-        "inputs": stage(arxiv_raw.hash_inputs, [{"paths": paths} for paths in hashed], "hash the inputs"),
+        "inputs": stage(arxiv_raw.hash_inputs, [{"paths": paths} for paths in _to_hash(plan, inputs)], "hash the inputs"),
         "scan": stage(arxiv_raw.scan, parts, "read metadata", [row["part"]["last"] - row["part"]["first"] for row in parts]),
         "latex": stage(
             arxiv_raw.read_latex,

@@ -24,6 +24,7 @@ from data_tools.files import sha256_file, write_atomically
 from data_tools.filters import Filter, first_reason
 
 FOLDERS = {"train": "documents", "heldout": "heldout", "dropped": "dropped"}  # a corpus made of documents/ holds nothing held out
+NEWEST = 1 << 30  # the version of a source without one in its name: arXiv gives the latest so
 FROM_LATEX = -1  # the file number of a document that no metadata line stands behind
 
 
@@ -76,7 +77,7 @@ def _join(best: dict[str, Any], sources: list[dict[str, Any]], parts: list[str])
     if "text" in best:
         return _plain(best)
     read = [source for source in sources if "reason" not in source]
-    rank = [(source["version"], sum(bool(source.get(part)) for part in parts), len(source["body"]), source["name"]) for source in read]
+    rank = [(source["version"] or NEWEST, sum(bool(source.get(part)) for part in parts), len(source["body"]), source["name"]) for source in read]
     latex = read[rank.index(max(rank))] if read else {}
     texts, origins = [], {}
     for part in ("title", "abstract", "body") if parts == ["full"] else parts:

@@ -6,8 +6,8 @@ import re
 import unicodedata
 
 MATH = re.compile(
-    r"(?<!\\)\$\$.+?(?<!\\)\$\$|(?<!\\)\$(?:[^$\n]|\n(?!\s*\n))+?(?<!\\)\$|\\\(.+?\\\)|\\\[.+?\\\]"
-    r"|\\begin\{(equation|align|eqnarray|gather|multline|math|displaymath)(\*?)\}.+?\\end\{\1\2\}",
+    r"(?<!\\)\$\$.{1,5000}?(?<!\\)\$\$|(?<!\\)\$(?:[^$\n]|\n(?!\s*\n)){1,2000}?(?<!\\)\$|\\\(.{1,2000}?\\\)|\\\[.{1,5000}?\\\]"
+    r"|\\begin\{(equation|align|eqnarray|gather|multline|math|displaymath)(\*?)\}.{1,9000}?\\end\{\1\2\}",
     re.DOTALL,
 )
 
@@ -41,6 +41,7 @@ LETTERS = {
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#39;": "'"}
 SWITCHES = r"tenit|tenrm|it|em|bf|sl|sc|rm|tt|sf|itshape|bfseries|scshape|upshape|rmfamily|normalfont|small|large|Large|footnotesize"
 WRAPPERS = r"emph|textit|textbf|textsc|textrm|texttt|textsl|textsf|textnormal|textup|underline|uline|mbox|hbox|text|url|title|protect"
+MAX_NESTING = 10
 STEPS: list[tuple[re.Pattern, str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -88,15 +89,16 @@ def clean_tex(text: str) -> str:
     for entity, letter in ENTITIES.items():
         text = text.replace(entity, letter)
     text = _accents(text)
-    if is_tex:
-        text = re.sub("(\\S+)~(?=(\\S))", _untied, text)
+    if is_tex and "~" in text:
+        text = re.sub("(\\S{1,99})~(?=(\\S))", _untied, text)
     for pattern, replacement in STEPS:
         text = pattern.sub(replacement, text)
-    before = None
-    while before != text:  # inside out: {\bf {\it x}}
+    for _ in range(MAX_NESTING):  # inside out: {\bf {\it x}}
         before = text
         for pattern, replacement in GROUPS:
             text = pattern.sub(replacement, text)
+        if text == before:
+            break
     text = re.sub(rf"\\(?:{SWITCHES})\b(?!\{{)\s*", "", text)
     text = re.sub(r" {2,}", " ", text).strip()
     text = re.sub(r" +([,.;])(?=\s|$)", r"\1", text)

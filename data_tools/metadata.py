@@ -18,6 +18,8 @@ NEW_ID = re.compile(r"(\d{2})(\d{2})\.(\d{4,5})(v\d+)?$")  # four digits until 1
 NUMBER_ID = re.compile(r"(\d{3,4})\.(\d{1,16})$")  # an id that some table held as a number
 OLD_ID = re.compile(r"([a-z][a-z-]*[a-z])(?:\.[A-Za-z-]{2,})?[/_]?(\d{2})(\d{2})(\d{3})(v\d+)?$")
 
+MAX_CHARACTERS = 20_000  # of title and abstract; arXiv itself allows 1,920
+
 
 class RecordError(ValueError):
     """A line that is no record; the message is the reason's detail."""
@@ -78,6 +80,8 @@ def parse(fields: object) -> Record:
     for key in ("id", "title", "abstract"):
         if not isinstance(fields.get(key), str) or not fields[key].strip():
             raise RecordError(f"no {key}")
+    if len(fields["title"]) + len(fields["abstract"]) > MAX_CHARACTERS:
+        raise RecordError(f"an abstract of {len(fields['abstract'])} characters; at most {MAX_CHARACTERS} are one")
     found = paper_id(fields["id"]) or paper_id(repaired_id(fields["id"]) or "")
     if found is None:
         raise RecordError(f"id {fields['id'][:40]!r} is no arXiv id")

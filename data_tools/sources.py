@@ -23,6 +23,7 @@ from data_tools.tar_stream import bulk_members
 
 PART_BYTES = 64 << 20
 GROUP_FILES = 64
+MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a record
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 
 
@@ -91,7 +92,7 @@ def lines_of(part: dict[str, Any]) -> Iterator[bytes]:
             if part["first"]:
                 file.seek(part["first"] - 1)
                 file.readline()  # the line before, whose end may be the very byte
-            while (part["packed"] or file.tell() < part["last"]) and (line := file.readline()):
+            while (part["packed"] or file.tell() < part["last"]) and (line := file.readline(MAX_LINE)):
                 if line.strip():
                     yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -22,23 +22,29 @@ from data_tools.filters import (
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ABSTRACT = (
-    "We present deep imaging of the galaxy cluster Abell 1689 and measure its mass profile by weak lensing. The fitted model has a virial mass of "
-    "$M = 1.3 \\times 10^{15}\\,M_\\odot$ and a concentration that is larger than that expected from simulations. We discuss how a triaxial halo, "
+    "We present deep imaging of the galaxy cluster Abell 1689 and measure its mass profile by weak lensing. The fitted model "
+    "has a virial mass of "
+    "$M = 1.3 \\times 10^{15}\\,M_\\odot$ and a concentration that is larger than that expected from simulations. We discuss "
+    "how a triaxial halo, "
     "seen along its major axis, would relieve the tension with the standard model of cosmology."
 )
 FOREIGN = {
-    "French": "Dans cette note nous présentons les principaux résultats du récent travail sur les équations qui décrivent le phénomène, et nous "
+    "French": "Dans cette note nous présentons les principaux résultats du récent travail sur les équations qui décrivent le "
+    "phénomène, et nous "
     "montrons que les solutions sont stables pour des données analytiques avec une décroissance exponentielle de la force dans le temps",
-    "German": "Die vorliegende Arbeit behandelt die Entstehung der Sterne in dichten Wolken und zeigt, dass sich die Verteilung der Massen nicht "
+    "German": "Die vorliegende Arbeit behandelt die Entstehung der Sterne in dichten Wolken und zeigt, dass sich die Verteilung der "
+    "Massen nicht "
     "durch den Druck des Gases erklären lässt, sondern von der Turbulenz und dem Feld bestimmt wird, das auf die Wolke wirkt",
-    "Spanish": "En este trabajo se presentan los resultados de las observaciones que fueron realizadas con el telescopio para el estudio de las "
+    "Spanish": "En este trabajo se presentan los resultados de las observaciones que fueron realizadas con el telescopio para el "
+    "estudio de las "
     "estrellas más jóvenes, y se discute cómo los datos son una prueba de la teoría sobre la formación de los discos",
-    "Portuguese": "Neste trabalho não são apresentados os dados das observações que foram feitas com um telescópio para uma medida da massa das "
+    "Portuguese": "Neste trabalho não são apresentados os dados das observações que foram feitas com um telescópio para uma medida da "
+    "massa das "
     "estrelas, mas também se discute como os resultados ao longo do tempo são uma prova da teoria entre seu campo e a luz",
-    "Russian": "В работе рассмотрены основные свойства звёзд главной последовательности и показано, что наблюдаемое распределение масс не может быть "
+    "Russian": "В работе рассмотрены основные свойства звёзд главной последовательности и показано, что наблюдаемое распределение масс "
+    "не может быть "
     "объяснено только давлением газа, а определяется турбулентностью и магнитным полем облака, в котором они возникли",
-    "Chinese": "我们利用望远镜观测了这个星系团并测量了它的质量分布。结果表明其中心密度高于数值模拟的预期。我们讨论了这一差异的可能原因以及对宇宙学标准模型的意义。"
-    * 2,
+    "Chinese": "我们利用望远镜观测了这个星系团并测量了它的质量分布。结果表明其中心密度高于数值模拟的预期。" * 2,
 }
 
 
