@@ -47,7 +47,7 @@ class Paper:
     conclusion: str | None
     sections: list[dict[str, str]]
     text: str
-    notes: list[str]    # files asked for and not read
+    notes: list[str]  # files asked for and not read
 
 
 def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None, *, seconds: float = SECONDS_PER_PAPER) -> Paper:
@@ -66,28 +66,30 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
     if start is None:
         raise PaperError("not LaTeX", f"{main} has no \\begin{{document}}")
     context = _context(source, _bibliography(tree, main), deadline)
-    title, body = cut_title(source[start.end():], deadline)
+    title, body = cut_title(source[start.end() :], deadline)
     abstract, body = cut_abstract(body, deadline)
     if not title or not abstract:
-        head = source[:start.start()]
+        head = source[: start.start()]
         title, abstract = title or cut_title(head, deadline)[0], abstract or cut_abstract(head, deadline)[0]
     passages = _Passages(context, deadline)
     return _assemble(passages.words(title), passages.words(cut_environments(abstract, deadline)), passages.sections(body), notes)
 
 
 def _bibliography(tree: Tree, main: str) -> str:
-    data = tree.read(str(Path(main).with_suffix(".bbl")))
-    if data is None:
-        data = next((tree.read(name) for name in tree.names() if name.endswith(".bbl")), None)
+    names = [str(Path(main).with_suffix(".bbl")), *(name for name in tree.names() if name.endswith(".bbl"))]
     try:
-        return decode(data, "bibliography") if data else ""
+        return next((decode(data, name) for name in names if (data := tree.read(name)) is not None), "")
     except PaperError:
-        return ""       # names of citations only: a paper is not worse for lacking them
+        return ""  # names of citations only: a paper is not worse for lacking them
 
 
 def _context(source: str, bibliography: str, deadline: Deadline) -> Context:
-    return Context(labels=number_labels(source, deadline), names=citation_names(bibliography + source, deadline),
-                   aliases=citation_aliases(source), acronyms=acronyms(source, deadline))
+    return Context(
+        labels=number_labels(source, deadline),
+        names=citation_names(bibliography + source, deadline),
+        aliases=citation_aliases(source),
+        acronyms=acronyms(source, deadline),
+    )
 
 
 class _Passages:
@@ -115,6 +117,7 @@ def _assemble(title: str, abstract: str, sections: list[Section], notes: list[st
     for section in [s for s in sections if s.title.strip(" .:").lower() == "abstract"]:
         abstract = abstract or section.text
         sections.remove(section)
+    title = " ".join(title.split())
     introduction, conclusion = classify(sections)
     for section in {id(s): s for s in (*sections, conclusion) if s}.values():
         section.text = section.text.replace(HEADING, "")
@@ -122,14 +125,24 @@ def _assemble(title: str, abstract: str, sections: list[Section], notes: list[st
     text = "\n\n".join(part for part in (title, abstract, *(p for s in kept for p in (s.title, s.text))) if part)
     if len(text.split()) < MIN_WORDS:
         raise PaperError("no text", f"{len(text.split())} words are left; at least {MIN_WORDS} make a paper")
-    return Paper(title=" ".join(title.split()), abstract=abstract or None, introduction=introduction.text if introduction else None,
-                 conclusion=conclusion.text if conclusion else None, sections=[asdict(s) for s in kept], text=text, notes=notes)
+    return Paper(
+        title=title,
+        abstract=abstract or None,
+        introduction=introduction.text if introduction else None,
+        conclusion=conclusion.text if conclusion else None,
+        sections=[asdict(s) for s in kept],
+        text=text,
+        notes=notes,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print one paper as JSON; exit status 1 with one message when it cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m data_tools.latex", description="One paper's LaTeX as words, one JSON object on stdout.",
-                                     epilog="example: python -m data_tools.latex paper/ms.tex > paper.json")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.latex",
+        description="One paper's LaTeX as words, one JSON object on stdout.",
+        epilog="example: python -m data_tools.latex paper/ms.tex > paper.json",
+    )
     parser.add_argument("paper", type=Path, metavar="PAPER.tex", help="the main file; its inputs are read from its own folder")
     paper_path = parser.parse_args(arguments).paper
     try:

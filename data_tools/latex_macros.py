@@ -19,7 +19,9 @@ _PARAMETER = re.compile(r"#(#|[1-9])")
 _CONDITION = re.compile(r"\\(if(?!f[^a-zA-Z@])[a-zA-Z@]*|else|fi)(?![a-zA-Z@])")
 _COMMENT_NAME = re.compile(r"(?i)todo|fixme|comment$|^note$|^remark$|^authornote$")
 _LAYOUT = re.compile(r"\\(?:text)?color\*?\s*(?:\[[^\]]{0,80}\])?\s*\{[^{}]{0,80}\}|\\[a-zA-Z@]+\*?|[{}\s~]")
-_STACKED = re.compile(r"(?s)^(?=.{0,200}[<>])(?=.{0,200}\\sim\b)(?=.{0,200}\\(?:buildrel|lower|raise|rlap|raisebox|stackrel)).{0,200}$")   # a home-made less-or-about sign
+_STACKED = re.compile(
+    r"(?s)^(?=.{0,200}[<>])(?=.{0,200}\\sim\b)(?=.{0,200}\\(?:buildrel|lower|raise|rlap|raisebox|stackrel)).{0,200}$"
+)  # a home-made less-or-about sign
 _NEW = frozenset(("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand"))
 _DEF = frozenset(("def", "gdef", "edef", "xdef"))
 _DOCUMENT_COMMAND = frozenset(("NewDocumentCommand", "RenewDocumentCommand", "ProvideDocumentCommand", "DeclareDocumentCommand"))
@@ -33,7 +35,7 @@ class Macro:
     arguments: int
     default: str | None
     body: str
-    stop: bool = False      # put out as it stands and not looked at again
+    stop: bool = False  # put out as it stands and not looked at again
 
 
 def expand(source: str, deadline: Deadline) -> str:
@@ -51,7 +53,7 @@ def group(text: str, at: int, deadline: Deadline) -> tuple[str, int] | None:
         elif token[0] == "}":
             depth -= 1
             if depth == 0:
-                return text[at + 1:token.start()], token.end()
+                return text[at + 1 : token.start()], token.end()
         if count % 1024 == 1023:
             deadline.check()
     return None
@@ -66,7 +68,7 @@ def bracket(text: str, at: int) -> tuple[str, int] | None:
         elif token[0] == "}":
             depth -= 1
         elif token[0] == "]" and depth <= 0:
-            return text[at + 1:token.start()], token.end()
+            return text[at + 1 : token.start()], token.end()
         if depth < 0 or token[0] == "\n\n":
             return None
     return None
@@ -87,11 +89,12 @@ class _Expander:
         self._macros: dict[str, Macro] = {}
         self._environments: dict[str, tuple[Macro, str]] = {}
         self._flags = {"false": False, "true": True}
-        self._conditions: list[bool] = []       # one an open \if: is it ours, so that \else and \fi are to go
+        self._conditions: list[bool] = []  # one an open \if: is it ours, so that \else and \fi are to go
         self._stack: list[list] = [[source, 0]]
         self._out: list[str] = []
         self._deadline = deadline
         self._calls = 0
+        self._last = ""
         self._room = MAX_PAPER_CHARS
 
     def run(self) -> str:
@@ -103,7 +106,7 @@ class _Expander:
                 self._stack.pop()
                 continue
             self._deadline.check(every=1024)
-            self._out.append(text[at:token.start()])
+            self._out.append(text[at : token.start()])
             self._stack[-1][1] = token.end()
             name = token[1] or token[2]
             if not self._handle(name):
@@ -113,6 +116,7 @@ class _Expander:
     def _handle(self, name: str) -> bool:
         """Act on a command; False to leave it as it stands."""
         if name in self._macros:
+            self._last = name
             return self._call(self._macros[name])
         if name in _NEW:
             return self._read_new(name == "providecommand")
@@ -164,8 +168,11 @@ class _Expander:
                 self._stack.append(["".join(f"{{{v}}}" for v in values), 0])
                 return False
             values.append(value)
-        body = _PARAMETER.sub(lambda m: "#" if m[1] == "#" else values[int(m[1]) - 1] if int(m[1]) <= len(values) else "",
-                              macro.body) if values or "#" in macro.body else macro.body
+        body = (
+            _PARAMETER.sub(lambda m: "#" if m[1] == "#" else values[int(m[1]) - 1] if int(m[1]) <= len(values) else "", macro.body)
+            if values or "#" in macro.body
+            else macro.body
+        )
         self._push(body)
         return True
 
@@ -185,7 +192,9 @@ class _Expander:
         self._calls += 1
         self._room -= len(body)
         if len(self._stack) > MAX_MACRO_DEPTH or self._calls > MAX_MACRO_CALLS or self._room < 0:
-            raise PaperError("endless macros", f"a macro calls itself or grows beyond {MAX_MACRO_CALLS} calls, {MAX_MACRO_DEPTH} deep")
+            raise PaperError(
+                "endless macros", f"\\{self._last[:40]} calls itself, or macros go beyond {MAX_MACRO_CALLS} calls, {MAX_MACRO_DEPTH} deep"
+            )
         self._stack.append([body, 0])
 
     def _environment(self, which: str) -> bool:
@@ -274,7 +283,7 @@ class _Expander:
     # -- definitions
 
     def _define(self, name: str, macro: Macro) -> None:
-        if name in PROTECTED:
+        if name in PROTECTED or "@" in name:  # a package's own machinery is not for readers
             return
         if _is_comment(name, macro):
             macro = Macro(macro.arguments, macro.default, "")
@@ -289,7 +298,7 @@ class _Expander:
     def _counts(self, text: str, at: int) -> tuple[int, str | None, int]:
         found = re.compile(r"\s*\[\s*([0-9])\s*\]\s*").match(text, at)
         count, at = (int(found[1]), found.end()) if found else (0, _SPACE.match(text, at).end())
-        if count and text[at:at + 1] == "[":
+        if count and text[at : at + 1] == "[":
             default = bracket(text, at)
             if default:
                 return count, default[0], _SPACE.match(text, default[1]).end()
@@ -297,7 +306,7 @@ class _Expander:
 
     def _body(self, text: str, at: int) -> tuple[str, int] | None:
         at = re.compile(r"\s*").match(text, at).end()
-        if text[at:at + 1] == "{":
+        if text[at : at + 1] == "{":
             return group(text, at, self._deadline)
         token = _TOKEN.match(text, at)
         return (token[0], token.end()) if token else None

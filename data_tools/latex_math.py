@@ -18,7 +18,9 @@ _BRANCH = re.compile(r"\\(if[a-zA-Z]+|else|fi)(?![a-zA-Z])")
 _TEXT_BOX = frozenset(("mbox", "text", "hbox", "textrm", "textnormal", "intertext", "textit", "textbf", "textsf", "texttt", "textsc"))
 _STOP = frozenset(("section", "subsection", "subsubsection", "chapter", "maketitle", "caption", "bibliography"))
 _ONE_ROW = frozenset(("equation", "displaymath", "math", "dmath", "mathletters"))
-_NOISE = re.compile(r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace)(?![a-zA-Z])")
+_NOISE = re.compile(
+    r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace)(?![a-zA-Z])"
+)
 _ONLY_SPACE = re.compile(r"(?:\\[,;:! ]|\\q?quad|~|\s)+")
 _NESTED = re.compile(r"\\(?:[mh]box|text)\s*\{\s*\\\(([^${}]{1,200}?)\\\)\s*\}")
 _COLOR = re.compile(r"\\color\s*(?:\[[^\]]{0,40}\])?\{[^{}]{0,60}\}")
@@ -31,11 +33,12 @@ def protect(text: str, deadline: Deadline) -> tuple[str, list[str]]:
 
 def restore(text: str, formulas: list[str]) -> str:
     """The text with its formulas back."""
+
     def show(run: re.Match[str]) -> str:
         shown = [formulas[int(i)] for i in _INDEX.findall(run[0])]
         if any(formula.startswith("$$") for formula in shown):
             return " ".join(shown)
-        return f"${' '.join(formula[1:-1] for formula in shown)}$"      # `$a$$b$` would read as a display
+        return f"${' '.join(formula[1:-1] for formula in shown)}$"  # `$a$$b$` would read as a display
 
     return _MARKS.sub(show, text)
 
@@ -47,7 +50,7 @@ class _Protector:
         self._out: list[str] = []
         self._formula: list[str] = []
         self._formulas: list[str] = []
-        self._modes: list[tuple[str, str, int]] = [("text", "", 0)]    # (mode, what opened it, brace depth there)
+        self._modes: list[tuple[str, str, int]] = [("text", "", 0)]  # (mode, what opened it, brace depth there)
         self._depth = 0
         self._box_next = False
         self._branches = 0
@@ -56,7 +59,7 @@ class _Protector:
         at = 0
         while token := _TOKEN.search(self._text, at):
             self._deadline.check(every=2048)
-            self._put(self._text[at:token.start()])
+            self._put(self._text[at : token.start()])
             at = self._handle(token)
         self._put(self._text[at:])
         if len(self._modes) > 1:
@@ -170,7 +173,7 @@ class _Protector:
         mode, opener, _ = self._modes[-1]
         if opener == dollar and mode == "math":
             self._close(opener)
-        elif opener == "$" and dollar == "$$":          # `$a$$b$`: one ends, the next begins
+        elif opener == "$" and dollar == "$$":  # `$a$$b$`: one ends, the next begins
             self._close("$")
             self._open("math", "$")
         elif mode == "text" and (dollar == "$" or len(self._modes) == 1):
@@ -179,7 +182,7 @@ class _Protector:
 
     def _open(self, mode: str, opener: str) -> None:
         if len(self._modes) > 1 and opener == "$":
-            self._put(r"\(")        # a formula in a text box in a formula: no $ inside a $
+            self._put(r"\(")  # a formula in a text box in a formula: no $ inside a $
         elif len(self._modes) > 1 and opener == "ensuremath":
             self._put(r"\({")
         self._modes.append((mode, opener, self._depth))
@@ -199,7 +202,7 @@ class _Protector:
         elif opener in ("$$", r"\[") or opener in _ONE_ROW:
             shown = f"$$ {tex} $$"
         else:
-            tex = re.sub(r"^\{[0-9]\}\s*", "", tex)      # alignat's column count
+            tex = re.sub(r"^\{[0-9]\}\s*", "", tex)  # alignat's column count
             shown = rf"$$ \begin{{{opener}}} {tex} \end{{{opener}}} $$"
         if len(self._formulas) == MAX_FORMULAS:
             raise PaperError("too many formulas", f"more than {MAX_FORMULAS} outside tables")
@@ -218,7 +221,7 @@ class _Protector:
         if opener == "{" and self._depth == depth:
             self._modes.pop()
         elif len(self._modes) > 1 and self._depth <= self._modes[1][2]:
-            self._abandon()                              # a brace from before the formula closes: it was never one
+            self._abandon()  # a brace from before the formula closes: it was never one
         self._depth = max(0, self._depth - 1)
         self._put("}")
 

@@ -4,6 +4,7 @@ A command that no table knows loses its name and keeps what its braces hold, sin
 author's way of setting words in type.
 """
 
+# fmt: off
 # Never an author's macro, even where a preamble redefines it to change the layout.
 PROTECTED = frozenset("""
 begin end part chapter section subsection subsubsection paragraph subparagraph title abstract author maketitle caption item

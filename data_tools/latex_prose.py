@@ -18,24 +18,32 @@ from data_tools.latex_math import OPEN
 from data_tools.latex_names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
 
 CITATION = "[citation]"
-BREAK = "\ue002"        # a line's end that stays one
-HEADING = "\ue003"      # before a heading inside a passage, until `tidy` is through with empty ones
+BREAK = "\ue002"  # a line's end that stays one
+HEADING = "\ue003"  # before a heading inside a passage, until `tidy` is through with empty ones
 _TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
 # TeX's own way to set a length, `\parskip=2pt` or `\vskip 1em`, has no braces around what is set
-_LENGTH = re.compile(r"\\(?:looseness|baselineskip|parskip|parindent|hsize|vsize|textwidth|textheight|tolerance|emergencystretch|penalty|hskip|vskip|kern"
-                     r"|raise|lower|columnsep|tabcolsep|topmargin|hangindent|leftskip|rightskip|widowpenalty|clubpenalty|abovedisplayskip|belowdisplayskip)"
-                     r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?")
+_LENGTH = re.compile(
+    r"\\(?:looseness|baselineskip|parskip|parindent|hsize|vsize|textwidth|textheight|tolerance|emergencystretch|penalty|hskip|vskip|kern"
+    r"|raise|lower|columnsep|tabcolsep|topmargin|hangindent|leftskip|rightskip|widowpenalty|clubpenalty|abovedisplayskip|belowdisplayskip)"
+    r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?"
+)
 _ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
 _BY_NAME = frozenset("citet Citet textcite Textcite citeauthor Citeauthor citetalias citealias cites citeyearpar citeA citeN".split())
 _CITE = re.compile(r"[cC]ite[a-zA-Z]*|(?:paren|foot|auto|text|Text|smart|full)cite[a-z]*|onlinecite|defcitealias")
-_PART_OF_SPEECH = re.compile(r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$")
-_LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())     # parts of words: `\\o re`, unlike `5000 \\AA wide`
-_SUBJECT = re.compile(r"[ ~\n]\s?(?:also |later |recently |then |first |[a-z]{2,12}ly )?(?:[a-z]{2,12}[^e]ed|found|finds?|shows?|uses?|presents?|reports?|"
-                      r"suggests?|argues?|notes?|gives?|gave|made)\b")
+_PART_OF_SPEECH = re.compile(
+    r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$"
+)
+_LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())  # parts of words: `\\o re`, unlike `5000 \\AA wide`
+_SUBJECT = re.compile(
+    r"[ ~\n]\s?(?:also |later |recently |then |first |[a-z]{2,12}ly )?(?:[a-z]{2,12}[^e]ed|found|finds?|shows?|uses?|presents?|reports?|"
+    r"suggests?|argues?|notes?|gives?|gave|made)\b"
+)
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
-_ACRONYM = frozenset("ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split())
+_ACRONYM = frozenset(
+    "ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split()
+)
 
 
 @dataclass
@@ -60,12 +68,12 @@ class _Reader:
         self._at = 0
         self._out: list[str] = []
         self._lists: list[int | None] = []
-        self._closings: dict[int, tuple[str, int]] = {}     # at this brace: put this, go on there
+        self._closings: dict[int, tuple[str, int]] = {}  # at this brace: put this, go on there
 
     def run(self) -> str:
         while token := _TOKEN.search(self._text, self._at):
             self._deadline.check(every=2048)
-            self._out.append(self._text[self._at:token.start()])
+            self._out.append(self._text[self._at : token.start()])
             self._at = token.end()
             word, symbol, brace, other = token.groups()
             if word:
@@ -77,7 +85,7 @@ class _Reader:
                 self._out.append(shown)
             elif other:
                 self._out.append("" if other == "#" else " ")
-        self._out.append(self._text[self._at:])
+        self._out.append(self._text[self._at :])
         return "".join(self._out)
 
     # -- arguments
@@ -140,7 +148,7 @@ class _Reader:
             self._heading('"', '"')
         elif word in SYMBOLS:
             self._out.append(SYMBOLS[word])
-            if word in _LETTERS and self._text[self._at:self._at + 1] == " ":
+            if word in _LETTERS and self._text[self._at : self._at + 1] == " ":
                 self._at += 1
         else:
             self._unknown(word)
@@ -164,7 +172,9 @@ class _Reader:
                 self._at = option[1]
 
     def _accent(self, mark: str) -> None:
-        found = re.compile(r"\s{0,3}(?:\{\s{0,3}(?:\\([ij])|([^\W\d_]))?\s{0,3}([^\W\d_]{0,3})\s{0,3}\}|\\([ij])(?![a-zA-Z])\s?|([^\W\d_]))").match(self._text, self._at)
+        found = re.compile(
+            r"\s{0,3}(?:\{\s{0,3}(?:\\([ij])|([^\W\d_]))?\s{0,3}([^\W\d_]{0,3})\s{0,3}\}|\\([ij])(?![a-zA-Z])\s?|([^\W\d_]))"
+        ).match(self._text, self._at)
         if found is None:
             return
         self._at = found.end()
@@ -286,7 +296,8 @@ class _Reader:
         if word == "cite":
             before = "".join(self._out[-6:])[-40:].replace("~", " ")
             by_name = not before.endswith("(") and (
-                _PART_OF_SPEECH.search(before) is not None or _SUBJECT.match(self._text, self._at) is not None)
+                _PART_OF_SPEECH.search(before) is not None or _SUBJECT.match(self._text, self._at) is not None
+            )
         if alias:
             shown = " and ".join(self._plain(self._context.aliases[key]) for key in keys)
             self._out.append(shown if by_name else f"({shown})")
@@ -295,8 +306,9 @@ class _Reader:
         elif by_name:
             names = [self._context.names.get(key) for key in keys]
             bare = "author" in word
-            self._out.append(" and ".join(self._plain(n[0]) if bare else f"{self._plain(n[0])} ({n[1]})" for n in names)
-                             if all(names) else CITATION)
+            self._out.append(
+                " and ".join(self._plain(n[0]) if bare else f"{self._plain(n[0])} ({n[1]})" for n in names) if all(names) else CITATION
+            )
         else:
             self._strip_space()
 
@@ -305,7 +317,7 @@ class _Reader:
             self._out.pop()
         if self._out and not self._out[-1].endswith("\n\n"):
             self._out[-1] = self._out[-1].rstrip(" \t\n")
-        if self._text[self._at:self._at + 1].isalnum():
+        if self._text[self._at : self._at + 1].isalnum():
             self._out.append(" ")
 
 
@@ -314,18 +326,32 @@ def symbols() -> dict[str, str]:
     """Text of the argument-less symbols that pylatexenc knows (30 ms once; its parser, at 0.25 MB/s, is not used)."""
     from pylatexenc.latex2text import get_default_latex_context_db
 
-    return {spec.macroname: spec.simplify_repl for spec in get_default_latex_context_db().iter_macro_specs()
-            if isinstance(spec.simplify_repl, str) and 0 < len(spec.simplify_repl) <= 2 and "%" not in spec.simplify_repl}
+    return {
+        spec.macroname: spec.simplify_repl
+        for spec in get_default_latex_context_db().iter_macro_specs()
+        if isinstance(spec.simplify_repl, str) and 0 < len(spec.simplify_repl) <= 2 and "%" not in spec.simplify_repl
+    }
 
 
-_TIDY = [(re.compile(pattern), shown) for pattern, shown in (
-    (r"``|''", '"'), (r"`", "'"), (r"---", "—"), (r"--", "–"), (r"[ \t\u00a0]+", " "),
-    (r" ?\( ?(?:(?:see|also|and|or|in|from|by|cf\.?|e\.g\.|i\.e\.|[,;:.&]) ?){0,12}\)", ""),
-    (r" ?\[ ?[,;:]{0,3} ?\]", ""),
-    (r"\( ?[,;] ?", "("), (r" ?[,;] ?\)", ")"), (r"\( ", "("), (r" \)", ")"),
-    (r"([,;])(?: ?[,;]){1,9}", r"\1"), (r" ([,;:.!?](?!\d|\.\.))", r"\1"),
-    (r"\.(?: ?\.)(?! ?\.)(?<!\.\.\.)", "."),
-)]
+_TIDY = [
+    (re.compile(pattern), shown)
+    for pattern, shown in (
+        (r"``|''", '"'),
+        (r"`", "'"),
+        (r"---", "—"),
+        (r"--", "–"),
+        (r"[ \t\u00a0]+", " "),
+        (r" ?\( ?(?:(?:see|also|and|or|in|from|by|cf\.?|e\.g\.|i\.e\.|[,;:.&]) ?){0,12}\)", ""),
+        (r" ?\[ ?[,;:]{0,3} ?\]", ""),
+        (r"\( ?[,;] ?", "("),
+        (r" ?[,;] ?\)", ")"),
+        (r"\( ", "("),
+        (r" \)", ")"),
+        (r"([,;])(?: ?[,;]){1,9}", r"\1"),
+        (r" ([,;:.!?](?!\d|\.\.))", r"\1"),
+        (r"\.(?: ?\.)(?! ?\.)(?<!\.\.\.)", "."),
+    )
+]
 
 
 def tidy(text: str) -> str:

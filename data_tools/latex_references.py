@@ -11,23 +11,43 @@ from data_tools.latex_names import MATH_ENVIRONMENTS
 
 _COUNTED = re.compile(
     r"\\begin\s{0,9}\{([a-zA-Z]{1,40})(\*?)\}|\\end\s{0,9}\{([a-zA-Z]{1,40})\*?\}|\\(section|subsection|subsubsection|chapter)(?![a-zA-Z*])"
-    r"|\\(appendix)(?![a-zA-Z])|\\label\s{0,9}\{([^{}\n]{1,200})\}|\\(item|figcaption)(?![a-zA-Z])")
+    r"|\\(appendix)(?![a-zA-Z])|\\label\s{0,9}\{([^{}\n]{1,200})\}|\\(item|figcaption)(?![a-zA-Z])"
+)
 _FIGURES = ("figure", "wrapfigure", "SCfigure", "sidewaysfigure", "floatingfigure")
-_TABLES = ("table", "deluxetable", "longtable", "sidewaystable", "wraptable", "splitdeluxetable", "longdeluxetable", "rotatetable", "floattable")
+_TABLES = (
+    "table",
+    "deluxetable",
+    "longtable",
+    "sidewaystable",
+    "wraptable",
+    "splitdeluxetable",
+    "longdeluxetable",
+    "rotatetable",
+    "floattable",
+)
 _LEVELS = ("section", "subsection", "subsubsection")
-_WORDS = {"figure": "Figure", "table": "Table", "equation": "Equation", "section": "Section", "appendix": "Appendix", "item": "item",
-          "algorithm": "Algorithm"}
+_WORDS = {
+    "figure": "Figure",
+    "table": "Table",
+    "equation": "Equation",
+    "section": "Section",
+    "appendix": "Appendix",
+    "item": "item",
+    "algorithm": "Algorithm",
+}
 _NATBIB = re.compile(r"\\(?:bibitem|harvarditem)\s{0,9}\[")
 _ALIAS = re.compile(r"\\defcitealias\s{0,9}\{([^{}\n]{1,200})\}\s{0,9}\{([^{}\n]{1,200})\}")
-_ACRONYM = re.compile(r"\\(acro|acrodef|newacronym|DeclareAcronym|newacro)\*?\s{0,9}(?:\[[^\]\n]{0,80}\])?\{([^{}\n]{1,60})\}\s{0,9}"
-                      r"(?:\[([^\]\n]{0,80})\]|\{([^{}\n]{0,80})\}(?=\s{0,9}\{))?\s{0,9}\{([^{}]{1,300})\}")
+_ACRONYM = re.compile(
+    r"\\(acro|acrodef|newacronym|DeclareAcronym|newacro)\*?\s{0,9}(?:\[[^\]\n]{0,80}\])?\{([^{}\n]{1,60})\}\s{0,9}"
+    r"(?:\[([^\]\n]{0,80})\]|\{([^{}\n]{0,80})\}(?=\s{0,9}\{))?\s{0,9}\{([^{}]{1,300})\}"
+)
 
 
 def number_labels(text: str, deadline: Deadline) -> dict[str, tuple[str, str]]:
     """For each \\label its kind of thing ("Figure") and its number ("3", "2.1", "A")."""
     labels: dict[str, tuple[str, str]] = {}
     counts = dict.fromkeys((*_LEVELS, "figure", "table", "equation", "algorithm"), 0)
-    place = [("section", "")]                      # innermost last; what a \label here would number
+    place = [("section", "")]  # innermost last; what a \label here would number
     appendix = False
     labelled_rows = 0
     items: list[int] = []
@@ -36,10 +56,10 @@ def number_labels(text: str, deadline: Deadline) -> dict[str, tuple[str, str]]:
         begin, starred, end, level, is_appendix, label, other = token.groups()
         if level in _LEVELS:
             counts[level] += 1
-            for lower in _LEVELS[_LEVELS.index(level) + 1:]:
+            for lower in _LEVELS[_LEVELS.index(level) + 1 :]:
                 counts[lower] = 0
             first = chr(ord("A") + (counts["section"] - 1) % 26) if appendix else str(counts["section"])
-            number = ".".join((first, *(str(counts[name]) for name in _LEVELS[1:_LEVELS.index(level) + 1])))
+            number = ".".join((first, *(str(counts[name]) for name in _LEVELS[1 : _LEVELS.index(level) + 1])))
             place, items = [("appendix" if appendix else "section", number)], []
         elif is_appendix or begin in ("appendix", "appendices"):
             appendix = True
@@ -90,8 +110,9 @@ def citation_names(bibliography: str, deadline: Deadline) -> dict[str, tuple[str
     names: dict[str, tuple[str, str]] = {}
     for item in _NATBIB.finditer(bibliography):
         deadline.check(every=64)
-        found = re.compile(r"((?:[^\[\]{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,300}\}){1,1500})\]\s{0,9}(?:%\n)?\s{0,9}\{([^{}\n]{1,200})\}").match(
-            bibliography, item.end(), min(len(bibliography), item.end() + 3000))
+        found = re.compile(
+            r"((?:[^\[\]{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,300}\}){1,1500})\]\s{0,9}(?:%\n)?\s{0,9}\{([^{}\n]{1,200})\}"
+        ).match(bibliography, item.end(), min(len(bibliography), item.end() + 3000))
         if found is None:
             continue
         label = re.sub(r"\\(?:citenamefont|natexlab|protect|bibnamefont|citeauthoryear)(?![a-zA-Z])\s*|[{}]", "", found[1])

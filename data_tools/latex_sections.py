@@ -1,7 +1,7 @@
 r"""A paper's body → title, abstract and sections, each still TeX; and what each section is.
 
 Introduction: the first section so called (also Background or Motivation, when first); else unsectioned text of
-MIN_UNSECTIONED words or more between the abstract and the first section. A letter without sections has neither.
+MIN_UNSECTIONED words or more between the abstract and the first section, if it is not most of the paper. A letter without sections has neither.
 
 Conclusion: the last section called conclusion; else the last called summary, closing or final remarks; else a last
 subsection so called in the last section; else a last section called Discussion whose opening says what the paper did
@@ -18,34 +18,48 @@ from data_tools.latex_names import DROP_ENVIRONMENTS
 from data_tools.latex_prose import HEADING
 
 MIN_UNSECTIONED = 40
+MAX_UNSECTIONED = 0.6
 LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
 _ABSTRACT = re.compile(r"\\begin\s{0,9}\{((?:onecol|singlecolumn)?[aA]bstracts?)\}|\\(abstracts?)(?![a-zA-Z@])")
-_HEADING = re.compile(r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
-                      r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}")
-_FRONT = re.compile(r"\\(title|author|affil|affiliation|altaffiltext|address|email|institute|keywords|date|correspondingauthor|maketitle|thanks"
-                    r"|begin\s{0,9}\{document\}|icmltitle|icmlauthor|shorttitle|shortauthors|subjectheadings|pacs|pagerange|preprint|and"
-                    r"|collaboration|offprints|received|accepted|end\s{0,9}\{(?:frontmatter|keywords?|titlepage)\})(?![a-zA-Z@])")
+_HEADING = re.compile(
+    r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
+    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
+)
+_FRONT = re.compile(
+    r"\\(title|author|affil|affiliation|altaffiltext|address|email|institute|keywords|date|correspondingauthor|maketitle|thanks"
+    r"|begin\s{0,9}\{document\}|icmltitle|icmlauthor|shorttitle|shortauthors|subjectheadings|pacs|pagerange|preprint|and"
+    r"|collaboration|offprints|received|accepted|end\s{0,9}\{(?:frontmatter|keywords?|titlepage)\})(?![a-zA-Z@])"
+)
 _THANKS = re.compile(r"\\(?:acknowledge?ments?|theacknowledgments|Acknowledge?ments?|ack)(?![a-zA-Z@])")
-_AFTER_THANKS = re.compile(r"\\(?:chapter|section|appendix|bibliography|software|facilit(?:y|ies))(?![a-zA-Z])|\\begin\s{0,9}\{(?:appendi|thebib)")
+_AFTER_THANKS = re.compile(
+    r"\\(?:chapter|section|appendix|bibliography|software|facilit(?:y|ies))(?![a-zA-Z])|\\begin\s{0,9}\{(?:appendi|thebib)"
+)
 _DIFF_MARK = re.compile(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])|(?<= )FL(?![a-zA-Z])")
 _NUMBER = re.compile(r"^(?:\W*(?:section|chapter)?\s*(?:[0-9]{1,2}(?:\.[0-9]{0,2})*|[IVX]{1,4}\.|[A-Z]\.)[.:)\s]\s*)")
 _INTRODUCTION = re.compile(r"\bintro(?:duction|ductory)?\b|^introducci[oó]n$")
 _OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
 _CONCLUSION = re.compile(r"\bconclu(?:sions?|ding|de)\b")
-_SUMMARY = re.compile(r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
-                      r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b")
-_DISCUSSION = re.compile(r"^(?:general )?discussions?$|^discussions? (?:and|of) (?:future|outlook|perspectives?|prospects?|implications?|the results|results|our results)\b"
-                         r"|^results and discussions?$")
+_SUMMARY = re.compile(
+    r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
+    r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
+)
+_DISCUSSION = re.compile(
+    r"^(?:general )?discussions?$|^discussions? (?:and|of) (?:future|outlook|perspectives?|prospects?|implications?|the results|results|our results)\b"
+    r"|^results and discussions?$"
+)
 _SAYS_WHAT_WAS_DONE = re.compile(
     r"(?i)\b(?:in this|this|the present) (?:research |short |first )?(?:paper|work|letter|note|article|study)\b"
     r"|\b(?:we|i) (?:have|has) (?:\w+ )?(?:\w+ed|shown|begun|found|made|given|seen|built|taken|undertaken)\b"
-    r"|\b(?:we|i) (?:present|presented|developed|introduced|showed|implemented|described|demonstrated|explored|investigated|studied|derived)\b")
-_BACK = re.compile(r"acknowled?ge?ment|^acknowledge|^thanks$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?|^contributions?$"
-                   r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|data (?:and .{0,30})?availability|code availability|software availability"
-                   r"|availability of (?:data|code)|^(?:software|facilities|facility)(?:,? and .{0,20})?$|^related resources|^supporting information|^orcid|author information|^credit author"
-                   r"|^dedication|^keywords?$|^authors?$|^declarations?$|^supplementary (?:materials?|data)$|ethics statement|reproducibility statement")
+    r"|\b(?:we|i) (?:present|presented|developed|introduced|showed|implemented|described|demonstrated|explored|investigated|studied|derived)\b"
+)
+_BACK = re.compile(
+    r"acknowled?ge?ment|^acknowledge|^thanks$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?|^contributions?$"
+    r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|data (?:and .{0,30})?availability|code availability|software availability"
+    r"|availability of (?:data|code)|^(?:software|facilities|facility)(?:,? and .{0,20})?$|^related resources|^supporting information|^orcid|author information|^credit author"
+    r"|^dedication|^keywords?$|^authors?$|^declarations?$|^supplementary (?:materials?|data)$|ethics statement|reproducibility statement"
+)
 _APPENDIX = re.compile(r"^(?:appendix|appendices|supplement)")
 _GRATITUDE = re.compile(
     r"(?i)^(?:finally, |lastly, )?(?:(?:we|the authors?|i)(?: would| wish| also| all| gratefully| warmly| sincerely| like to| to){0,4} (?:thank|acknowledge|are grateful)\b"
@@ -54,15 +68,19 @@ _GRATITUDE = re.compile(
     r"[^.]{0,80}?(?:(?:has |have )?ma(?:de|kes?) (?:extensive |partial )?use of|(?:was|were|is|are|has been|have been) (?:partly |partially |also |in part )?(?:supported|funded|developed at|performed (?:at|in part)|obtained (?:from|at|with)|made possible)|is based (?:up)?on (?:observations|data|work)|includes data collected|were obtained)"
     r"|(?:funding|support|financial support)(?: for [^.]{0,60})? (?:was|were|is|has|came|for)\b"
     r"|[A-Z][^a-z]{0,30}[^.]{0,3}[\w. ]{0,60}(?:acknowledges?|is grateful|are grateful|(?:was|were|is) (?:partially |partly |in part )?(?:supported|funded))\b"
-    r"|comput(?:ing|ational|er) (?:resources|time|facilities)\b|based (?:in part )?on observations\b|\W*acknowled?ge?ments?\b)")
+    r"|comput(?:ing|ational|er) (?:resources|time|facilities)\b|based (?:in part )?on observations\b|\W*acknowled?ge?ments?\b)"
+)
 
 
-_TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][A-Za-z ,&\\'-]{2,60}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
+_TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][\w ,&\\'()\ue000\ue001-]{2,80}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
 _RUN_IN = re.compile(
     r"(?:(?<=\n\n)|(?<=\n \n))[ \t]{0,9}(?:\\(?:noindent|medskip|bigskip|par|indent)\s{0,9}){0,3}(?:"
-    r"\\(?:emph|textit|textbf|textsc)\s{0,9}\{" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=\.\})|(?<=[.:]))"
-    r"|\{\s{0,9}\\(?:it|em|bf|sc|itshape|bfseries)\s{1,9}" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=\.\})|(?<=-\})|(?<=[.:]))"
-    r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})")
+    r"\\(?:emph|textit|textbf|textsc)\s{0,9}\{" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:]\})|(?<=[.:]))"
+    r"|\{\s{0,9}\\(?:it|em|bf|sc|itshape|bfseries)\s{1,9}"
+    + _TITLE
+    + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:-]\})|(?<=[.:]))"
+    r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})"
+)
 
 
 @dataclass
@@ -70,7 +88,7 @@ class Section:
     """One top-level section: title and text, TeX at first and words later; `kind` says what it is."""
 
     title: str
-    kind: str       # "body", "introduction", "conclusion", "appendix" or "back"
+    kind: str  # "body", "introduction", "conclusion", "appendix" or "back"
     text: str
 
 
@@ -112,7 +130,7 @@ def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:
         at = _SPACE.match(text, option[1] if option else at).end()
         title = group(text, at, deadline) if text.startswith("{", at) else None
         if title and title[0].strip() and "#" not in title[0]:
-            return title[0], text[:found.start()] + text[title[1]:]
+            return title[0], text[: found.start()] + text[title[1] :]
     return "", text
 
 
@@ -122,8 +140,8 @@ def cut_abstract(text: str, deadline: Deadline) -> tuple[str, str]:
         deadline.check()
         if found[1]:
             end = re.compile(r"\\end\s{0,9}\{" + found[1] + r"\}").search(text, found.end())
-            if end and text[found.end():end.start()].strip():
-                return text[found.end():end.start()], text[:found.start()] + "\n\n\\maketitle\n\n" + text[end.end():]
+            if end and text[found.end() : end.start()].strip():
+                return text[found.end() : end.start()], text[: found.start()] + "\n\n\\maketitle\n\n" + text[end.end() :]
             continue
         at = _SPACE.match(text, found.end()).end()
         option = bracket(text, at) if text.startswith("[", at) else None
@@ -133,7 +151,7 @@ def cut_abstract(text: str, deadline: Deadline) -> tuple[str, str]:
             parts.append(part[0].strip())
             at = part[1]
         if "".join(parts):
-            return "\n".join(filter(None, parts)), text[:found.start()] + "\n\n\\maketitle\n\n" + text[at:]
+            return "\n".join(filter(None, parts)), text[: found.start()] + "\n\n\\maketitle\n\n" + text[at:]
     return "", text
 
 
@@ -148,7 +166,7 @@ def cut_thanks(text: str) -> str:
     for found in _THANKS.finditer(text):
         if found.start() < at:
             continue
-        out.append(text[at:found.start()])
+        out.append(text[at : found.start()])
         after = _AFTER_THANKS.search(text, found.end())
         at = after.start() if after else len(text)
     return "".join(out) + text[at:]
@@ -163,12 +181,12 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
     used = [name for name, *_ in headings if name in LEVELS]
     top = min(used, key=LEVELS.index) if used else ""
     cuts = [h for h in headings if h[0] in (top, "appendix")]
-    start = _front_end(text[:cuts[0][2]] if cuts else text, deadline)
-    sections = [Section("", "body", text[start:cuts[0][2] if cuts else len(text)])]
+    start = _front_end(text[: cuts[0][2]] if cuts else text, deadline)
+    sections = [Section("", "body", text[start : cuts[0][2] if cuts else len(text)])]
     appendix = False
     for i, (name, title, _, end) in enumerate(cuts):
         appendix = appendix or name == "appendix"
-        body = text[end:cuts[i + 1][2] if i + 1 < len(cuts) else len(text)]
+        body = text[end : cuts[i + 1][2] if i + 1 < len(cuts) else len(text)]
         if name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
     return sections
@@ -248,7 +266,8 @@ def _introduction(main: list[Section]) -> Section | None:
     if not main:
         return None
     titled = [s for s in main if s.title]
-    if not main[0].title and len(main[0].text.split()) >= MIN_UNSECTIONED and titled:
+    words = [len(s.text.split()) for s in main]
+    if not main[0].title and titled and words[0] >= MIN_UNSECTIONED and words[0] <= MAX_UNSECTIONED * sum(words):
         return main[0]
     return titled[0] if titled and _OPENING.search(plain_title(titled[0].title)) else None
 
@@ -276,7 +295,7 @@ def _closing_part(section: Section) -> Section | None:
     headings = [i for i, paragraph in enumerate(paragraphs) if HEADING in paragraph]
     title = plain_title(paragraphs[headings[-1]]) if headings else ""
     if _CONCLUSION.search(title) or _SUMMARY.search(title):
-        return Section(paragraphs[headings[-1]], "conclusion", "\n\n".join(paragraphs[headings[-1] + 1:]))
+        return Section(paragraphs[headings[-1]], "conclusion", "\n\n".join(paragraphs[headings[-1] + 1 :]))
     return None
 
 

@@ -19,30 +19,50 @@ from data_tools.latex_limits import (
     PaperError,
 )
 
-_CODECS = {"latin1": "latin-1", "latin2": "iso8859-2", "latin5": "iso8859-9", "latin9": "iso8859-15", "ansinew": "cp1252",
-           "cp1252": "cp1252", "cp1250": "cp1250", "cp1251": "cp1251", "applemac": "mac-roman", "koi8-r": "koi8-r"}
+_CODECS = {
+    "latin1": "latin-1",
+    "latin2": "iso8859-2",
+    "latin5": "iso8859-9",
+    "latin9": "iso8859-15",
+    "ansinew": "cp1252",
+    "cp1252": "cp1252",
+    "cp1250": "cp1250",
+    "cp1251": "cp1251",
+    "applemac": "mac-roman",
+    "koi8-r": "koi8-r",
+}
 _INPUTENC = re.compile(rb"\\usepackage\s*\[([a-z0-9-]{2,12})\]\s*\{inputenc\}")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f]")
 _CODE = r"(?:verbatim|Verbatim|lstlisting|minted|comment|filecontents)"
 _VERBATIM_BEGIN = re.compile(r"\\begin\s{0,9}\{(" + _CODE + r"\*?)\}")
 # what a comment mark can hide in: an inline verbatim, an address, an escaped character
-_COMMENT = re.compile(
-    r"\\verb\*?([^a-zA-Z\s*\\])[^\n]{0,300}?\1|\\(?:url|href|path|nolinkurl)\s{0,9}\{[^{}\n]{0,2000}\}|\\.|(%)", re.S)
+_COMMENT = re.compile(r"\\verb\*?([^a-zA-Z\s*\\])[^\n]{0,300}?\1|\\(?:url|href|path|nolinkurl)\s{0,9}\{[^{}\n]{0,2000}\}|\\.|(%)", re.S)
 _INPUT = re.compile(
     r"\\(?:(input|include|subfile|subfileinclude|InputIfFileExists|variable|@input)\s{0,9}(?:\{([^{}\n]{1,300})\}|(?<=t)\s([^\s\\{}%]{1,300}))"
-    r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})")
+    r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})"
+)
 _HEAD_BYTES = 1 << 20
-_MAIN_MARKS = [(re.compile(r"(?m)^[^%\n]{0,500}?(?:" + mark + ")"), points) for mark, points in (
-    (r"\\document(?:class|style)", 4), (r"\\begin\s{0,9}\{document\}", 4), (r"\\begin\s{0,9}\{abstract\}|\\abstract\b", 4),
-    (r"\\title\b", 2), (r"\\section\b", 2), (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1))]
+_MAIN_MARKS = [
+    (re.compile(r"(?m)^[^%\n]{0,500}?(?:" + mark + ")"), points)
+    for mark, points in (
+        (r"\\document(?:class|style)", 4),
+        (r"\\begin\s{0,9}\{document\}", 4),
+        (r"\\begin\s{0,9}\{abstract\}|\\abstract\b", 4),
+        (r"\\title\b", 2),
+        (r"\\section\b", 2),
+        (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1),
+    )
+]
 _PACKAGE = re.compile(r"\\(?:usepackage|RequirePackage)\s{0,9}(?:\[[^\]\n]{0,200}\])?\{([\w\s,./-]{1,300})\}")
-_MAX_PACKAGE_BYTES = 1 << 16
+_MAX_PACKAGE_CHARS = 1 << 16
 # packages that travel with papers and define layout, not words
-_LAYOUT = re.compile(r"aas|natbib|emulateapj|apjfonts|deluxetable|epsf|psfig|graphic|revtex|mn2e|mnras|aa$|hyperref|lineno|color|float|caption|"
-                     r"subfig|rotat|longtable|multirow|ams|times|fancy|geometry|showyourwork|elsart|icml|neurips|colm|iclr|spie|jinst|jcap|lscape|pdf")
+_LAYOUT = re.compile(
+    r"aas|natbib|emulateapj|apjfonts|deluxetable|epsf|psfig|graphic|revtex|mn2e|mnras|aa$|hyperref|lineno|color|float|caption|"
+    r"subfig|rotat|longtable|multirow|ams|times|fancy|geometry|showyourwork|elsart|icml|neurips|colm|iclr|spie|jinst|jcap|lscape|pdf"
+)
 
 
-MISSING = "[...]"       # for a value in a sentence whose file is not there
+MISSING = "[...]"  # for a value in a sentence whose file is not there
 
 
 class Tree:
@@ -57,8 +77,8 @@ class Tree:
         if self._files is not None:
             data = self._files.get(name)
         else:
-            path = (self._root / name).resolve()
-            if not path.is_relative_to(self._root) or not path.is_file():
+            path = self._path(name)
+            if path is None:
                 return None
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise PaperError("too large", f"{name} has {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read")
@@ -66,6 +86,14 @@ class Tree:
         if data is not None and len(data) > MAX_FILE_BYTES:
             raise PaperError("too large", f"{name} has {len(data)} bytes; at most {MAX_FILE_BYTES} are read")
         return data
+
+    def has(self, name: str) -> bool:
+        """Whether the tree has a regular file of this name, inside it by every link."""
+        return name in self._files if self._files is not None else self._path(name) is not None
+
+    def _path(self, name: str) -> Path | None:
+        path = (self._root / name).resolve()
+        return path if path.is_relative_to(self._root) and path.is_file() else None
 
     def names(self) -> list[str]:
         """Relative names of the files in memory; a folder's are not listed."""
@@ -123,13 +151,13 @@ def cut_verbatim(text: str) -> str:
         end = text.find(f"\\end{{{begin[1]}}}", begin.end())
         if end < 0:
             break
-        out.append(text[at:begin.start()])
+        out.append(text[at : begin.start()])
         at = end + len(begin[1]) + 6
     return "".join(out) + text[at:]
 
 
 def _commented(text: str, at: int) -> bool:
-    line = text[max(text.rfind("\n", 0, at), at - 500) + 1:at]
+    line = text[max(text.rfind("\n", 0, at), at - 500) + 1 : at]
     return "%" in line.replace("\\%", "")
 
 
@@ -188,9 +216,9 @@ class _Flattener:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(self._main), package.strip() + ".sty"))
             if _LAYOUT.match(posixpath.basename(package.strip())) or path.startswith(("../", "/")):
                 continue
-            data = self._tree.read(path)
-            if data is not None and len(data) <= _MAX_PACKAGE_BYTES:
-                found.append(cut_comments(decode(data, path)))
+            text = self._text(path)
+            if text is not None and len(text) <= _MAX_PACKAGE_CHARS:
+                found.append(cut_comments(text))
         return "\n".join(found)
 
     def _input(self, match: re.Match[str], name: str, parents: tuple[str, ...]) -> str:
@@ -208,14 +236,19 @@ class _Flattener:
             return ""
         if len(parents) >= MAX_INPUT_DEPTH:
             raise PaperError("nested too deeply", f"inputs {len(parents)} files deep at {found}")
-        try:
-            text = decode(self._tree.read(found) or b"", found)
-        except PaperError as error:
-            if error.reason != "binary":
-                raise
-            self._notes.append(f"{found} is not text: skipped")
+        text = self._text(found)
+        if text is None:
             return ""
         return self._expand(text, found, (*parents, found)).rstrip("\n")
+
+    def _text(self, name: str) -> str | None:
+        """A file beside the main one; None, and a note, for one that is too large or no text, as machine-made tables are."""
+        try:
+            data = self._tree.read(name)
+            return None if data is None else decode(data, name)
+        except PaperError as error:
+            self._notes.append(f"{error}: skipped")
+            return None
 
     def _find(self, wanted: str, name: str) -> str | None:
         """The tree's file that `wanted` means, looked for as TeX does (from the main file), then beside the asker."""
@@ -227,7 +260,7 @@ class _Flattener:
                     outside = True
                     continue
                 for candidate in (path + ".tex", path) if not PurePosixPath(path).suffix else (path, path + ".tex"):
-                    if len(candidate) < 300 and self._tree.read(candidate) is not None:
+                    if len(candidate) < 300 and self._tree.has(candidate):
                         return candidate
         self._notes.append(f"{wanted[:80]} lies outside the paper: not read" if outside else f"{wanted[:80]} is missing")
         return None

@@ -16,7 +16,9 @@ _TIGHT = ("°", "%", "'", '"')
 def quantity(command: str, arguments: list[str]) -> str:
     """LaTeX for one siunitx command, its arguments given."""
     if command == "ang":
-        return "".join(f"{value}{mark}" for value, mark in zip(arguments[0].split(";"), (r"\ensuremath{^\circ}", "'", '"')) if value.strip())
+        return "".join(
+            f"{value}{mark}" for value, mark in zip(arguments[0].split(";"), (r"\ensuremath{^\circ}", "'", '"')) if value.strip()
+        )
     if command == "num":
         return number(arguments[0])
     if command == "numrange":

@@ -13,11 +13,13 @@ from data_tools.latex import Paper, PaperError, read_paper
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = json.loads((Path(__file__).parent / "data" / "latex_labels.json").read_text())["papers"]
 pytestmark = pytest.mark.skipif(not (SHARED / "latex").is_dir(), reason="needs the real papers beside the checkout, ../shared/data/latex")
-MARGIN = 60         # words within which a label's first or last words must be found
+MARGIN = 60  # words within which a label's first or last words must be found
 MATH = re.compile(r"(?s)\$\$.*?\$\$|\$[^$]*\$")
 ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\b[\w.-]+\.(?:org|com|io|edu|gov)/\S+|~ ?/\S+")
 # a label's key, a float's place, a command, a brace that holds no list of numbers, a tie, a comment sign that is no percentage, a column mark between lower-case words
-RESIDUE = re.compile(r"\b(?:fig|sec|tab|eqn?|app):\w|\[[htbp!]{1,5}\]|\b(?:textwidth|linewidth|htbp)\b|\\|\{(?![\d, ]+\})|(?<![\d ])\}|~|(?<![\d\s\]FXN])%|[a-z]&|&[a-z]|\$|``|''|[\ue000-\ue003]")
+RESIDUE = re.compile(
+    r"\b(?:fig|sec|tab|eqn?|app):\w|\[[htbp!]{1,5}\]|\b(?:textwidth|linewidth|htbp)\b|\\|\{(?![\d, ]+\})|(?<![\d ])\}|~|(?<![\d\s\]FXN])%|[a-z]&|&[a-z]|\$|``|''|[\ue000-\ue003]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,14 @@ def agrees(paper: Paper | PaperError, part: str, label: dict) -> bool:
     title = next((s["title"] for s in paper.sections if s["kind"] == part), None)
     found = words(text)
     neighbours = {label.get("next", "").lower(), "acknowledgements", "acknowledgments", "references", "appendix"} - {""}
-    return (title is not None and " ".join(words(title)) == " ".join(words(wanted["title"]))
-            and (not wanted["head"] or holds(found[:MARGIN], wanted["head"])) and (not wanted["tail"] or holds(found[-MARGIN:], wanted["tail"]))
-            and not neighbours & {line.lower() for line in text.split("\n")}
-            and not (wanted["head"] and holds(words(other), wanted["head"])))
+    return (
+        title is not None
+        and " ".join(words(title)) == " ".join(words(wanted["title"]))
+        and (not wanted["head"] or holds(found[:MARGIN], wanted["head"]))
+        and (not wanted["tail"] or holds(found[-MARGIN:], wanted["tail"]))
+        and not neighbours & {line.lower() for line in text.split("\n")}
+        and not (wanted["head"] and holds(words(other), wanted["head"]))
+    )
 
 
 @pytest.mark.parametrize(("part", "bar"), [("introduction", 0.97), ("conclusion", 0.95)])
@@ -61,8 +67,11 @@ def test_parts_are_those_a_reader_marked(papers: dict, part: str, bar: float) ->
     missed = [label["file"] for label in having if not agrees(papers[label["file"]], part, label)]
     invented = [label["file"] for label in LABELS if not label[part] and getattr(papers[label["file"]], part, None)]
     share = 1 - len(missed) / len(having)
-    print(f"\n{part}: {len(having) - len(missed)} of {len(having)} right ({share:.1%}), {len(invented)} of {len(LABELS) - len(having)} invented",
-          *missed, *invented)
+    print(
+        f"\n{part}: {len(having) - len(missed)} of {len(having)} right ({share:.1%}), {len(invented)} of {len(LABELS) - len(having)} invented",
+        *missed,
+        *invented,
+    )
     assert len(LABELS) >= 60 and len(having) >= 50
     assert share >= bar
     assert len(invented) <= 1
@@ -75,8 +84,9 @@ def test_every_real_paper_is_read(papers: dict) -> None:
 
 
 def test_prose_holds_no_latex_outside_mathematics(papers: dict) -> None:
-    sentences = [sentence for paper in papers.values()
-                 for sentence in re.split(r"(?<=[.!?])\s+|\n+", ADDRESS.sub("", MATH.sub("0", paper.text)))]
+    sentences = [
+        sentence for paper in papers.values() for sentence in re.split(r"(?<=[.!?])\s+|\n+", ADDRESS.sub("", MATH.sub("0", paper.text)))
+    ]
     bad = [sentence for sentence in sentences if RESIDUE.search(sentence)]
     share = 1 - len(bad) / len(sentences)
     print(f"\n{len(sentences)} sentences, {share:.2%} without left-over LaTeX", *(b[:120] for b in bad[:12]), sep="\n  ")
@@ -96,20 +106,27 @@ def abstract_in_source(main: Path) -> str | None:
         path = main.parent / (name if name.endswith(".tex") else name + ".tex")
         if path.is_file():
             source = re.sub(r"\\(?:include|input)\{" + re.escape(name) + r"\}", lambda m, path=path: plain(path), source)
-    found = re.search(r"(?s)\\begin\{abstract\}(.*?)\\end\{abstract\}|\\abstract\s*((?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\s*)+)", source)
+    found = re.search(
+        r"(?s)\\begin\{abstract\}(.*?)\\end\{abstract\}|\\abstract\s*((?:\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}\s*)+)", source
+    )
     if found is None:
         return None
     inside = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
     text = re.sub(r"\\DIFdelbegin.*?\\DIFdelend", " ", found[1] or found[2], flags=re.S)
     text = re.sub(r"\\(?:deleted|variable)" + inside, " ", re.sub(r"\\replaced" + inside + inside, r"\2", text))
-    if r"\racomment}[1]{{\color" in source:      # one author's remarks to herself
+    if r"\racomment}[1]{{\color" in source:  # one author's remarks to herself
         text = re.sub(r"\\racomment" + inside, " ", text)
     for _ in range(3):
-        for name, body in re.findall(r"\\(?:re)?newcommand\*?\{?(\\[a-zA-Z]+)\}?(?:\[[01]\])?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source) + re.findall(
-                r"\\def\s*(\\[a-zA-Z]+)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source):
+        for name, body in re.findall(
+            r"\\(?:re)?newcommand\*?\{?(\\[a-zA-Z]+)\}?(?:\[[01]\])?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source
+        ) + re.findall(r"\\def\s*(\\[a-zA-Z]+)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}", source):
             text = re.sub(re.escape(name) + r"(?![a-zA-Z])", lambda m, body=body: body.replace("#1", ""), text)
-    text = re.sub(r"\\(?:cite\w*|footnote|label|vspace|href)\*?(?:\[[^\]]*\])*\{(?:[^{}]|\{[^{}]*\})*\}|\\(?:xspace|noindent|looseness=-1)|\\DIF\w+", " ", text)
-    text = text.replace(r"\texttt", "")      # pylatexenc leaves out what it holds
+    text = re.sub(
+        r"\\(?:cite\w*|footnote|label|vspace|href)\*?(?:\[[^\]]*\])*\{(?:[^{}]|\{[^{}]*\})*\}|\\(?:xspace|noindent|looseness=-1)|\\DIF\w+",
+        " ",
+        text,
+    )
+    text = text.replace(r"\texttt", "")  # pylatexenc leaves out what it holds
     return LatexNodes2Text(math_mode="verbatim").latex_to_text(re.sub(r"\$[^$]*\$|\\ensuremath\{(?:[^{}]|\{[^{}]*\})*\}", " ", text))
 
 
@@ -126,7 +143,11 @@ def test_abstracts_are_the_sources_own(papers: dict) -> None:
         if reference and len(words(reference)) >= 5:
             scores[name] = overlap(paper.abstract or "", reference)
     worst = sorted(scores, key=scores.get)[:6]
-    print(f"\n{len(scores)} abstracts, mean overlap {sum(scores.values()) / len(scores):.4f}", *(f"{scores[n]:.3f} {n}" for n in worst), sep="\n  ")
+    print(
+        f"\n{len(scores)} abstracts, mean overlap {sum(scores.values()) / len(scores):.4f}",
+        *(f"{scores[n]:.3f} {n}" for n in worst),
+        sep="\n  ",
+    )
     assert len(scores) >= 70
     assert min(scores.values()) >= 0.98
 
