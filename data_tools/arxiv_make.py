@@ -36,29 +36,42 @@ def make(task: dict[str, Any]) -> dict[str, Any]:
     between: Counter[str] = Counter()
     kept, dropped = [], []
     for name in sorted(candidates.keys() | (sources.keys() if not plan["has_metadata"] else set())):
-        copies = sorted(candidates[name], key=_copy_rank)
+        copies = sorted(candidates.get(name, []), key=_copy_rank)
         best = copies[-1] if copies else {"id": name, "file": FROM_LATEX, "meta": {}, "reason": None}
         for copy in copies[:-1]:
             between[f"{copy['file']} {best['file']} same_id"] += 1
             dropped.append({**_plain(copy), "reason": "duplicate_id", "detail": "another record of this id is newer, longer or equal"})
-        document = _join(best, sources[name], plan["parts"])
-        reason, detail = best["reason"], best.get("detail", "")
-        if reason is None:
-            reason = "no_parts" if not document["text"] else first_reason(document["text"], filters)
-            detail = "; ".join(f"{source['name']}: {source['reason']}" for source in sources[name] if "reason" in source) or detail
-        if reason is None and evaluation and (file := evaluation.file_with(document["text"])):
-            reason, detail = "contaminated", f"shares a run of {evaluation.n} words with {file}"
+        document = _join(best, sources.get(name, []), plan["parts"])
+        reason, detail = _verdict(best, document, sources.get(name, []), filters, evaluation)
         (kept if reason is None else dropped).append(document if reason is None else {**document, "reason": reason, "detail": detail})
     refused = [
         {"id": name, "text": "", "meta": {"source": source["name"]}, "reason": f"source_{source['reason']}", "detail": source["detail"]}
         for name, found in sorted(sources.items())
         for source in found
-        if "reason" in source
+        if "reason" in source and name in candidates  # without metadata the document itself is dropped for it
     ]
     for part, found in (("kept", kept), ("dropped", dropped), ("refused", refused)):
         write_atomically(work / "make" / f"{bucket:03d}.{part}.jsonl", b"".join(map(line_of, found)))
     _write_signatures(work / "make" / f"{bucket:03d}.npz", kept)
     return {"between": between}
+
+
+def _verdict(
+    best: dict[str, Any], document: dict[str, Any], sources: list[dict[str, Any]], filters: list[Filter], evaluation: Evaluation | None
+) -> tuple[str | None, str]:
+    """(None, "") for a document to keep, else why it is dropped and what was seen."""
+    if best["reason"]:
+        return best["reason"], best.get("detail", "")
+    refused = [source for source in sources if "reason" in source]
+    if not document["text"] and refused and best["file"] == FROM_LATEX:
+        return f"source_{refused[0]['reason']}", refused[0]["detail"]
+    if not document["text"]:
+        return "no_parts", "; ".join(f"{source['name']}: {source['reason']}" for source in refused)
+    if reason := first_reason(document["text"], filters):
+        return reason, ""
+    if evaluation and (file := evaluation.file_with(document["text"])):
+        return "contaminated", f"shares a run of {evaluation.n} words with {file}"
+    return None, ""
 
 
 def _copy_rank(copy: dict[str, Any]) -> tuple:
@@ -77,7 +90,9 @@ def _join(best: dict[str, Any], sources: list[dict[str, Any]], parts: list[str])
     if "text" in best:
         return _plain(best)
     read = [source for source in sources if "reason" not in source]
-    rank = [(source["version"] or NEWEST, sum(bool(source.get(part)) for part in parts), len(source["body"]), source["name"]) for source in read]
+    rank = [
+        (source["version"] or NEWEST, sum(bool(source.get(part)) for part in parts), len(source["body"]), source["name"]) for source in read
+    ]
     latex = read[rank.index(max(rank))] if read else {}
     texts, origins = [], {}
     for part in ("title", "abstract", "body") if parts == ["full"] else parts:

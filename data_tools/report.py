@@ -86,7 +86,9 @@ def _figures(counts: dict[str, Any]) -> str:
         (
             "Documents by primary category" + (" (18 most frequent)" if len(counts["categories"]) > 18 else ""),
             lambda axes: _lying(axes, categories, BLUE),
-        ),
+        )
+        if len(categories) > 1
+        else None,
         ("Kept, and dropped by reason (logarithmic)", lambda axes: _reasons(axes, reasons)),
         ("Words in a document", lambda axes: _histogram(axes, words)) if words else None,
     ]
@@ -123,6 +125,7 @@ def _lying(axes: Any, numbers: dict[str, int], color: Any) -> None:
     for place, number in enumerate(list(numbers.values())[::-1]):
         axes.annotate(f" {number:,}", (number, place), va="center", fontsize=8)
     axes.margins(x=0.14)
+    axes.set_ylim(min(-0.6, len(numbers) - 6.5), len(numbers) - 0.4)  # a few bars stay as thin as many
     axes.set_xlabel("documents")
 
 

@@ -22,7 +22,7 @@ from data_tools.metadata import paper_id
 from data_tools.tar_stream import bulk_members
 
 PART_BYTES = 64 << 20
-GROUP_FILES = 64
+GROUP_FILES = 16
 MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a record
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 

@@ -304,7 +304,9 @@ def test_without_metadata_every_source_is_a_document(tmp_path: Path) -> None:
         "body": "latex",
     }
     assert sentences(("draft", "d"), 5) in rows["draft"]["text"]
-    assert json.loads((tmp_path / "out/counts.json").read_bytes())["latex"]["refused truncated"] == 1
+    counts = json.loads((tmp_path / "out/counts.json").read_bytes())
+    assert counts["latex"]["refused truncated"] == 1 and counts["dropped"] == {"source_truncated": 1}
+    assert [(row["id"], row["reason"]) for row in documents(tmp_path / "out", "dropped")] == [("broken", "source_truncated")]
 
 
 def test_other_documents_pass_the_same_filters_and_duplicates(tmp_path: Path) -> None:
