@@ -64,6 +64,12 @@ def test_whole_packing_drops_and_counts_documents_longer_than_a_row_when_told():
     assert rows.dropped == 2 and rows.cut == 0 and sorted(rows.document) == [1, 2]
 
 
+@pytest.mark.parametrize("packing", ["split", "whole"])
+def test_no_document_makes_no_row(packing):
+    rows = plan(packing, [], 8)
+    assert len(rows) == 0 and rows.tokens == 0 and rows.fill == 0
+
+
 def test_a_document_may_come_twice_in_an_epoch():
     order = np.array([1, 0, 1])
     for rows in (plan_whole(np.array([3, 2]), 4, np.random.default_rng(0), order=order), plan_split(np.array([3, 2]), 4, order=order)):

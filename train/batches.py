@@ -120,21 +120,23 @@ def plan_whole(
         order = order[fits]
     sizes = lengths[order]
     assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
-    is_long = sizes > seq_len
-    place, start, size = np.arange(len(sizes)), np.zeros(len(sizes), np.int64), sizes
-    if is_long.any():  # pieces of seq_len, then the rest of each long document
-        pieces = -(-sizes // seq_len)
-        place = np.repeat(place, pieces)
-        start = _ranges(np.zeros(len(sizes), np.int64), pieces) * seq_len
-        size = np.minimum(sizes[place] - start, seq_len)
-    descending = _sorted_places(seq_len - size)
-    row_of, count = best_fit.fill_rows(np.bincount(size, minlength=seq_len + 1), seq_len)
-    shuffled = rng.permutation(count)  # where each row goes
-    items = descending[_sorted_places(shuffled[row_of])]
-    segments_per_row = np.zeros(count, np.int64)
-    segments_per_row[shuffled] = np.bincount(row_of, minlength=count)
-    place, start, size = place[items], start[items], size[items]
-    return Rows(order[place].astype(np.int64), start, start + size, _offsets(segments_per_row), seq_len, int(is_long.sum()), dropped)
+    long_ones = np.flatnonzero(sizes > seq_len)
+    full_rows, rest = np.divmod(sizes[long_ones], seq_len)
+    size = sizes.copy()
+    size[long_ones] = rest  # as an item to place, a long document is its rest; 0 sorts last and is cut off
+    descending = _sorted_places(seq_len - size)[: np.count_nonzero(size)]
+    row_of, count = best_fit.fill_rows(np.bincount(size, minlength=seq_len + 1) * (np.arange(seq_len + 1) > 0), seq_len)
+    start = np.zeros(len(sizes), np.int64)
+    start[long_ones] = full_rows * seq_len
+
+    place = np.concatenate([np.repeat(long_ones, full_rows), descending])
+    starts = np.concatenate([_ranges(np.zeros(len(full_rows), np.int64), full_rows) * seq_len, start[descending]])
+    stops = np.concatenate([starts[: full_rows.sum()] + seq_len, sizes[descending]])
+    row_of = np.concatenate([np.arange(count, count + full_rows.sum()), row_of])
+    count += int(full_rows.sum())
+    by_row = _sorted_places(rng.permutation(count)[row_of])
+    row_starts = np.append(np.flatnonzero(np.diff(row_of[by_row], prepend=-1)), len(row_of))
+    return Rows(order[place[by_row]], starts[by_row], stops[by_row], row_starts, seq_len, len(long_ones), dropped)
 
 
 def _sorted_places(keys: np.ndarray) -> np.ndarray:

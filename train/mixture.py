@@ -60,6 +60,9 @@ def _stream(lengths: np.ndarray, begin: int, stop: int, seed: int, name: str) ->
     taken = []
     for number in range(begin // total, -(-stop // total)):
         order = generator(seed, "pass", name, number).permutation(np.flatnonzero(lengths))
+        if begin <= number * total and (number + 1) * total <= stop:
+            taken.append(order)
+            continue
         sizes = lengths[order]
         at = number * total + np.cumsum(sizes) - sizes
         taken.append(order[np.searchsorted(at, begin) : np.searchsorted(at, stop)])

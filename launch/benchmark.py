@@ -1,0 +1,118 @@
+"""How fast a part is on this machine: `python launch/benchmark.py PART [--json F]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a script: put the checkout, not launch/, on the import path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+ROOT = Path(__file__).resolve().parents[1]
+# each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
+PARTS = {
+    "train": "train.bench_train",
+    "tokenize": "data_tools.tokenize_bench",
+    "loader": "launch.bench_loader",
+    "packing": "train.bench_packing",
+    "load": "train.bench_load",
+    "export": "train.bench_export",
+    "checkpoint": "train.bench_checkpoint",
+}
+EXAMPLE = """example:
+  python launch/benchmark.py {part} --json {part}.json
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parts = [part for part, module in PARTS.items() if importlib.util.find_spec(module)]
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description="Measure one part of the program on this machine; prints a table.",
+        epilog=EXAMPLE.format(part="packing"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=parts, help="what to measure; PART --help tells its options")
+    part = parser.parse_args(words[:1]).part
+    module = importlib.import_module(PARTS[part])
+    parser = argparse.ArgumentParser(
+        prog=f"benchmark.py {part}",
+        description=(module.__doc__ or "").strip(),
+        epilog=EXAMPLE.format(part=part),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--json", type=Path, metavar="F", help="also write the figures, with command, commit, machine and date, to this file")
+    args = parser.parse_args(words[1:])
+    begun = datetime.now(timezone.utc)
+    try:
+        result = module.run(args)
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not type(error).__module__.startswith(("train.", "data_tools.")):
+            raise  # a fault of the program, not of its user
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report = {"command": shlex.join(["python", "launch/benchmark.py", *words]), **_circumstances(), "date": begun.isoformat(timespec="seconds")}
+    print(_table(result))
+    print(f"{report['machine']}; commit {report['commit']}; {report['date']}")
+    if args.json:
+        args.json.write_text(json.dumps(report | result, indent=1) + "\n")
+        print(f"{part}: {len(result.get('rows', []))} rows, written to {args.json}")
+    return 0
+
+
+def _circumstances() -> dict[str, str]:
+    """Commit and machine: without them a figure says nothing."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD") or "unknown (not a git checkout)"
+    if git("status", "--porcelain", "--untracked-files=no"):
+        commit += " with uncommitted changes"
+    return {"commit": commit, "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _table(result: dict[str, Any]) -> str:
+    """`rows` as aligned columns, everything else as `name: value` lines above them."""
+    lines = [f"{key}: {value}" for key, value in result.items() if key != "rows"]
+    rows = result.get("rows", [])
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
+    for row in cells if rows else []:
+        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]))
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
