@@ -301,23 +301,13 @@ class _Reader:
         if alias:
             shown = " and ".join(self._plain(self._context.aliases[key]) for key in keys)
             self._out.append(shown if by_name else f"({shown})")
-        elif by_name and word == "citeyearpar":
-            self._strip_space()
-        elif by_name:
+        elif by_name and word != "citeyearpar":
             names = [self._context.names.get(key) for key in keys]
             bare = "author" in word
             self._out.append(
                 " and ".join(self._plain(n[0]) if bare else f"{self._plain(n[0])} ({n[1]})" for n in names) if all(names) else CITATION
             )
         else:
-            self._strip_space()
-
-    def _strip_space(self) -> None:
-        while self._out and not self._out[-1].strip(" ~\t\n") and "\n\n" not in self._out[-1]:
-            self._out.pop()
-        if self._out and not self._out[-1].endswith("\n\n"):
-            self._out[-1] = self._out[-1].rstrip(" \t\n")
-        if self._text[self._at : self._at + 1].isalnum():
             self._out.append(" ")
 
 

@@ -122,6 +122,13 @@ def test_references_are_the_numbers_of_the_printed_paper() -> None:
     assert prose(body, after=after).startswith("Figure 2, Section 2, Section 2.1, Equations (1), Table 1, Appendix A, Figure.")
 
 
+def test_rows_of_one_environment_have_their_own_numbers() -> None:
+    text = prose(
+        r"Equations \ref{a}, \ref{b} and \ref{c}. \begin{align}1\label{a}\\2\label{b}\end{align}\begin{equation}3\label{c}\end{equation}"
+    )
+    assert text.startswith("Equations 1, 2 and 3.")
+
+
 def test_names_of_citations_come_from_the_papers_own_bibliography() -> None:
     bbl = rb"\begin{thebibliography}{}\bibitem[{Lee} {et~al.}(2014)Lee, Kim]{lee} Lee, K. 2014 \bibitem[Doe \& Roe(1999)]{doe} x\end{thebibliography}"
     found = paper(
@@ -173,10 +180,10 @@ def test_abstracts_in_many_dresses(source: str) -> None:
 )
 def test_conclusions_under_many_names(title: str) -> None:
     found = paper(
-        f"\\section{{Introduction}} {FILL}\\section{{Summary of the data}} {FILL}\\section{{{title}}} We end here.\\section{{Acknowledgements}} We thank all."
+        f"\\section{{Introduction}} {FILL}\\section{{Summary of the data}} {FILL}\\section{{{title}}} We end here.\\section{{Acknowledgements}} Grant 1234 paid."
     )
     assert found.conclusion == "We end here."
-    assert "thank" not in found.text
+    assert "1234" not in found.text
 
 
 @pytest.mark.parametrize(
@@ -186,6 +193,11 @@ def test_conclusions_under_many_names(title: str) -> None:
 def test_a_last_discussion_is_the_conclusion_when_it_says_what_was_done(discussion: str, conclusion: bool) -> None:
     found = paper(f"\\section{{Introduction}} {FILL}\\section{{Discussion}} {discussion}")
     assert found.conclusion == (discussion if conclusion else None)
+
+
+def test_a_discussion_before_other_sections_is_no_conclusion() -> None:
+    found = paper(f"\\section{{Introduction}} {FILL}\\section{{Discussion}} In this paper, stars vary.\\section{{Data}} {FILL}")
+    assert found.conclusion is None
 
 
 def test_a_last_subsection_can_be_the_conclusion() -> None:
