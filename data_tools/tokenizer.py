@@ -13,15 +13,14 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.shards import ShardError, tokenizer_file, tokenizer_fingerprint
+from data_tools.words import Flat, WordByWord, flatten, words_are_separable
 
-Flat = tuple[np.ndarray, np.ndarray]  # ids of all texts one after the other; (texts,) int64 their lengths
 # what every sample for the fast path also holds: runs of blanks, control characters, byte fallback, other scripts
 HARD_TEXTS = [
     "",
@@ -169,9 +168,13 @@ def _load_sentencepiece(file: Path, configs: dict[str, Any]) -> Tokenizer:
         bos_id=bos_id,
         eos_id=eos_id,
         control=marks,
-        _encode_flat=lambda texts, threads: _flatten(processor.encode(list(texts), num_threads=threads)),
+        _encode_flat=WordByWord(processor) if words_are_separable(processor) else functools.partial(_encode_whole, processor),
         _decode=lambda ids: _decode_around(ids, names, processor.decode),
     )
+
+
+def _encode_whole(processor: Any, texts: Sequence[str], threads: int) -> Flat:
+    return flatten(processor.encode(list(texts), num_threads=threads))
 
 
 def _load_tokenizers(file: Path, configs: dict[str, Any]) -> Tokenizer:
@@ -188,7 +191,7 @@ def _load_tokenizers(file: Path, configs: dict[str, Any]) -> Tokenizer:
     marks |= {mark: id for mark, id in _added_tokens(configs).items() if tokenizer.token_to_id(mark) == id}
 
     def encode_flat(texts: Sequence[str], threads: int) -> Flat:
-        return _flatten([encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)])
+        return flatten([encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)])
 
     return Tokenizer(
         file=file,
@@ -220,11 +223,6 @@ def _load_gigatoken(reference: Tokenizer) -> Tokenizer:
         return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets).astype(np.int64)
 
     return replace(reference, backend=f"gigatoken {_version('gigatoken')}", _encode_flat=encode_flat)
-
-
-def _flatten(lists: list[list[int]]) -> Flat:
-    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    return np.fromiter(chain.from_iterable(lists), np.uint32, int(lengths.sum())), lengths
 
 
 def _decode_around(ids: list[int], names: dict[int, str], decode: Callable[[list[int]], str]) -> str:

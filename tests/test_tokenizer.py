@@ -12,6 +12,7 @@ import sentencepiece
 import tokenizers
 
 from data_tools.tokenizer import Tokenizer, TokenizerError, with_marks
+from data_tools.words import words_are_separable
 
 PROSE = """We present spectroscopic observations of the galaxy cluster Abell 2218 at redshift z = 0.176.
 The stellar population of dwarf spheroidal galaxies is old and metal poor, as expected from chemical evolution.
@@ -67,18 +68,10 @@ def spm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_sentencepiece(folder: Path, **more: object) -> None:
+    options = {"model_type": "bpe", "vocab_size": 420, "byte_fallback": True, "character_coverage": 0.995, "minloglevel": 2}
+    options |= {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "allow_whitespace_only_pieces": True}
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"),
-        model_prefix=str(folder / "tokenizer"),
-        model_type="bpe",
-        vocab_size=420,
-        byte_fallback=True,
-        character_coverage=0.995,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        minloglevel=2,
-        **more,
+        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), hard_vocab_limit=False, **(options | more)
     )
 
 
@@ -141,6 +134,32 @@ def test_the_fast_path_is_taken_only_with_equal_ids(folder: str, request: pytest
     for ours, theirs in zip(tokenizer.encode_batch(texts), fast.encode_batch(texts)):
         np.testing.assert_array_equal(ours, theirs)
     assert fast.encode_flat(texts, 1)[0].tolist() == tokenizer.encode_flat(texts, 1)[0].tolist()
+
+
+VARIANTS = [{"user_defined_symbols": ["black\u2581hole"]}, {"add_dummy_prefix": False}, {"normalization_rule_name": "nmt_nfkc"}]
+VARIANTS += [{"split_by_whitespace": False, "vocab_size": 700}, {"model_type": "unigram"}, {"remove_extra_whitespaces": True}]
+
+
+def test_words_are_encoded_alone_only_where_the_model_allows_it(tmp_path: Path, spm_folder: Path) -> None:
+    def separable(folder: Path) -> bool:
+        return words_are_separable(sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")))
+
+    assert separable(spm_folder)
+    for k, more in enumerate(VARIANTS):
+        (tmp_path / str(k)).mkdir()
+        (tmp_path / str(k) / "text").write_text(PROSE * 30)
+        train_sentencepiece(tmp_path / str(k), **more)
+        assert not separable(tmp_path / str(k)), more
+        reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / str(k) / "tokenizer.model"))
+        texts = [*strings(300), "the black hole emits"]
+        assert [ids.tolist() for ids in Tokenizer.load(tmp_path / str(k)).encode_batch(texts)] == [reference.encode(text) for text in texts]
+
+
+def test_a_full_table_of_words_starts_anew(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_tools.words.MOST_WORDS", 50)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(spm_folder / "tokenizer.model"))
+    tokenizer, texts = Tokenizer.load(spm_folder), strings(1000)
+    assert [tokenizer.encode(text) for text in texts] == [reference.encode(text) for text in texts]
 
 
 def test_the_first_text_with_other_ids_is_named(spm_folder: Path, hf_folder: Path) -> None:
