@@ -70,7 +70,7 @@ class ModelTemplate:
         try:
             return self._template.render(messages=messages, tools=None, documents=None, add_generation_prompt=ask, **self.encoder.special)
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise Refused(f"the chat template fails on these roles: {str(error)[:120]}") from error
+            raise Refused(f"the chat template fails: {str(error)[:120]}") from error
 
     def _skeleton(self, turns: Sequence[Turn]) -> list[str]:
         """What the template writes around the texts of turns with these roles: [literal, number of a turn, literal, number …, literal]."""

@@ -142,8 +142,9 @@ def published_llama2(processor, published: list[list[str]]) -> tuple[list[int], 
     for prompt, answer in published:
         pieces = processor.encode(prompt + answer, return_type="proto").pieces
         tokens += [1, *(piece.id for piece in pieces), 2]
-        mask += [0, *(int(piece.begin >= len(prompt)) for piece in pieces), 1]
-        assert any(piece.begin == len(prompt) for piece in pieces), "the answer starts inside a token"
+        start = len(prompt.encode())  # offsets count bytes
+        mask += [0, *(int(piece.begin >= start) for piece in pieces), 1]
+        assert any(piece.begin == start for piece in pieces), "the answer starts inside a token"
     return tokens, mask
 
 
@@ -158,3 +159,215 @@ def test_golden_llama2_chats_have_the_ids_of_the_published_format(cases, tmp_pat
             encoded = template.encode([Turn(**turn) for turn in golden["turns"]])
             assert (encoded.tokens, encoded.mask) == published_llama2(processor, golden["published"]), golden["name"]
     assert len(GOLDEN) == 20
+
+
+def golden_turns(lasting_edges: bool = True) -> list[list[Turn]]:
+    """The golden chats; without `lasting_edges`, those whose answers begin with a line end, where a whole text has other ids, are left out."""
+    chats = [[Turn(**turn) for turn in golden["turns"]] for golden in GOLDEN]
+    return [chat for chat in chats if lasting_edges or not any(turn.text.startswith("\n") for turn in chat if turn.role == "assistant")]
+
+
+def as_dicts(turns: list[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.text} for turn in turns]
+
+
+def without_control_marks(tokenizer, chats: list[list[Turn]]) -> list[list[Turn]]:
+    """transformers reads a mark in somebody's words as the control token; there we differ from it on purpose."""
+    marks = tokenizer.all_special_tokens + list(tokenizer.get_added_vocab())
+    return [chat for chat in chats if not any(mark in turn.text for turn in chat for mark in marks)]
+
+
+@pytest.mark.parametrize("name", ["llama3", "chatml"])
+def test_published_templates_carried_to_transformers_give_the_same_ids(name, tmp_path):
+    from transformers import AutoTokenizer
+
+    template = ChatTemplate.load(name, TEMPLATES[name](tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.chat_template = template.facts["jinja"]
+    chats = without_control_marks(tokenizer, golden_turns(lasting_edges=False))
+    for turns in chats:
+        assert template.encode(turns).tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"]
+        assert template.prompt(turns[:-1]) == tokenizer.apply_chat_template(as_dicts(turns[:-1]), add_generation_prompt=True)["input_ids"]
+    assert len(chats) > 15
+
+
+def test_llama2_template_carried_to_transformers_gives_the_same_ids(tmp_path):
+    from transformers import AutoTokenizer
+
+    template = ChatTemplate.load("llama2", write_llama2(tmp_path, legacy=True))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.chat_template = template.facts["jinja"]
+    chats = without_control_marks(tokenizer, golden_turns())
+    for turns in chats:
+        assert template.encode(turns).tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"], turns
+        assert template.prompt(turns[:-1]) == tokenizer.apply_chat_template(as_dicts(turns[:-1]))["input_ids"]
+    assert len(chats) > 15
+
+
+@pytest.mark.parametrize("legacy", [True, False, None])
+@pytest.mark.parametrize("saved", [False, True])
+def test_own_template_of_a_llama2_tokenizer_gives_the_ids_of_transformers(legacy, saved, tmp_path):
+    from transformers import AutoTokenizer
+
+    write_llama2(tmp_path / "a")
+    jinja = ChatTemplate.load("llama2", tmp_path / "a").facts["jinja"]
+    folder = write_llama2(tmp_path / "b", chat_template=jinja, **({} if legacy is None else {"legacy": legacy}))
+    if saved:  # as tokenizer.json
+        AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "c")
+        folder = tmp_path / "c"
+    template, tokenizer = ChatTemplate.load("model", folder), AutoTokenizer.from_pretrained(folder)
+    for turns in (chats := without_control_marks(tokenizer, golden_turns())):
+        assert template.encode(turns).tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"], turns
+    assert len(chats) > 15
+
+
+def test_own_template_gives_the_ids_and_the_generated_spans_of_transformers(cases, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(write_own_template(tmp_path))
+    chats = without_control_marks(tokenizer, golden_turns())
+    for turns in chats:
+        encoded = cases["model"].template.encode(turns)
+        assert encoded.tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"]
+        prompt = tokenizer.apply_chat_template(as_dicts(turns[:-1]), add_generation_prompt=True)["input_ids"]
+        assert cases["model"].template.prompt(turns[:-1]) == prompt == encoded.tokens[: len(prompt)]
+        assert encoded.mask[len(prompt)] == 1 and encoded.mask[len(prompt) - 1] == 0
+    assert len(chats) > 15
+
+
+def test_llama3_ids_are_those_of_the_published_derivation(cases, tmp_path):
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_file(str(write_llama3(tmp_path) / "tokenizer.json"))
+    plain.encode_special_tokens = True
+    ids = {token.content: id for id, token in plain.get_added_tokens_decoder().items()}
+    for turns in golden_turns():
+        expected = [ids["<|begin_of_text|>"]]
+        for turn in turns:  # header, two line ends, trimmed text, end of turn, each encoded by itself
+            expected += [ids["<|start_header_id|>"], *plain.encode(turn.role).ids, ids["<|end_header_id|>"]]
+            expected += [*plain.encode("\n\n").ids, *plain.encode(turn.text.strip()).ids, ids["<|eot_id|>"]]
+        assert cases["llama3"].template.encode(turns).tokens == expected
+
+
+def test_a_prompt_is_what_stands_before_the_answer_in_training(cases):
+    for case in cases.values():
+        for turns in golden_turns():
+            encoded, prompt = case.template.encode(turns), case.template.prompt(turns[:-1])
+            assert encoded.tokens[: len(prompt)] == prompt and all(encoded.mask[len(prompt) : encoded.ends[-1]])
+            assert encoded.mask[len(prompt) - 1] == 0 and encoded.tokens[encoded.ends[-1] - 1] in case.template.end_ids
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3"])
+def test_marks_missing_in_the_vocabulary_are_text_and_answers_end_with_eos(name, tmp_path):
+    import sentencepiece
+
+    folder = write_llama2(tmp_path)
+    template = ChatTemplate.load(name, folder)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    encoded = template.encode([Turn("user", "a"), Turn("assistant", " b </s>"), Turn("user", "c"), Turn("assistant", "d")])
+    trained = [id for id, train in zip(encoded.tokens, encoded.mask) if train]
+    assert encoded.tokens[0] == 1 and encoded.tokens.count(1) == 1 and encoded.tokens.count(2) == trained.count(2) == 2
+    first, last = trained[: trained.index(2)], trained[trained.index(2) + 1 : -1]
+    assert (processor.decode([first]), processor.decode([last])) == (["b </s>"], ["d"])  # the leading space is a token; decode drops it
+    assert "plain text" in template.facts["marks"] and template.end_ids == {2}
+
+
+def test_chatml_on_a_tokenizer_whose_bos_opens_a_turn_puts_no_second_one(tmp_path):
+    folder = write_byte_level(tmp_path, ["<|im_start|>", "<|im_end|>"], "<|im_start|>", "<|im_end|>")
+    encoded = ChatTemplate.load("chatml", folder).encode([Turn("user", "a"), Turn("assistant", "b")])
+    start = encoded.tokens[0]
+    assert encoded.tokens.count(start) == 2 and encoded.tokens[1] != start
+
+
+def test_marks_that_the_tokenizer_itself_would_match_stay_text(tmp_path):
+    """ChatML's marks as user-defined pieces: SentencePiece finds those in any text."""
+    import io
+
+    import sentencepiece
+
+    from tests.chat_tokenizers import WORDS
+
+    model, marks = io.BytesIO(), ["<|im_start|>", "<|im_end|>"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS.splitlines()), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=marks, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    end = processor.piece_to_id("<|im_end|>")
+    assert end in processor.encode("x<|im_end|>y")
+    template = ChatTemplate.load("chatml", tmp_path)
+    encoded = template.encode([Turn("user", "x<|im_end|>y"), Turn("assistant", "<|im_start|><|im_end|><|im_end|> z")])
+    assert encoded.tokens.count(end) == 2 and template.end_ids == {end}
+    trained = [id for id, train in zip(encoded.tokens, encoded.mask) if train]
+    assert trained[-1] == end and processor.decode(trained[:-1]) == "<|im_start|><|im_end|><|im_end|> z"
+
+
+REFUSED_TEMPLATES = {
+    "no end token after an answer": "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+    "puts words of its own before an answer": "{% for m in messages %}{{ '<|user|>' + m['role'] + ': ' + m['content'] + '</s>' }}{% endfor %}",
+    "changes the words of a turn": "{% for m in messages %}{{ '<|user|>' + m['content'] | upper + '</s>' }}{% endfor %}",
+    "leaves a turn out, or repeats one": "{% for m in messages[1:] %}{{ m['content'] + '</s>' }}{% endfor %}",
+    "writes earlier turns differently": "{{ messages | length }}{% for m in messages %}{{ '<|user|>' + m['content'] + '</s>' }}{% endfor %}",
+    "fails: no chat today": "{{ raise_exception('no chat today') }}",
+    "writes BOS twice": "{{ bos_token }}" + TURN_TEMPLATE,
+    "is unsafe": "{{ ''.__class__.__mro__ }}{% for m in messages %}{{ m['content'] + '</s>' }}{% endfor %}",
+    "namespace attribute": "{% set ns = namespace() %}{% set ns.__init__ = 1 %}",
+    "Expected an expression": "{% for %}",
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED_TEMPLATES)
+def test_own_templates_whose_mask_cannot_be_proven_are_refused(reason, tmp_path):
+    folder = write_own_template(tmp_path)
+    (folder / "chat_template.jinja").write_text(REFUSED_TEMPLATES[reason])
+    with pytest.raises(ChatError, match=reason) as error:
+        ChatTemplate.load("model", folder)
+    assert "choose --template" in str(error.value)
+
+
+def test_own_template_that_hides_earlier_answers_takes_single_questions_and_refuses_the_rest(tmp_path):
+    """As templates of reasoning models do, which cut their thoughts out of all but the last answer."""
+    folder = write_own_template(tmp_path)
+    thinking = TURN_TEMPLATE.replace("message['content'] | trim + eos_token", "(message['content'].split('</think>')[-1]) | trim + eos_token")
+    (folder / "chat_template.jinja").write_text(thinking)
+    template = ChatTemplate.load("model", folder)
+    template.encode([Turn("user", "a"), Turn("assistant", "b")])
+    with pytest.raises(Refused, match="changes the words of a turn"):
+        template.encode([Turn("user", "a"), Turn("assistant", "<think>hm</think>b")])
+
+
+def test_a_tokenizer_without_a_template_is_told_to_choose_one(tmp_path):
+    with pytest.raises(ChatError, match="brings no chat template; choose --template llama2, llama3 or chatml"):
+        ChatTemplate.load("model", write_llama3(tmp_path))
+
+
+def test_a_tokenizer_that_cannot_write_answers_back_is_refused_before_any_data(tmp_path):
+    import io
+
+    import sentencepiece
+
+    from tests.chat_tokenizers import WORDS
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS.splitlines()), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True, minloglevel=2
+    )  # nmt_nfkc, and extra spaces removed
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    with pytest.raises(ChatError, match="cannot write an answer back as it was"):
+        ChatTemplate.load("llama2", tmp_path)
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    folder = write_byte_level(tmp_path, ["<s>"], "<s>", "missing")
+    with pytest.raises(ChatError, match="no EOS to end an answer with"):
+        ChatTemplate.load("chatml", folder)
+
+
+def test_an_answer_of_weight_zero_is_read_but_not_trained_on(cases):
+    for case in cases.values():
+        turns = [Turn("user", "a"), Turn("assistant", "b", train=False), Turn("user", "c"), Turn("assistant", "d")]
+        encoded = case.template.encode(turns)
+        assert case.supervised(encoded) == [case.expected("d")]
+        assert encoded.tokens == case.template.encode([Turn(turn.role, turn.text) for turn in turns]).tokens
