@@ -1,0 +1,231 @@
+"""How fast text becomes shards, beside the ways others do it: same text, same vocabulary, same cores, one run.
+
+text → a JSON-lines file a worker → each tool, from lines to token files on disk → MB/s of text
+
+The rivals' patterns: Megatron (a pool, one document a call, one writer), datatrove's DocumentTokenizer, `datasets.map` with the
+fast tokenizer and a memmap. Start-up does not grow with a corpus: it is measured with a handful of documents and taken off everyone.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.rows import find_inputs, read_rows, split_inputs
+from data_tools.shards import tokenizer_file
+from data_tools.tokenizer import Tokenizer
+from data_tools.work import cores
+
+REFERENCE, FAST = "ours, reference tokenizer", "ours, fast path"
+BARS = {REFERENCE: 2.0, FAST: 8.0}  # times the best rival
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="text, as data_tools.prepare corpus reads it")
+    parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--text-field", default="text", metavar="F")
+    parser.add_argument("--megabytes", type=float, default=48, help="text for each tool; repeated when the inputs hold less (default: 48)")
+    parser.add_argument("--workers", type=int, default=cores())
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """`{"rows": [one a tool], "megabytes", "workers", "times_the_best_rival"}`; all tools must make the same number of tokens."""
+    tokenizer = Tokenizer.load(args.tokenizer)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        room = Path(scratch)
+        vocabulary = room / "tokenizer.json"
+        vocabulary.write_text(_as_tokenizer_json(tokenizer))
+        size, files = _write_text(args, room / "all", int(args.megabytes * 1e6))
+        _, few = _write_text(args, room / "few", 2000 * args.workers)
+        for name, tool in TOOLS.items():
+            if (name == FAST and tokenizer.fast_path([])[0] is None) or (
+                tool is _megatron_sentencepiece and tokenizer.file.suffix != ".model"
+            ):
+                continue
+            print(f"{name} …", file=sys.stderr, flush=True)
+            seconds = {}
+            for stage, lines in (("start-up", few), ("all", files)):
+                out = room / f"{name} {stage}"
+                out.mkdir()
+                started = time.perf_counter()
+                tokens = tool(lines, args.tokenizer, vocabulary, out, args.workers)
+                seconds[stage] = time.perf_counter() - started
+            rate = size / 1e6 / (seconds["all"] - seconds["start-up"])
+            row = {
+                "tool": name,
+                "MB/s": round(rate, 2),
+                "seconds": round(seconds["all"], 2),
+                "of it start-up": round(seconds["start-up"], 2),
+            }
+            rows.append(row | {"tokens": tokens})
+    assert len({row["tokens"] for row in rows}) == 1, rows
+    best = max(row["MB/s"] for row in rows if row["tool"] not in BARS)
+    for row in rows:
+        row["times the best rival"] = round(row["MB/s"] / best, 2)
+        row["bar"] = BARS.get(row["tool"], "")
+    return {"rows": rows, "megabytes": round(size / 1e6, 1), "workers": args.workers}
+
+
+def _as_tokenizer_json(tokenizer: Tokenizer) -> str:
+    """The rivals read tokenizer.json only; from a SentencePiece model one is made (its ids are compared in the end)."""
+    if tokenizer.file.suffix != ".model":
+        return tokenizer.file.read_text()
+    from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
+
+    return sentencepiece_to_tokenizer_json(tokenizer.file.read_bytes())
+
+
+def _write_text(args: argparse.Namespace, folder: Path, size: int) -> tuple[int, list[Path]]:
+    """About `size` bytes of text as JSON lines, dealt out to one file a worker."""
+    folder.mkdir()
+    files = [folder / f"{k}.jsonl" for k in range(args.workers)]
+    written = 0
+    with contextlib.ExitStack() as stack:
+        handles = [stack.enter_context(open(file, "w")) for file in files]
+        for k, text in enumerate(_texts(args)):
+            handles[k % args.workers].write(json.dumps({"id": str(k), "text": text}) + "\n")
+            written += len(text.encode())
+            if written >= size:
+                break
+    return written, files
+
+
+def _texts(args: argparse.Namespace) -> Iterator[str]:
+    while True:
+        for part in split_inputs(find_inputs(args.inputs)):
+            for _, row in read_rows(part):
+                if isinstance(row, dict) and isinstance(text := row.get(args.text_field), str) and text.strip():
+                    yield text
+
+
+# ---- ours: the command, as a user starts it ----
+
+
+def _ours(files: list[Path], tokenizer: Path, out: Path, workers: int, *more: str) -> int:
+    words = ["corpus", *map(str, files), "--tokenizer", str(tokenizer), "--out", str(out / "shards"), "--workers", str(workers), *more]
+    command = [sys.executable, "-m", "data_tools.prepare", *words]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return json.loads((out / "shards" / "manifest.json").read_text())["counts"]["tokens"]
+
+
+def _ours_reference(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    return _ours(files, tokenizer, out, workers, "--reference")
+
+
+def _ours_fast(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    return _ours(files, tokenizer, out, workers)
+
+
+# ---- the rivals ----
+
+_worker: dict[str, Any] = {}
+
+
+def _start_tokenizers(vocabulary: str) -> None:
+    import tokenizers
+
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    loaded = tokenizers.Tokenizer.from_file(vocabulary)
+    _worker["encode"] = lambda text: loaded.encode(text, add_special_tokens=False).ids
+
+
+def _start_sentencepiece(model: str) -> None:
+    import sentencepiece
+
+    _worker["encode"] = sentencepiece.SentencePieceProcessor(model_file=model).encode
+
+
+def _encode_line(line: str) -> list[int]:
+    return [1, *_worker["encode"](json.loads(line)["text"]), 2]
+
+
+def _megatron(files: list[Path], out: Path, workers: int, start: Callable[[str], None], file: str) -> int:
+    """preprocess_data's way: lines → pool.imap, one document a call → one process appends to .bin and keeps the lengths."""
+    import multiprocessing
+
+    lengths = []
+    with multiprocessing.get_context("fork").Pool(workers, start, (file,)) as pool, open(out / "tokens.bin", "wb") as tokens:
+        for path in files:
+            with open(path) as lines:
+                for ids in pool.imap(_encode_line, lines, 32):
+                    tokens.write(np.array(ids, dtype=np.uint16).tobytes())
+                    lengths.append(len(ids))
+    np.save(out / "lengths.npy", np.array(lengths, dtype=np.int32))
+    return sum(lengths)
+
+
+def _megatron_tokenizers(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    return _megatron(files, out, workers, _start_tokenizers, str(vocabulary))
+
+
+def _megatron_sentencepiece(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    return _megatron(files, out, workers, _start_sentencepiece, str(tokenizer_file(tokenizer)))
+
+
+def _datatrove(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    """Its own road from lines to tokens, in a process of its own: it talks much."""
+    words = [str(files[0].parent), str(out), str(vocabulary), str(workers)]
+    subprocess.run([sys.executable, "-c", DATATROVE, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    documents = sum(path.stat().st_size for path in out.glob("*.index")) // 8
+    return sum(path.stat().st_size for path in out.glob("*.ds")) // 2 + documents  # it writes no BOS
+
+
+DATATROVE = """
+import sys
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+if __name__ == "__main__":
+    folder, out, vocabulary, workers = sys.argv[1:]
+    steps = [JsonlReader(folder), DocumentTokenizer(out, vocabulary, eos_token="</s>", shuffle_documents=False)]
+    LocalPipelineExecutor(steps, tasks=int(workers), workers=int(workers), logging_dir=out + "/logs", start_method="fork").run()
+"""
+
+
+def _datasets_map(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+    """nanoGPT's way with the fast tokenizer: load, map in batches over processes, copy into a memmap."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    data = datasets.load_dataset("json", data_files=[str(file) for file in files], split="train", cache_dir=str(out / "cache"))
+    encoded = data.map(
+        _encode_batch, batched=True, num_proc=workers, remove_columns=data.column_names, fn_kwargs={"vocabulary": str(vocabulary)}
+    )
+    total = int(np.sum(encoded["length"], dtype=np.int64))
+    tokens, start = np.memmap(out / "tokens.bin", dtype=np.uint16, mode="w+", shape=(total,)), 0
+    for batch in encoded.with_format("numpy").iter(batch_size=4096):
+        ids = np.concatenate(batch["ids"])
+        tokens[start : start + len(ids)] = ids
+        start += len(ids)
+    tokens.flush()
+    return total
+
+
+def _encode_batch(rows: dict[str, list[str]], vocabulary: str) -> dict[str, list[Any]]:
+    if "batch" not in _worker:
+        import tokenizers
+
+        _worker["batch"] = tokenizers.Tokenizer.from_file(vocabulary)
+    ids = [[1, *encoding.ids, 2] for encoding in _worker["batch"].encode_batch(rows["text"], add_special_tokens=False)]
+    return {"ids": ids, "length": [len(list) for list in ids]}
+
+
+TOOLS: dict[str, Callable[..., int]] = {
+    "Megatron pattern, tokenizers": _megatron_tokenizers,
+    "Megatron pattern, sentencepiece": _megatron_sentencepiece,
+    "datatrove DocumentTokenizer": _datatrove,
+    "datasets.map": _datasets_map,
+    REFERENCE: _ours_reference,
+    FAST: _ours_fast,
+}
