@@ -1,8 +1,10 @@
 """Questions: which pairs are kept, and that nothing is lost, repeated or told on the way to them."""
 
+import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -370,3 +372,28 @@ def test_a_run_killed_20_times_at_random_repeats_no_finished_paper(tmp_path, ser
 def test_importing_questions_loads_neither_torch_nor_an_http_client():
     script = "import sys, data_tools.questions; print([m for m in ('torch', 'httpx2', 'transformers', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+ABSTRACTS = ROOT.parent / "shared" / "data" / "abstracts" / "astro_validation.jsonl.gz"
+
+
+@pytest.mark.skipif(not ABSTRACTS.is_file(), reason="no real abstracts here")
+def test_on_real_abstracts_own_sentences_are_kept_and_foreign_ones_and_changed_numbers_dropped():
+    """One sentence each of 250 abstracts as the answer: to its own abstract, to another, and to its own with one number changed."""
+    with gzip.open(ABSTRACTS, "rt") as file:
+        texts = [json.loads(line)["abstract"] for line, _ in zip(file, range(500))]
+    sentences = [[s for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text) if 60 < len(s) < 400] for text in texts]
+    own, foreign, changed = [], [], []
+    for i in range(0, 500, 2):
+        if not sentences[i] or not sentences[i + 1]:
+            continue
+        answer = sentences[i][len(sentences[i]) // 2]
+        own.append(judge(reply(answer), texts[i], 1)[0].dropped)
+        foreign.append(judge(reply(answer), texts[i + 1], 1)[0].dropped)
+        if number := re.search(r"\d+(?:\.\d+)?", answer):
+            another = f"{float(number.group()) * 1.37 + 1.11:.2f}"
+            changed.append(judge(reply(answer[: number.start()] + another + answer[number.end() :]), texts[i], 1)[0].dropped)
+    assert len(own) > 200 and len(changed) > 50
+    assert set(own) <= {None, "not self-contained"} and own.count(None) > 0.9 * len(own)
+    assert foreign.count(None) <= 0.01 * len(foreign)
+    assert changed.count(None) == 0
