@@ -40,7 +40,9 @@ class ChatTemplate:
 
     def __init__(self, name: str, encoder: TextEncoder, parts: Callable[[Sequence[Turn]], list[Part]], facts: dict[str, Any]) -> None:
         self.name, self._encoder, self._parts = name, encoder, parts
-        self.facts = {"name": name} | facts  # for the manifest, and `jinja` for the published model
+        # for the manifest; and for a published model, whose chat_template is `jinja`, with `tokenizer_config` put into its
+        # tokenizer_config.json: so transformers makes the ids that were trained on
+        self.facts = {"name": name} | facts
 
     @classmethod
     def load(cls, name: str, folder: Path) -> "ChatTemplate":
@@ -52,10 +54,11 @@ class ChatTemplate:
         if name == "model":
             text = read_template(folder)
             own = ModelTemplate(text, encoder)
-            template = cls(name, encoder, own.parts, {"marks": "as the tokenizer's own template writes them", "jinja": text})
+            template = cls(name, encoder, own.parts, {"marks": "as the tokenizer's own template writes them", "jinja": text, "tokenizer_config": {}})
         else:
             format, marks = FORMATS[name], Marks(name, encoder, FORMATS[name].marks)
             facts = {"bos": "one" if format.one_bos else "one for each pair of turns", "jinja": jinja(name, marks)}
+            facts["tokenizer_config"] = encoder.settings()
             facts["marks"] = "control tokens" if marks.are_tokens and format.marks else f"plain text; answers end with {encoder.eos}"
             template = cls(name, encoder, lambda turns: format.parts(turns, marks), facts)
         template._try_out(folder)

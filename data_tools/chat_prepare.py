@@ -24,7 +24,7 @@ from data_tools.chat_parts import TOO_LONG, UNSUPERVISED, encode_rows, load_temp
 from data_tools.chat_rows import ChatInput, find_inputs
 from data_tools.files import write_atomically
 from data_tools.shard_writer import ShardWriter
-from data_tools.shards import MANIFEST
+from data_tools.shards import MANIFEST, Shards
 from data_tools.tokenizer import Tokenizer
 
 EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
@@ -128,7 +128,7 @@ def _tokenizer_facts(tokenizer: Tokenizer, template: ChatTemplate) -> dict[str, 
 def _is_made(folder: Path, facts: dict[str, Any]) -> bool:
     if not (folder / MANIFEST).exists():
         return False
-    made = json.loads((folder / MANIFEST).read_bytes())
+    made = Shards.open(folder, verify="size").manifest
     if different := [key for key, value in facts.items() if made.get(key) != json.loads(json.dumps(value))]:
         raise ChatError(
             f"{folder}: holds finished shards made with other {' and '.join(different)}; give another --out, or delete that folder"

@@ -71,6 +71,10 @@ class TextEncoder:
         """The text of `go_on`'s ids, every leading space kept."""
         return self._backend.decode(ids)
 
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json must say for transformers 5 to put spaces where we do: it has two rules for LLaMA-2's kind."""
+        return {"legacy": self._backend.scheme == "always"} if self._backend.scheme else {}
+
     def whole(self, text: str) -> list[int] | None:
         """What tokenizer.json makes of a rendered chat, marks and all; None over SentencePiece, which has no such notion."""
         return self._backend.whole(text) if isinstance(self._backend, _HuggingFace) else None

@@ -191,16 +191,26 @@ def test_published_templates_carried_to_transformers_give_the_same_ids(name, tmp
     assert len(chats) > 15
 
 
-def test_llama2_template_carried_to_transformers_gives_the_same_ids(tmp_path):
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("name", ["llama2", "llama3", "chatml"])
+def test_templates_on_a_llama2_tokenizer_published_with_its_settings_give_the_same_ids(name, saved, tmp_path):
     from transformers import AutoTokenizer
 
-    template = ChatTemplate.load("llama2", write_llama2(tmp_path, legacy=True))
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    tokenizer.chat_template = template.facts["jinja"]
-    chats = without_control_marks(tokenizer, golden_turns())
+    template, folder = ChatTemplate.load(name, write_llama2(tmp_path / "base")), tmp_path / "published"
+    if saved:  # as tokenizer.json
+        AutoTokenizer.from_pretrained(write_llama2(tmp_path / "named", use_default_system_prompt=False)).save_pretrained(folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text()) | template.facts["tokenizer_config"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    else:
+        write_llama2(folder, **template.facts["tokenizer_config"])
+    (folder / "chat_template.jinja").write_text(template.facts["jinja"])
+    tokenizer, own = AutoTokenizer.from_pretrained(folder), ChatTemplate.load("model", folder)
+    chats = without_control_marks(tokenizer, golden_turns(lasting_edges=name == "llama2"))
     for turns in chats:
-        assert template.encode(turns).tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"], turns
-        assert template.prompt(turns[:-1]) == tokenizer.apply_chat_template(as_dicts(turns[:-1]))["input_ids"]
+        encoded, asked = template.encode(turns), as_dicts(turns[:-1])
+        assert encoded == own.encode(turns)
+        assert encoded.tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"], turns
+        assert template.prompt(turns[:-1]) == tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
     assert len(chats) > 15
 
 
@@ -233,6 +243,55 @@ def test_own_template_gives_the_ids_and_the_generated_spans_of_transformers(case
         assert cases["model"].template.prompt(turns[:-1]) == prompt == encoded.tokens[: len(prompt)]
         assert encoded.mask[len(prompt)] == 1 and encoded.mask[len(prompt) - 1] == 0
     assert len(chats) > 15
+
+
+LIKE_PUBLISHED = {  # the ways in which published templates differ
+    "a system prompt of its own": (
+        write_chatml,
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are a helpful AI assistant<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    ),
+    "no space before an answer, one after its end": (
+        write_llama2,
+        "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+        "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+        "{% else %}{{ message['content'] + eos_token + ' ' }}{% endif %}{% endfor %}",
+    ),
+    "a date from the clock, if there is one": (
+        write_llama3,
+        "{{- bos_token }}{%- if not date_string is defined %}{%- set date_string = '26 Jul 2024' %}{%- endif %}"
+        "{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content'] | trim %}{%- set messages = messages[1:] %}"
+        "{%- else %}{%- set system = '' %}{%- endif %}"
+        "{{- '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' + system + '<|eot_id|>' }}"
+        "{%- for message in messages %}{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+        "{{- message['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LIKE_PUBLISHED)
+def test_templates_like_the_published_ones_give_the_ids_of_transformers(kind, tmp_path):
+    from transformers import AutoTokenizer
+
+    write, jinja = LIKE_PUBLISHED[kind]
+    folder = write(tmp_path, chat_template=jinja)
+    template, tokenizer = ChatTemplate.load("model", folder), AutoTokenizer.from_pretrained(folder)
+    compared = 0
+    for turns in without_control_marks(tokenizer, golden_turns(lasting_edges=False)):
+        try:
+            encoded = template.encode(turns)
+        except Refused as refused:
+            assert "roles must alternate" in str(refused) and turns[0].role == "system"
+            continue
+        assert encoded.tokens == tokenizer.apply_chat_template(as_dicts(turns))["input_ids"], turns
+        assert template.prompt(turns[:-1]) == tokenizer.apply_chat_template(as_dicts(turns[:-1]), add_generation_prompt=True)["input_ids"]
+        assert len(encoded.ends) == len([turn for turn in turns if turn.role == "assistant"])
+        compared += 1
+    assert compared > 10
 
 
 def test_llama3_ids_are_those_of_the_published_derivation(cases, tmp_path):
@@ -371,3 +430,13 @@ def test_an_answer_of_weight_zero_is_read_but_not_trained_on(cases):
         encoded = case.template.encode(turns)
         assert case.supervised(encoded) == [case.expected("d")]
         assert encoded.tokens == case.template.encode([Turn(turn.role, turn.text) for turn in turns]).tokens
+
+
+def test_special_tokens_that_the_template_does_not_use_stay_text_too(tmp_path):
+    from tokenizers import Tokenizer
+
+    folder = write_byte_level(tmp_path, ["<|im_start|>", "<|im_end|>", "<|python_tag|>"], None, "<|im_end|>")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    encoded = ChatTemplate.load("chatml", folder).encode([Turn("user", "<|python_tag|>"), Turn("assistant", "a<|python_tag|>b")])
+    assert tokenizer.token_to_id("<|python_tag|>") not in encoded.tokens
+    assert tokenizer.decode([id for id, train in zip(encoded.tokens, encoded.mask) if train][:-1]) == "a<|python_tag|>b"
