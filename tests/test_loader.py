@@ -214,6 +214,7 @@ def test_a_state_is_refused_when_the_rows_alone_differ_or_its_version_or_positio
     run = loader()
     run.next_step()
     state = run.state_dict()
+    assert state["plan_fingerprint"]["rows"] == run.plans.rows(0).digest()
     loader().load_state_dict(state)
     other = copy.deepcopy(state)
     other["plan_fingerprint"]["rows"] = "0" * 64
@@ -278,12 +279,28 @@ def test_a_shard_that_shrinks_under_the_run_ends_it_with_a_message_and_not_a_bus
     shards = real_shards(tmp_path / "s")
     run = loader(shards={"s": shards}, prefetch_steps=prefetch_steps)
     run.next_step()
+    for step in run._ahead:
+        step.result()  # no thread is reading while the file shrinks
     for path in (tmp_path / "s").glob("*.arrow"):
         with open(path, "r+b") as file:
             file.truncate(100)
     with pytest.raises(ShardError, match="changed while it was open"):
         for _ in range(5):
             run.next_step()
+
+
+def test_a_step_that_was_packed_while_a_file_changed_is_not_given_out():
+    class Changing(MemoryShards):
+        def check_unchanged(self) -> None:
+            if len(self.read) > 40:
+                raise ShardError("changed while it was open")
+
+        def tokens(self, i: int) -> np.ndarray:
+            return super().tokens(i)[:0] if len(self.read) > 40 else super().tokens(i)
+
+    run = loader(shards={"m": Changing(A)}, rows_per_step=200, seq_len=256)
+    with pytest.raises(ShardError, match="changed while it was open"):
+        run.next_step()
 
 
 def test_heldout_rows_are_fixed_whole_and_at_most_as_many_as_asked_for():

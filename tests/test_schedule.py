@@ -34,6 +34,10 @@ def test_constant_stays_at_the_peak():
     assert [lr_at(k, **(COSINE | {"kind": "constant"})) for k in (10, 99, 100, 500)] == [2e-5] * 4
 
 
+def test_a_decay_longer_than_what_warm_up_leaves_starts_at_the_peak():
+    assert lr_at(95, **(WSD | {"warmup": 95, "decay": 50})) == 1.0
+
+
 def test_without_warm_up_the_first_step_has_the_peak():
     assert lr_at(0, **(COSINE | {"warmup": 0})) == 2e-5
 

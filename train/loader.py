@@ -186,17 +186,22 @@ class Loader:
 
     def _build(self) -> _Step:
         """The step at `_built`, in the builder's thread."""
-        for shards in self.shards:
-            shards.check_unchanged()
+        self._check_files()  # a mapped file that shrank would end the process
         rows, after = self._take(self._built, self.rows_per_step)
 
         def pack(micro_batches: np.ndarray) -> list[PackedBatch]:
             return PackedBatch.split(batches.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
 
-        parts = (self._packers.map if self._packers else map)(pack, self._row_numbers)
-        step = _Step(rows, [batch for part in parts for batch in part], after)
+        try:
+            parts = list((self._packers.map if self._packers else map)(pack, self._row_numbers))
+        finally:
+            self._check_files()  # what was read is what was opened, and a fault in between has this cause
         self._built = after
-        return step
+        return _Step(rows, [batch for part in parts for batch in part], after)
+
+    def _check_files(self) -> None:
+        for shards in self.shards:
+            shards.check_unchanged()
 
     def _take(self, at: Position, count: int) -> tuple[Rows, Position]:
         """The next `count` rows, across as many epochs as they lie in."""

@@ -93,10 +93,8 @@ def _shares(totals: Sequence[int], specs: Sequence[SourceSpec], limits: Sequence
     active = [k for k, m in enumerate(most) if m > 0]
     if not active:
         return most
-    weight = sum(specs[k].weight for k in active)
-    tokens = {k: most[k] * weight / specs[k].weight for k in active}  # an epoch's tokens if source k sets its end
-    shortest = min(tokens.values())
-    return [min(m, round(shortest * specs[k].weight / weight)) if k in tokens else 0 for k, m in enumerate(most)]
+    per_weight = min(most[k] / specs[k].weight for k in active)  # the source that ends first sets the epoch's length
+    return [min(m, round(per_weight * spec.weight)) for m, spec in zip(most, specs, strict=True)]
 
 
 def _limit(total: int, spec: SourceSpec) -> int | None:
