@@ -58,8 +58,6 @@ STEPS: list[tuple[re.Pattern, str]] = [
         (r"\\texorpdfstring\{([^{}]*)\}\{[^{}]*\}", r"\1"),
         (r"\\~\{\}|\\textasciitilde\b(?:\{\})?", "~"),
         (r"\\ldots\b|\\dots\b", "…"),
-        (r"(?<![\\`])``", "“"),
-        (r"''", "”"),
     ]
 ]
 GROUPS: list[tuple[re.Pattern, str]] = [
@@ -88,12 +86,14 @@ def clean_tex(text: str) -> str:
     text = MATH.sub(hide, text)
     for entity, letter in ENTITIES.items():
         text = text.replace(entity, letter)
-    text = _accents(text)
+    text = _accents(text) if "\\" in text else text
     if is_tex and "~" in text:
         text = re.sub("(\\S{1,99})~(?=(\\S))", _untied, text)
-    for pattern, replacement in STEPS:
-        text = pattern.sub(replacement, text)
-    for _ in range(MAX_NESTING):  # inside out: {\bf {\it x}}
+    if "\\" in text:
+        for pattern, replacement in STEPS:
+            text = pattern.sub(replacement, text)
+    text = re.sub(r"(?<!\d)''", "”", re.sub(r"(?<![\\`])``", "“", text))  # 5''.2 are seconds of arc
+    for _ in range(MAX_NESTING if "{" in text else 0):  # inside out: {\bf {\it x}}
         before = text
         for pattern, replacement in GROUPS:
             text = pattern.sub(replacement, text)
@@ -109,7 +109,7 @@ def clean_tex(text: str) -> str:
 def _untied(found: re.Match) -> str:
     """Fig.~1, 69~yr and NGC~1275 are ties; in z~1, M_BH~10^9 and (~10 the sign stands for "about" and stays."""
     before, after = found[1], found[2]
-    word = re.search(r"(?:^|[(\[{-])[A-Za-z]{2,}[.,]?$|\.$", before)
+    word = re.search(r"(?:^|[(\[{-])[^\W\d_]{2,}[.,]?$|\.$", before)
     if "/" in before[-2:] or (after in "0123456789([" and not word):
         return found[0]
     return before.replace("~", " ") + " "

@@ -55,19 +55,23 @@ FUNCTION_WORDS = {
     "Polish": "w na z się że jest do nie oraz przez są dla po od jak",
     "Indonesian": "yang dan dari dengan untuk pada ini dalam adalah",
 }
-WORD_SETS = {language: frozenset(words.split()) for language, words in FUNCTION_WORDS.items()}
+LANGUAGES_OF: dict[str, list[str]] = {}
+for _language, _words in FUNCTION_WORDS.items():
+    for _word in _words.split():
+        LANGUAGES_OF.setdefault(_word, []).append(_language)
 
 
 def language(prose: Prose, *, min_share: float = 0.1, min_latin: float = 0.85) -> str | None:
     """English by its function words: at least `min_share` of all words, more than any other language's; in Latin letters (Greek aside)."""
-    letters = [letter for letter in prose.plain[:20_000] if letter.isalpha() and not "\u0370" <= letter <= "\u03ff"]
+    head = prose.plain[:20_000]
+    letters = [] if head.isascii() else [letter for letter in head if letter.isalpha() and not "\u0370" <= letter <= "\u03ff"]
     if letters and sum(letter < "\u0250" for letter in letters) < min_latin * len(letters):
         return "not_english"
-    counts = {name: 0 for name in WORD_SETS}
+    counts = dict.fromkeys(FUNCTION_WORDS, 0)
     words = prose.words[:5000]
     for word in words:
-        for name, known in WORD_SETS.items():
-            counts[name] += word in known
+        for name in LANGUAGES_OF.get(word, ()):
+            counts[name] += 1
     english = counts.pop("English")
     return "not_english" if english < min_share * len(words) or english <= max(counts.values()) else None
 
