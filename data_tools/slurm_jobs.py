@@ -45,7 +45,8 @@ def run(step: TaskStep, count: int, workers: int, options: dict[str, str]) -> No
     try:
         executor.run()
     except subprocess.CalledProcessError as error:
-        raise WorkError(f"sbatch refused {folder}/launch_script.slurm (exit {error.returncode}), see {folder}/console.log") from error
+        said = [line for line in (folder / "console.log").read_text().splitlines() if line.startswith("sbatch:")]
+        raise WorkError(f"sbatch refused the job ({' '.join(said) or error}); give what it wants with --slurm KEY=VALUE") from error
     try:
         _wait(str(executor.job_id), folder, count)
     except BaseException:

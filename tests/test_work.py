@@ -1,17 +1,24 @@
 """Tasks in other processes: each done once, kept after a kill, and a failure told in one message."""
 
 import errno
+import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 
+from data_tools.prepare import main as prepare
 from data_tools.progress import Progress
 from data_tools.work import WorkError, run_tasks
 
@@ -158,3 +165,106 @@ def test_the_time_left_is_reckoned_from_this_runs_own_speed() -> None:
     assert progress.line(40, 60) == "encode: 40 of 100 after 1:00, time left not known yet"
     assert progress.line(60, 120) == "encode: 60 of 100 after 2:00, about 4:00 left"
     assert Progress("read", 9_000_000, unit="B").line(3_000_000, 3600) == "read: 3.0 MB of 9.0 MB after 1:00:00, about 2:00:00 left"
+
+
+# ---- a real SLURM on this machine ----
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """munged, slurmctld and slurmd of this machine, all their files in tmp_path."""
+    if missing := [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(program) is None]:
+        pytest.skip(f"no {missing[0]} here: apt-get install slurm-wlm munge")
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons start jobs as root only")
+    room = Path(tempfile.mkdtemp(prefix="slurm"))  # a socket's path must be short
+    (room / "key").write_bytes(os.urandom(128))
+    (room / "key").chmod(0o400)
+    for name in ("state", "spool"):
+        (room / name).mkdir()
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            ports.append(free.getsockname()[1])
+    (room / "slurm.conf").write_text(SLURM_CONF.format(room=room, host=socket.gethostname(), ports=ports, cpus=os.cpu_count()))
+    monkeypatch.setenv("SLURM_CONF", str(room / "slurm.conf"))
+    munge = ["munged", "--foreground", "--force", f"--key-file={room}/key", f"--socket={room}/munge", f"--pid-file={room}/munge.pid"]
+    commands = [[*munge, f"--log-file={room}/munge.log", f"--seed-file={room}/seed"], ["slurmctld", "-D"], ["slurmd", "-D"]]
+    daemons = []
+    for command in commands:
+        log = open(room / f"{command[0]}.out", "w")
+        daemons.append(subprocess.Popen(command, stdout=log, stderr=log))
+        time.sleep(1)
+    deadline = time.monotonic() + 60
+    while "idle" not in subprocess.run(["sinfo", "--noheader", "-o", "%T"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline, "\n".join(path.read_text() for path in room.glob("*.out"))
+        time.sleep(0.5)
+    yield
+    for daemon in daemons[::-1]:
+        daemon.terminate()
+        daemon.wait(30)
+    shutil.rmtree(room, ignore_errors=True)
+
+
+SLURM_CONF = """ClusterName=test
+SlurmctldHost={host}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={room}/munge
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+StateSaveLocation={room}/state
+SlurmdSpoolDir={room}/spool
+SlurmctldPidFile={room}/slurmctld.pid
+SlurmdPidFile={room}/slurmd.pid
+SlurmctldLogFile={room}/slurmctld.log
+SlurmdLogFile={room}/slurmd.log
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+ReturnToService=2
+NodeName={host} CPUs={cpus} RealMemory=1000 State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@pytest.mark.soak
+def test_slurm_runs_the_same_tasks_and_tells_the_same_failure(tmp_path: Path, slurm: None) -> None:
+    options = {"executor": "slurm", "slurm": {"time": "00:05:00", "mem-per-cpu": "100M"}, "workers": 2}
+    assert run_tasks(square, tasks_for(tmp_path, 5), tmp_path / "work", **options) == [n**2 for n in range(5)]
+    with pytest.raises(WorkError, match="sbatch refused the job .*nowhere"):
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "refused", **(options | {"slurm": {"partition": "nowhere"}}))
+    tasks = tasks_for(tmp_path, 4, seconds=0.1)
+    tasks[1]["fault"] = "user"
+    with pytest.raises(WorkError, match="papers.tar: member 7 is a device; take it out"):
+        run_tasks(square, tasks, tmp_path / "faulty", **options)
+    (tmp_path / "mended").touch()
+    assert run_tasks(square, tasks, tmp_path / "faulty", **options) == [0, 1, 4, 9]
+
+
+@pytest.mark.soak
+def test_slurm_makes_the_shards_of_local_cores(tmp_path: Path, slurm: None) -> None:
+    (tmp_path / "text").write_text("the galaxy cluster\nof old red stars\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=40, hard_vocab_limit=False, minloglevel=2
+    )
+    for k in range(3):
+        (tmp_path / f"{k}.jsonl").write_text("".join(json.dumps({"id": f"{k}-{n}", "text": f"old stars {n}"}) + "\n" for n in range(50)))
+    made = []
+    for executor in ("local", "slurm"):
+        words = [
+            "corpus",
+            *(str(tmp_path / f"{k}.jsonl") for k in range(3)),
+            "--tokenizer",
+            str(tmp_path),
+            "--out",
+            str(tmp_path / executor),
+        ]
+        assert prepare([*words, "--executor", executor, "--workers", "2", "--slurm", "time=00:05:00", "--slurm", "mem-per-cpu=100M"]) == 0
+        made.append({path.name: path.read_bytes() for path in (tmp_path / executor).iterdir()})
+    assert made[0] == made[1] and sorted(made[0]) == ["00000.arrow", "manifest.json"]
