@@ -54,7 +54,9 @@ class ChatTemplate:
         if name == "model":
             text = read_template(folder)
             own = ModelTemplate(text, encoder)
-            template = cls(name, encoder, own.parts, {"marks": "as the tokenizer's own template writes them", "jinja": text, "tokenizer_config": {}})
+            template = cls(
+                name, encoder, own.parts, {"marks": "as the tokenizer's own template writes them", "jinja": text, "tokenizer_config": {}}
+            )
         else:
             format, marks = FORMATS[name], Marks(name, encoder, FORMATS[name].marks)
             facts = {"bos": "one" if format.one_bos else "one for each pair of turns", "jinja": jinja(name, marks)}

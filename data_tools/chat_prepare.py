@@ -61,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-dropped", type=float, default=0.05, metavar="F", help="stop when more than this part of a source is unusable (default: 0.05)"
     )
-    add(
-        "--allow-unsupervised", action="store_true", help=f"go on when more than {MAX_UNSUPERVISED:.1%} of a source has nothing to train on"
-    )
+    add("--allow-unsupervised", action="store_true", help="go on when more than a thousandth of a source has nothing to train on")
     work.add_arguments(parser)
 
 

@@ -254,3 +254,9 @@ def test_the_show_command_reads_chat_shards(llama2, tmp_path, capsys):
     assert "20" in line and "40" in line and "no assistant turn" in line
     assert show.main([str(tmp_path / "out"), "--tokenizer", str(llama2), "--document", "mine/0:p1"]) == 0
     assert "⟦Stars. </s>⟧" in capsys.readouterr().out
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as exit:
+        prepare.main(["chat", "--help"])
+    assert exit.value.code == 0 and "example: python -m data_tools.prepare chat" in capsys.readouterr().out
