@@ -80,11 +80,15 @@ def run(args: argparse.Namespace) -> None:
     if _is_finished(args.out, folders, plan, tokenizer):
         return
     with claimed(args.out) as work_folder:
-        if not adopt_plan(work_folder, plan):
+        if not (work_folder / "plan.json").exists():
             _refuse_foreign(folders)
-        else:
+        if adopt_plan(work_folder, plan):
             print(f"{args.out}: going on with unfinished work", file=sys.stderr)
-        read = _read(inputs, arguments, work_folder, runner)
+        try:
+            read = _read(inputs, arguments, work_folder, runner)
+        except PrepareError:
+            clear(work_folder)  # input or arguments must change: no use for what was read
+            raise
         tokenizer_rule |= _choose_encoder(tokenizer, read, arguments, work_folder)
         tokens = _encode(args.tokenizer, read, tokenizer_rule, work_folder, runner)
         shard_format = ShardFormat("corpus", tokenizer.vocab_size, tokenizer.fingerprint)
@@ -199,6 +203,11 @@ def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: 
         raise PrepareError(
             f"{inputs[0]['path']}: no document in {len(inputs)} inputs ({why}); fields there are {', '.join(fields)}; see --text-field"
         )
+    for split, name in enumerate(["train", *dict(arguments["split"])]):
+        if not any(chunk["splits"].get(str(split)) for result in results for chunk in result["chunks"]):
+            raise PrepareError(
+                f"--split: none of {documents} documents falls to {name} by the hash of its id; give other shares, or more documents"
+            )
     provenance = []
     for input in inputs:
         mine = [result for part, result in zip(parts, results) if part["path"] == input["path"]]
@@ -270,9 +279,6 @@ def _cut(
     tasks, sizes = [], []
     for split, folder in folders.items():
         mine = [(file, lengths[splits == split]) for file, lengths, splits in tokens]
-        if not sum(len(lengths) for _, lengths in mine):
-            total = sum(len(lengths) for _, lengths, _ in tokens)
-            raise PrepareError(f"{folder}: none of {total} documents falls here by the hash of its id; give --split a larger share")
         for number, pieces in enumerate(cut_into_shards([lengths for _, lengths in mine], arguments["shard_tokens"])):
             task = {"path": str(folder.absolute() / f"{number:05d}.arrow"), "split": split, "source": arguments["source"]}
             task["pieces"] = [[mine[k][0], first, last] for k, first, last in pieces]

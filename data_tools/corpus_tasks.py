@@ -132,7 +132,7 @@ class _Chunk:
         texts = pa.array(self.texts, pa.large_string())
         columns = {"id": pa.array(self.ids, pa.large_string()), "text": texts, "split": pa.array(self.splits, pa.int8())}
         write_table(path, pa.table(columns))
-        entry = {"file": path.name, "documents": len(self.ids), "bytes": texts.nbytes}
+        entry = {"file": path.name, "documents": len(self.ids), "bytes": texts.nbytes, "splits": dict(Counter(map(str, self.splits)))}
         self.written += 1
         self.clear()
         return entry

@@ -10,6 +10,7 @@ import argparse
 import errno
 import importlib
 import sys
+from collections.abc import Callable
 
 COMMANDS = {  # name: (module with add_arguments(parser) and run(args), what it does)
     "arxiv": ("data_tools.arxiv", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
@@ -39,7 +40,7 @@ def main(words: list[str] | None = None) -> int:
     return call(run, args)
 
 
-def call(run: object, args: argparse.Namespace) -> int:
+def call(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Run a door's work; the user's mistakes and a full disk end in one message."""
     try:
         run(args)

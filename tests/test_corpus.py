@@ -195,7 +195,6 @@ def test_a_bad_row_is_counted_and_too_many_are_named_by_line(
     prepare(tokenizer, tmp_path / "out", path, status=1)
     message = capsys.readouterr().err
     assert f"a.jsonl:4: {reason}" in message and "1 of 7 rows cannot be read; mend them, or allow more with --bad-rows" in message
-    shutil.rmtree(tmp_path / "out")
     shards = Shards.open(prepare(tokenizer, tmp_path / "out", path, "--bad-rows", "0.5"))
     assert len(shards) == 6 and [name.startswith(reason) for name in shards.manifest["dropped"]] == [True]
 
@@ -241,11 +240,26 @@ def test_another_command_into_the_same_folder_is_refused_with_the_difference(
     assert files_of(out) == before
 
 
+def test_unfinished_work_of_another_command_is_kept_and_named(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write_lines(tmp_path / "a.jsonl", rows()), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data_tools.corpus.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        prepare(tokenizer, out, path, status=130)
+    before = files_of(out)
+    prepare(tokenizer, out, path, "--text-field", "year", status=1)
+    message = capsys.readouterr().err
+    assert "unfinished work of another command" in message and 'arguments.text_fields[0]: "text" there, "year" here' in message
+    assert {name: sha for name, sha in files_of(out).items() if not name.endswith("lock")}.items() <= before.items()
+    prepare(tokenizer, out, path)
+    assert "going on with unfinished work" in capsys.readouterr().err
+
+
 def test_strange_shards_are_not_deleted(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.arrow").write_bytes(b"precious")
-    prepare(tokenizer, tmp_path / "out", write_lines(tmp_path / "a.jsonl", rows(3)), status=1)
-    assert "mine.arrow: not of an unfinished run" in capsys.readouterr().err
+    for _ in range(2):
+        prepare(tokenizer, tmp_path / "out", write_lines(tmp_path / "a.jsonl", rows(3)), status=1)
+        assert "mine.arrow: not of an unfinished run" in capsys.readouterr().err
     assert (tmp_path / "out" / "mine.arrow").read_bytes() == b"precious"
 
 
@@ -259,7 +273,7 @@ def test_strange_shards_are_not_deleted(tmp_path: Path, tokenizer: Path, capsys:
         (["a.jsonl", "--split", "heldout"], "--split heldout: write NAME=SHARE"),
         (["a.jsonl", "--split", "train=0.1"], "needs a plain name other than train"),
         (["a.jsonl", "--split", "a=0.6", "--split", "b=0.6"], "leave something for train"),
-        (["a.jsonl", "--split", "heldout=0.0001"], "none of 3 documents falls here"),
+        (["a.jsonl", "--split", "heldout=0.0001"], "none of 3 documents falls to heldout"),
         (["a.jsonl", "--workers", "0"], "--workers 0: at least 1 is needed"),
         (["papers"], "holds heldout and train files; name those of one side"),
         (["cut.jsonl.gz"], "cut.jsonl.gz: cut short or damaged"),
