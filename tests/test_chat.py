@@ -440,3 +440,15 @@ def test_special_tokens_that_the_template_does_not_use_stay_text_too(tmp_path):
     encoded = ChatTemplate.load("chatml", folder).encode([Turn("user", "<|python_tag|>"), Turn("assistant", "a<|python_tag|>b")])
     assert tokenizer.token_to_id("<|python_tag|>") not in encoded.tokens
     assert tokenizer.decode([id for id, train in zip(encoded.tokens, encoded.mask) if train][:-1]) == "a<|python_tag|>b"
+
+
+def test_own_template_that_ends_the_last_answer_by_another_token_refuses_several_answers(tmp_path):
+    folder = write_own_template(tmp_path)
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|>' + m['content'] + '<|assistant|>' }}"
+        "{% else %}{{ m['content'] + ('</s>' if loop.last else '<|end|>') }}{% endif %}{% endfor %}"
+    )
+    template, turns = ChatTemplate.load("model", folder), [Turn("user", "a"), Turn("assistant", "b")]
+    assert len(template.encode(turns).ends) == 1
+    with pytest.raises(Refused, match="writes no end token after an answer"):
+        template.encode(turns * 2)
