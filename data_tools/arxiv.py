@@ -106,7 +106,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files to make of each kind (default: 16; 256 with --parts full: one must fit a worker's memory)",
     )
-    add("--seconds-per-paper", type=float, default=20.0, metavar="S", help="a paper's LaTeX is given up after this (default: 20)")
+    add(
+        "--seconds-per-paper",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="processor time after which a paper's LaTeX is given up (default: 5)",
+    )
     work.add_arguments(parser)
 
 
