@@ -161,7 +161,7 @@ def _run_ray(step: TaskStep, count: int, workers: int, slurm: dict[str, str]) ->
         raise WorkError("--executor ray: ray is not installed; pip install ray, or use --executor local") from error
     from datatrove.executor.ray import RayPipelineExecutor
 
-    ray.init(address=os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True)
+    ray.init(ignore_reinit_error=True)  # joins the cluster of RAY_ADDRESS, else starts one here
     RayPipelineExecutor([step], tasks=count, workers=workers, logging_dir=step.folder).run()
 
 
