@@ -77,7 +77,7 @@ class Endpoint:
             begun = asyncio.get_running_loop().time()
             try:
                 status, retry_after, data = await asyncio.wait_for(self._post(body), self._timeout)
-            except (httpx2.TransportError, httpx2.StreamError, asyncio.TimeoutError) as error:
+            except (TimeoutError, httpx2.TransportError, httpx2.StreamError) as error:
                 fault, retry_after = f"{type(error).__name__} {self._clean(str(error))}".strip(), None
             else:
                 fault = self._fault(status, data)
@@ -132,7 +132,7 @@ class Endpoint:
                 raise QuestionsError(f"{self._url}: the server asks to wait {retry_after:.0f} s; run the same command again after that")
             self._pace.quiet(retry_after)
         ceiling = min(60.0, self._backoff * 2 ** (attempt - 1))
-        await asyncio.sleep(max(retry_after or 0.0, random.Random().uniform(ceiling / 2, ceiling)))  # jitter need not be repeatable
+        await asyncio.sleep(random.Random().uniform(ceiling / 2, ceiling))  # jitter need not be repeatable
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -171,5 +171,5 @@ def _retry_after(value: str | None) -> float | None:
     except (ValueError, TypeError):
         return None
     if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.timezone.utc)
-    return max(0.0, (when - datetime.datetime.now(datetime.timezone.utc)).total_seconds())
+        when = when.replace(tzinfo=datetime.UTC)
+    return max(0.0, (when - datetime.datetime.now(datetime.UTC)).total_seconds())

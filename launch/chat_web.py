@@ -143,7 +143,7 @@ def _line(comparison: Comparison, choice: str, sampling: Sampling) -> dict[str, 
             "answers": [{"side": side, "model": name, "messages": said} for side, name, said in zip(("left", "right"), names, transcripts)],
             "temperature": sampling.temperature,
             "max_new_tokens": sampling.max_new_tokens,
-            "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
     }
 

@@ -97,8 +97,10 @@ def test_a_rating_holds_the_preferred_conversation_and_both_answers(talkers, ser
 def test_nothing_sent_before_the_rating_tells_a_model(talkers, serve):
     url = serve(talkers)
     sent = "".join(httpx2.get(url + path).text for path in ("/", "/page.js", "/page.css"))
-    id, events = converse(url, "Why?")
-    sent += post(url, "/api/rate", id=id, choice="nonsense").text + post(url, "/api/ask", id=id, text="x" * 5000).text + json.dumps(events)
+    started = post(url, "/api/start")
+    sent, id = sent + started.text, started.json()["id"]
+    sent += post(url, "/api/ask", id=id, text="Why?").text
+    sent += post(url, "/api/rate", id=id, choice="nonsense").text + post(url, "/api/ask", id=id, text="x" * 5000).text
     assert "more than the model's 256" in sent and not any(name in sent for name in (*NAMES, "secret"))
     told = post(url, "/api/rate", id=id, choice="left").text
     assert all(name in told for name in NAMES)
