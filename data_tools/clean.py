@@ -121,6 +121,7 @@ def _accents(text: str) -> str:
         return unicodedata.normalize("NFC", letter + ACCENTS[found[1]])
 
     letter = r"(\\[ij](?![A-Za-z])|[A-Za-z])"
+    text = re.sub(r"(?<=[A-Za-z])\\'(?=s(?![A-Za-z]))", "'", text)  # Earth\'s is no ś
     text = re.sub(r"\\(['`^\"~=.])\s*" + letter, compose, text)
     text = re.sub(r"\\(['`^\"~=.uvHckdbr])\s*\{\s*" + letter + r"\s*\}", compose, text)
     text = re.sub(r"\\([uvHckdbr])\s+" + letter, compose, text)

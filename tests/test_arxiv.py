@@ -26,7 +26,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
         (r"Gaier {\it et al.} and {\em Planck\/} show", "Gaier et al. and Planck show"),
         (r"\emph{Euclid}'s \textbf{first \textit{data}}", "Euclid's first data"),
         (r"Erd\H{o}s, Alfv\'en, M\"{u}ller, {\L}ojasiewicz, Stra\ss e, na\"{\i}ve", "Erdős, Alfvén, Müller, Łojasiewicz, Straße, naïve"),
-        (r"Espa\~na, Pe\~{n}a~1999", "España, Peña 1999"),
+        (r"Espa\~na, Pe\~{n}a~1999, Earth\'s", "España, Peña 1999, Earth's"),
         (r"{\'E}. \c{C}elik, \v{S}idlichovsk\'y, \AA ngstr\"om at 3 \AA", "É. Çelik, Šidlichovský, Å ngström at 3 Å"),
         (r"Fig.~1 of NGC~1275, $z$~is 69~yr, T\&S", "Fig. 1 of NGC 1275, $z$ is 69 yr, T&S"),
         (r"\sim: at z~1, M_BH~10^9 and (~10\%)", r"\sim: at z~1, M_BH~10^9 and (~10%)"),
