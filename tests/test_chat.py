@@ -81,7 +81,7 @@ def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_
 
     phases, unchecked = [Phase.explicit, Phase.generate], list(HealthCheck)
 
-    @settings(max_examples=6000, deadline=None, database=None, derandomize=True, phases=phases, suppress_health_check=unchecked)
+    @settings(max_examples=6400, deadline=None, database=None, derandomize=True, phases=phases, suppress_health_check=unchecked)
     @given(chat)
     @example(((None, [("a", "b", None)] * 4, None, 30), ""))
     def run(drawn):
@@ -452,3 +452,14 @@ def test_own_template_that_ends_the_last_answer_by_another_token_refuses_several
     assert len(template.encode(turns).ends) == 1
     with pytest.raises(Refused, match="writes no end token after an answer"):
         template.encode(turns * 2)
+
+
+def test_own_template_whose_ids_depend_on_more_than_its_text_is_refused(tmp_path):
+    """A control token that swallows the line end behind it: pieces of the text no longer add up to the whole."""
+    folder = write_own_template(tmp_path)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    [token] = [token for token in spec["added_tokens"] if token["content"] == "<|end|>"]
+    token["rstrip"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(ChatError, match="no ids can be proven for the tokenizer's own template"):
+        ChatTemplate.load("model", folder)

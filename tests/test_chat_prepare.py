@@ -89,6 +89,14 @@ def test_dropped_rows_are_counted_by_source_and_reason_and_named(llama2, tmp_pat
     assert [row["id"] for row in named] == ["one/30", "one/31", "one/32"] and named[0]["reason"] == "no assistant turn"
 
 
+def test_two_files_of_one_source_never_share_an_id(llama2, tmp_path):
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, [chat("a", "b"), chat("c", "d")])
+    assert run(tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--source", "s", "--tokenizer", llama2, "--out", tmp_path / "out") == 0
+    shards = Shards.open(tmp_path / "out")
+    assert [shards.id(i) for i in range(4)] == ["s/0", "s/1", "s/2", "s/3"] and shards.sources == ["s"]
+
+
 def test_too_many_unusable_rows_stop_the_work_before_a_shard_is_written(llama2, tmp_path, capsys):
     rows = [chat("a", "b")] * 18 + [chat("a")] * 2
     inputs = [write(tmp_path / "weak.jsonl", rows), write(tmp_path / "good.jsonl", [chat("a", "b")] * 500)]
@@ -162,7 +170,9 @@ def test_any_number_of_workers_gives_the_same_bytes(llama2, tmp_path):
     for workers in ("1", "3"):
         words = ["chat", str(path), "--tokenizer", str(llama2), "--out", str(tmp_path / workers), "--workers", workers]
         subprocess.run([sys.executable, "-m", "data_tools.prepare", *words], cwd=CHECKOUT, check=True, timeout=300)
-    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "3") and len(Shards.open(tmp_path / "1")) == 12000
+    shards = Shards.open(tmp_path / "1")
+    assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "3")
+    assert [shards.id(i) for i in range(len(shards))] == [f"mine/{k}" for k in range(12000)]
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp_path):
