@@ -36,7 +36,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",  # transformers 5.23 needs it
     packages=["train", "data_tools", "launch", "ds_configs"],
     package_data={"ds_configs": ["*.json"], "launch": ["recipes/*"]},
     install_requires=CORE,

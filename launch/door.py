@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal after saving (run the same command again); 1 failed; 2 usage.
@@ -22,53 +21,54 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     Args:
         check: called with the recipe before anything starts; returns warnings to print.
     """
-    parser = argparse.ArgumentParser(description=purpose, epilog=EPILOG.format(example=example), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=purpose, epilog=EPILOG.format(example=example), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", help="a YAML file, e.g. launch/recipes/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe values to replace, e.g. optim.lr=1e-5 tokens=2e9")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
     parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
-    parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to go on from (default: the newest that verifies)")
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to go on from (default: the newest that verifies)"
+    )
     parser.add_argument("--local_rank", type=int, default=None, help=argparse.SUPPRESS)  # DeepSpeed's launcher gives it
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # options may stand between key=value words
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.gpus is not None and not args.dry_run:
         parser.error("--gpus goes with --dry-run; the launcher says how many ranks train")
 
-    from train.config import RecipeError, load
-
     rank = int(os.environ.get("RANK", 0))
     try:
-        recipe = load(args.recipe, args.overrides)
-        for warning in check(recipe) if check else []:
-            if rank == 0:
-                print(f"warning: {warning}", file=sys.stderr, flush=True)
-        if args.dry_run:
-            from train.dry_run import explain
-
-            print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1))))
-            return 0
-    except RecipeError as error:
+        return _open(args, check, rank)
+    except (ValueError, RuntimeError) as error:
+        if not type(error).__module__.startswith(("train.", "data_tools.")):
+            raise  # not one of ours: a fault of the program, shown whole
         return _complain(error, rank)
-    return _train(recipe, args.resume)
+    except KeyboardInterrupt:
+        return 130
 
 
-def _train(recipe: object, resume: str) -> int:
+def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
+    from train.config import load
+
+    recipe = load(args.recipe, args.overrides)
+    for warning in check(recipe) if check else []:
+        if rank == 0:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+    if args.dry_run:
+        from train.dry_run import explain
+
+        print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1))))
+        return 0
+
     from train.world import World
 
     world = World.from_env()
-    from train.checkpoint import CheckpointError
-    from train.guard import PREEMPTED, NonFiniteError
+    from train.guard import PREEMPTED
     from train.loop import run
 
-    try:
-        outcome = run(recipe, world, resume)
-    except (ValueError, CheckpointError, NonFiniteError) as error:
-        if not type(error).__module__.startswith(("train.", "data_tools.")):
-            traceback.print_exc()  # not one of ours: a fault of the program, shown whole
-        return _complain(error, world.rank)
-    except KeyboardInterrupt:
-        return 130
+    outcome = run(recipe, world, args.resume)
     where = f"; model and checkpoint: {outcome.checkpoint}" if outcome.checkpoint else ""
     if outcome.finished:
         world.log0(f"done: {outcome.state.step} steps, {outcome.state.tokens:,} tokens{where}")

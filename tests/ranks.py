@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import socket
 import time
@@ -15,7 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "deepspeed", "transformers", "transformers.models.llama.modeling_llama", "train.engine", "tests.preload"])
+_context.set_forkserver_preload(
+    ["torch", "deepspeed", "transformers", "transformers.models.llama.modeling_llama", "train.engine", "tests.preload"]
+)
 
 
 class RankFailed(AssertionError):
@@ -50,7 +53,7 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: floa
                 continue
             if not ok:
                 raise RankFailed(f"rank {rank} raised\n{value}")
-            got[rank] = value
+            got[rank] = pickle.loads(value)
     finally:
         for p in ranks:
             if len(got) == size:
@@ -63,8 +66,14 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: floa
 
 def _one_rank(function: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple) -> None:
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1",
+        RANK=str(rank),
+        WORLD_SIZE=str(size),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cpu",
+        OMP_NUM_THREADS="1",
     )
     import torch
     import torch.distributed as dist
@@ -81,7 +90,7 @@ def _one_rank(function: Callable[..., Any], rank: int, size: int, port: int, res
 
             deepspeed.init_distributed("gloo", verbose=False)
         value = function(world, *args)
-        results.put((rank, True, value))
+        results.put((rank, True, pickle.dumps(value)))  # bytes: a tensor would travel as a handle that dies with its process
         results.close()
         results.join_thread()
         if size > 1:

@@ -15,8 +15,17 @@ def tiny_config(**changes):
     from transformers import LlamaConfig
 
     values = dict(
-        vocab_size=VOCAB, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2, rope_theta=10000.0,
+        vocab_size=VOCAB,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+        rope_theta=10000.0,
     )
     return LlamaConfig(**(values | changes))
 
@@ -28,7 +37,7 @@ def tiny_model(seed: int = 0, **changes):
     torch.manual_seed(seed)
     model = LlamaForCausalLM(tiny_config(**changes)).float()
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.ndim > 1:
                 p.normal_(0, 0.12)
             else:
@@ -90,9 +99,13 @@ def pack_by_hand(documents: list[np.ndarray], row_tokens: int, masks: list[np.nd
         source += [-1] * pad
         edges.append(row_tokens)
     return PackedBatch(
-        tokens=torch.tensor([tokens]), labels=torch.tensor([labels]), position_ids=torch.tensor([positions]),
-        cu_seqlens=torch.tensor(edges, dtype=torch.int32), max_seqlen=int(np.diff(edges).max()),
-        source=torch.tensor(source, dtype=torch.int16), supervised=sum(t != -100 for t in labels),
+        tokens=torch.tensor([tokens]),
+        labels=torch.tensor([labels]),
+        position_ids=torch.tensor([positions]),
+        cu_seqlens=torch.tensor(edges, dtype=torch.int32),
+        max_seqlen=int(np.diff(edges).max()),
+        source=torch.tensor(source, dtype=torch.int16),
+        supervised=sum(t != -100 for t in labels),
     )
 
 
@@ -111,7 +124,14 @@ def reference_losses(model, documents: list[np.ndarray], masks: list[np.ndarray]
     return total, count
 
 
-def write_shards(folder: Path, model_folder: Path, documents: list[np.ndarray], source: str = "a", masks: list[np.ndarray] | None = None, shard_tokens: int = 4096) -> Path:
+def write_shards(
+    folder: Path,
+    model_folder: Path,
+    documents: list[np.ndarray],
+    source: str = "a",
+    masks: list[np.ndarray] | None = None,
+    shard_tokens: int = 4096,
+) -> Path:
     """Real shards of given ids; document i has id `source-i`."""
     from data_tools.shard_writer import ShardWriter
     from data_tools.shards import tokenizer_fingerprint
@@ -129,11 +149,17 @@ def write_recipe(folder: Path, **changes) -> Path:
     import yaml
 
     recipe = {
-        "name": "tiny", "runs": str(folder / "runs"), "steps": 4, "tokens_per_step": 256, "deepspeed": "ds_configs/cpu.json",
+        "name": "tiny",
+        "runs": str(folder / "runs"),
+        "steps": 4,
+        "tokens_per_step": 256,
+        "deepspeed": "ds_configs/cpu.json",
         "model": {"path": str(folder / "model"), "dtype": "fp32"},
         "data": {"sources": {"a": {"path": str(folder / "shards")}}, "seq_len": 64},
         "heldout": {"sources": {"a": {"path": str(folder / "heldout")}}},
-        "optim": {"lr": 1e-3, "kernel": "torch"}, "schedule": {"warmup_steps": 1}, "checkpoint": {"every_steps": 2},
+        "optim": {"lr": 1e-3, "kernel": "torch"},
+        "schedule": {"warmup_steps": 1},
+        "checkpoint": {"every_steps": 2},
         "logging": {"tensorboard": False},
     }
     for key, value in changes.items():

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-NAME = "packed_varlen"  # what model.config._attn_implementation is set to
+# what model.config._attn_implementation is set to; transformers takes any name with "flash" in it for one of its own kernels
+REGISTERED = {"flash": "packed_fa", "torch_varlen": "packed_tv", "sdpa": "packed_by_document"}
 
 Attention = Callable[..., torch.Tensor]
 
@@ -24,11 +25,13 @@ def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.
     return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=True)
 
 
-def _torch_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+def _torch_varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float
+) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    k, v = _repeat_heads(q, k, v)
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(-1, 0))
+    grouped = q.shape[1] != k.shape[1]
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
 
 
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
@@ -76,7 +79,14 @@ def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def varlen_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, *, backend: str, scale: float | None = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    *,
+    backend: str,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Block-diagonal causal attention.
 
@@ -95,17 +105,28 @@ def install(backend: str) -> str:
     from transformers import AttentionInterface
 
     def layer_attention(
-        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, *,
-        cu_seqlens: torch.Tensor | None = None, max_seqlen: int | None = None, scaling: float | None = None,
-        dropout: float = 0.0, sliding_window: int | None = None, **_: object,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        cu_seqlens: torch.Tensor | None = None,
+        max_seqlen: int | None = None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        **_: object,
     ) -> tuple[torch.Tensor, None]:
         # query: (1, heads, tokens, head_dim)
         assert cu_seqlens is not None and max_seqlen is not None, "packed attention was called without cu_seqlens"
         assert attention_mask is None and query.shape[0] == 1, (attention_mask is None, query.shape)
         assert dropout == 0.0, f"attention dropout {dropout}: packed training has none"
-        assert sliding_window is None or sliding_window >= max_seqlen, f"sliding window {sliding_window} is shorter than a document of {max_seqlen}"
+        assert sliding_window is None or sliding_window >= max_seqlen, (
+            f"sliding window {sliding_window} is shorter than a document of {max_seqlen}"
+        )
         packed = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
         return varlen_attention(*packed, cu_seqlens, max_seqlen, backend=backend, scale=scaling).unsqueeze(0), None
 
-    AttentionInterface.register(f"{NAME}_{backend}", layer_attention)
-    return f"{NAME}_{backend}"
+    AttentionInterface.register(REGISTERED[backend], layer_attention)
+    return REGISTERED[backend]

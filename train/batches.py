@@ -266,5 +266,3 @@ def locate(document: np.ndarray, shards: Sequence["Shards"]) -> tuple[np.ndarray
     first = _offsets(np.array([len(s) for s in shards]))
     source = np.searchsorted(first, document, side="right") - 1
     return source, document - first[source]
-
-

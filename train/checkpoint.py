@@ -91,15 +91,20 @@ def save(engine: Engine, root: Path, state: dict[str, Any], companions: Path, tr
             for companion in COMPANIONS:
                 if (companions / companion).is_file():
                     shutil.copyfile(companions / companion, tmp / companion)
-            _fix_config(tmp, _dtype(engine))
+            fix_config(tmp, _dtype(engine))
             if trainer_state:
-                index = {"format": FORMAT, "world_size": world.size, "adam_step": engine.adam_step, "parameters": {n: p.ds_numel for n, p in engine.parameters.items()}}
+                index = {
+                    "format": FORMAT,
+                    "world_size": world.size,
+                    "adam_step": engine.adam_step,
+                    "parameters": {n: p.ds_numel for n, p in engine.parameters.items()},
+                }
                 (tmp / "trainer" / "index.json").write_text(json.dumps(index) + "\n")
             else:
                 (tmp / "trainer").rmdir()
             (tmp / STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1) + "\n")
             for path in sorted(p for p in tmp.rglob("*") if p.is_file() and p.suffix != ".safetensors"):
-                _sync(path)
+                sync(path)
                 hashes[str(path.relative_to(tmp))] = (path.stat().st_size, _sha256(path))
 
     _together(small_files, tmp, world)
@@ -110,15 +115,19 @@ def save(engine: Engine, root: Path, state: dict[str, Any], companions: Path, tr
             for file, (nbytes, _) in everything.items():
                 if (tmp / file).stat().st_size != nbytes:
                     raise OSError(errno.EIO, f"{file} is not the size that was written; is {root} the same folder on every node?")
-            manifest = {"format": FORMAT, "step": state["step"], "files": {f: {"bytes": b, "sha256": h} for f, (b, h) in sorted(everything.items())}}
+            manifest = {
+                "format": FORMAT,
+                "step": state["step"],
+                "files": {f: {"bytes": b, "sha256": h} for f, (b, h) in sorted(everything.items())},
+            }
             write_durably(tmp / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            _sync(tmp / "trainer") if trainer_state else None
-            _sync(tmp)
+            sync(tmp / "trainer") if trainer_state else None
+            sync(tmp)
             final = root / name
             if final.exists():  # an older save of this step, damaged or from before a fallback: replaced as a whole
                 os.rename(final, root / f"{name}.tmp-replaced-{secrets.token_hex(4)}")
             os.rename(tmp, final)
-            _sync(root)
+            sync(root)
             write_durably(root / LATEST, name + "\n")
             for left in root.glob(f"{name}.tmp-replaced-*"):
                 shutil.rmtree(left)
@@ -140,7 +149,9 @@ def _together(action: Callable[[], None], tmp: Path, world: World) -> None:
     if faults:
         if world.rank == 0:
             shutil.rmtree(tmp, ignore_errors=True)
-        raise CheckpointError(f"{tmp.parent}: the checkpoint was not written: {'; '.join(faults[:4])}. Earlier checkpoints are as they were")
+        raise CheckpointError(
+            f"{tmp.parent}: the checkpoint was not written: {'; '.join(faults[:4])}. Earlier checkpoints are as they were"
+        )
 
 
 def _require_space(root: Path, wanted: int) -> None:
@@ -170,11 +181,11 @@ def _save_trainer(engine: Engine, tmp: Path, world: World) -> dict[str, tuple[in
         first, stop = weights.slice_range(p.ds_numel, world.rank, world.size)
         for key in ("master", *MOMENTS):
             value = engine.get_master(p) if key == "master" else engine.get_moment(p, key)
-            writer.write(f"{key}/{name}", [value.reshape(-1)[: stop - first].float()])
+            writer.stream(f"{key}/{name}", [value.reshape(-1)[: stop - first].float()])
     return {file: writer.close()}
 
 
-def _fix_config(folder: Path, dtype: torch.dtype) -> None:
+def fix_config(folder: Path, dtype: torch.dtype) -> None:
     """The config says the dtype the weights have here."""
     config = json.loads((folder / "config.json").read_text())
     config.pop("torch_dtype", None)
@@ -186,12 +197,12 @@ def write_durably(path: Path, text: str) -> None:
     """Replace a small file atomically, synced."""
     tmp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     tmp.write_text(text)
-    _sync(tmp)
+    sync(tmp)
     os.replace(tmp, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -201,14 +212,7 @@ def _sync(path: Path) -> None:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_py310(f)
-
-
-def _sha256_py310(f: Any) -> str:
-    digest = hashlib.sha256()
-    while block := f.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 # -- find and verify ------------------------------------------------------------------------------------------------
@@ -265,7 +269,9 @@ def find(root: Path, wanted: str, world: World) -> Path | None:
     """
     if wanted == "never":
         if world.broadcast(bool(steps_in(root))):
-            raise ResumeError(f"{root}: holds checkpoints, and --resume never would start over them; give the run another name=, or move them away")
+            raise ResumeError(
+                f"{root}: holds checkpoints, and --resume never would start over them; give the run another name=, or move them away"
+            )
         return None
     if wanted != "auto":
         folder = Path(wanted)
@@ -302,7 +308,9 @@ def load_trainer(engine: Engine, folder: Path, world: World) -> None:
         ResumeError: weights only, or another model.
     """
     if not (folder / "trainer" / "index.json").is_file():
-        raise ResumeError(f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run")
+        raise ResumeError(
+            f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run"
+        )
     index = json.loads((folder / "trainer" / "index.json").read_text())
     mine = {n: p.ds_numel for n, p in engine.parameters.items()}
     if index["parameters"] != mine:
@@ -350,6 +358,7 @@ def to_delete(steps: dict[int, float | None], keep_last: int, keep_every: int, k
 
 def retain(root: Path, keep_last: int, keep_every: int, keep_best: int, newest: Path, world: World) -> list[int]:
     """Delete what the rules let go, after the newest checkpoint has been read back and verifies."""
+
     def heldout_loss(folder: Path) -> float | None:
         try:
             return json.loads((folder / STATE).read_text()).get("heldout_loss")
@@ -367,5 +376,7 @@ def retain(root: Path, keep_last: int, keep_every: int, keep_best: int, newest: 
         world.barrier()
         return doomed
     if doomed:
-        raise CheckpointError(f"{newest}: does not verify after it was written ({faults[0]}); no older checkpoint was deleted. Check the disk")
+        raise CheckpointError(
+            f"{newest}: does not verify after it was written ({faults[0]}); no older checkpoint was deleted. Check the disk"
+        )
     return []

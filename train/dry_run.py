@@ -14,7 +14,11 @@ from train.engine import adam_kernel, merged_config
 from train.mixture import SourceSpec
 
 # so that a recipe can be checked before its model has been downloaded
-PUBLISHED_PARAMETERS = {"meta-llama/Llama-2-7b-hf": 6_738_415_616, "meta-llama/Llama-2-13b-hf": 13_015_864_320, "meta-llama/Llama-2-70b-hf": 68_976_648_192}
+PUBLISHED_PARAMETERS = {
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "meta-llama/Llama-2-70b-hf": 68_976_648_192,
+}
 
 
 def count_parameters(model: str) -> int | None:
@@ -51,15 +55,26 @@ def explain(recipe: Recipe, ranks: int) -> str:
         ("ranks", f"{ranks}"),
         ("global batch", f"{recipe.tokens_per_step:,} tokens = {recipe.rows_per_step} rows of {recipe.data.seq_len}"),
         ("micro-batch", f"{recipe.micro_batch} rows a rank"),
-        ("accumulation", f"{accumulation} micro-batches a step" + (f", {padding_rows} rows of padding a step: choose ranks and micro_batch that divide {recipe.rows_per_step}" if padding_rows else "")),
+        (
+            "accumulation",
+            f"{accumulation} micro-batches a step"
+            + (
+                f", {padding_rows} rows of padding a step: choose ranks and micro_batch that divide {recipe.rows_per_step}"
+                if padding_rows
+                else ""
+            ),
+        ),
         ("steps", f"{steps:,}"),
         ("tokens", f"{steps * recipe.tokens_per_step:,}"),
         ("warm-up", f"{warmup:g} steps = {round(warmup * recipe.tokens_per_step):,} tokens"),
         ("learning rate", f"{recipe.schedule.kind} from {recipe.optim.lr:g} to {_final_lr(recipe):g}"),
-        ("optimizer", f"AdamW ({adam_kernel(recipe, config['zero_optimization'], recipe.deepspeed.name != 'cpu.json')}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}"),
+        (
+            "optimizer",
+            f"AdamW ({adam_kernel(recipe, config['zero_optimization'], recipe.deepspeed.name != 'cpu.json')}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}",
+        ),
         ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
         *facts,
-        *_sizes(recipe, parameters, ranks),
+        *_sizes(recipe, parameters, ranks, config["zero_optimization"]),
     ]
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
@@ -87,7 +102,9 @@ def _data(recipe: Recipe, missing: list[str]) -> tuple[list[tuple[str, str]], li
         shards = Shards.open(path, verify="size")
         if tokenizer:
             shards.require_tokenizer(tokenizer, f"{place}.path={path}")
-        rows.append((place.split(".", 2)[0] + " " + place.split(".", 2)[2], f"{len(shards):,} documents, {int(shards.lengths.sum()):,} tokens"))
+        rows.append(
+            (place.split(".", 2)[0] + " " + place.split(".", 2)[2], f"{len(shards):,} documents, {int(shards.lengths.sum()):,} tokens")
+        )
         if spec:
             totals.append(int(shards.lengths.sum()))
             specs.append(spec)
@@ -107,7 +124,7 @@ def _tokenizer(recipe: Recipe) -> str | None:
         return None
 
 
-def _sizes(recipe: Recipe, parameters: int | None, ranks: int) -> list[tuple[str, str]]:
+def _sizes(recipe: Recipe, parameters: int | None, ranks: int, zero: dict) -> list[tuple[str, str]]:
     if not parameters:
         return []
     c, nbytes = recipe.checkpoint, 2 if recipe.model.dtype == "bf16" else 4
@@ -117,14 +134,37 @@ def _sizes(recipe: Recipe, parameters: int | None, ranks: int) -> list[tuple[str
     kept = min(saves, c.keep_last + c.keep_best + forever) + 1  # and the one being written
     there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
     free = shutil.disk_usage(there).free
-    states = 18 * parameters / ranks  # 2 bf16 + 4 fp32 gradients + 12 master and moments
-    if recipe.model.dtype == "fp32":
-        states = 20 * parameters / ranks
+    device, host = _states(parameters, nbytes, ranks, zero)
     return [
         ("parameters", f"{parameters:,}"),
-        ("model states", f"{states / 2**30:.2f} GiB a rank (parameters, gradients, master, moments), before activations"),
-        ("checkpoint", f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights" + (", 12 of trainer state)" if c.trainer_state else ")")),
-        ("disk", f"up to {kept} checkpoints at once: {kept * one / 1e9:.2f} GB; {free / 1e9:.0f} GB free here" + (" — NOT ENOUGH" if kept * one > free else "")),
+        (
+            "model states",
+            f"{device / 2**30:.2f} GiB a GPU"
+            + (f", {host / 2**30:.2f} GiB of host memory a rank" if host else "")
+            + ", before activations",
+        ),
+        (
+            "checkpoint",
+            f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights" + (", 12 of trainer state)" if c.trainer_state else ")"),
+        ),
+        (
+            "disk",
+            f"up to {kept} checkpoints at once: {kept * one / 1e9:.2f} GB; {free / 1e9:.0f} GB free here"
+            + (" — NOT ENOUGH" if kept * one > free else ""),
+        ),
     ]
 
 
+def _states(parameters: int, weight_bytes: int, ranks: int, zero: dict) -> tuple[float, float]:
+    """Bytes a rank keeps on its device and in host memory: parameters, fp32 gradients (4), master and moments (12).
+
+    DeepSpeed's own estimate (estimate_zero3_model_states_mem_needs) counts the same 18 bytes a bf16 parameter.
+    """
+    device, host = weight_bytes + 4 + 12, 0
+    if zero.get("offload_optimizer", {}).get("device") == "cpu":
+        device, host = weight_bytes, 4 + 12
+    if zero.get("offload_param", {}).get("device") == "cpu":
+        device, host = device - weight_bytes, host + weight_bytes
+    hpz = zero.get("zero_hpz_partition_size", 1)
+    second = weight_bytes * parameters / hpz if hpz > 1 else 0
+    return device * parameters / ranks + second, host * parameters / ranks

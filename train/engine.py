@@ -52,7 +52,9 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"cannot be read ({error.strerror}); there are {known}"]) from None
     except (ValueError, AssertionError) as error:
         raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"not a JSON object ({error}); mend it"]) from None
-    faults = [f"{key}={json.dumps(config[key])}: the recipe owns this; take it out and set {OWNED[key]} there" for key in OWNED if key in config]
+    faults = [
+        f"{key}={json.dumps(config[key])}: the recipe owns this; take it out and set {OWNED[key]} there" for key in OWNED if key in config
+    ]
     zero = config.get("zero_optimization", {})
     if zero.get("stage") != 3:
         faults.append(f"zero_optimization.stage={zero.get('stage')}: checkpoints and loading here are ZeRO-3's; set it to 3")
@@ -61,7 +63,9 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
             faults.append(f"zero_optimization.{part}.device=nvme: not supported; use cpu")
     hpz = zero.get("zero_hpz_partition_size", 1)
     if hpz > 1 and world_size % hpz:
-        faults.append(f"zero_optimization.zero_hpz_partition_size={hpz}: does not divide the {world_size} ranks; set it to the GPUs of a node")
+        faults.append(
+            f"zero_optimization.zero_hpz_partition_size={hpz}: does not divide the {world_size} ranks; set it to the GPUs of a node"
+        )
     if faults:
         raise RecipeError(f"deepspeed={recipe.deepspeed}", faults)
     if not on_cuda:
@@ -100,7 +104,9 @@ def _optimizer(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> dict[str,
     if kernel == "fused" and offloaded:
         raise RecipeError(f"optim.kernel={kernel}", [f"{recipe.deepspeed} keeps the optimizer on the CPU; use auto or cpu"])
     if kernel == "cpu" and on_cuda and not offloaded:
-        raise RecipeError(f"optim.kernel={kernel}", [f"{recipe.deepspeed} keeps the optimizer on the GPU; use auto, fused, or an offloading config"])
+        raise RecipeError(
+            f"optim.kernel={kernel}", [f"{recipe.deepspeed} keeps the optimizer on the GPU; use auto, fused, or an offloading config"]
+        )
     params: dict[str, Any] = {"lr": o.lr, "betas": list(o.betas), "eps": o.eps, "weight_decay": o.weight_decay, "adam_w_mode": True}
     if kernel == "torch":
         params["torch_adam"] = True
@@ -109,6 +115,7 @@ def _optimizer(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> dict[str,
 
 def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices decay, vectors (norms, biases) do not."""
+
     def is_vector(p: nn.Parameter) -> bool:
         return len(getattr(p, "ds_shape", p.shape)) < 2
 
@@ -263,5 +270,5 @@ def start(recipe: Recipe, world: World, folder: Path, sources: int) -> tuple[Eng
     weights.verify_in_memory(parameters, loaded, world, engine.get_master)
     if loaded.exact_masters:
         weights.load_masters(parameters, tied, folder, world, engine.set_master)
-        engine.release()
+    engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"

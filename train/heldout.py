@@ -32,7 +32,9 @@ class Score:
         return math.exp(min(self.loss, 700.0))
 
 
-def evaluate(engine: Engine, shards: dict[str, Shards], seq_len: int, max_rows: int | None, micro_batch: int, world: World) -> dict[str, Score]:
+def evaluate(
+    engine: Engine, shards: dict[str, Shards], seq_len: int, max_rows: int | None, micro_batch: int, world: World
+) -> dict[str, Score]:
     """Each source's score; the same numbers on every rank, which all make the same number of forward passes."""
     scores = {}
     for name, source in shards.items():
@@ -74,8 +76,13 @@ def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, w
     for _ in range(max_new_tokens):
         length = len(ids) + len(new)
         batch = PackedBatch(
-            tokens=torch.tensor([ids + new]), labels=torch.full((1, length), batches.IGNORED), position_ids=torch.arange(length)[None],
-            cu_seqlens=torch.tensor([0, length], dtype=torch.int32), max_seqlen=length, source=torch.zeros(length, dtype=torch.int16), supervised=0,
+            tokens=torch.tensor([ids + new]),
+            labels=torch.full((1, length), batches.IGNORED),
+            position_ids=torch.arange(length)[None],
+            cu_seqlens=torch.tensor([0, length], dtype=torch.int32),
+            max_seqlen=length,
+            source=torch.zeros(length, dtype=torch.int16),
+            supervised=0,
         )
         # rank 0 decides, so that a rounding difference between ranks cannot make them part
         chosen = world.broadcast(int(engine.logits(batch.to(world.device))[-1].argmax()))

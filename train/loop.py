@@ -59,7 +59,9 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     folder = found or resolve(recipe.model.path, world)
     shards, heldout_shards = _open_data(recipe, folder, world)
     engine, loaded, said = start(recipe, world, folder, len(shards))
-    world.log0(f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {folder}; weights fingerprint {loaded.fingerprint}")
+    world.log0(
+        f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {folder}; weights fingerprint {loaded.fingerprint}"
+    )
     world.log0(said)
     loader = _loader(recipe, shards, world)
     state = TrainState()
@@ -70,8 +72,16 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
         world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
     else:
         loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
-        _write_run_files(recipe, world)
-    log = MetricsLog(recipe.run_dir, world, _machine(recipe, engine, world), recipe.total_steps, recipe.logging.every_steps, recipe.logging.tensorboard, state.step)
+        _write_run_files(recipe, folder, loaded.fingerprint, world)
+    log = MetricsLog(
+        recipe.run_dir,
+        world,
+        _machine(recipe, engine, world),
+        recipe.total_steps,
+        recipe.logging.every_steps,
+        recipe.logging.tensorboard,
+        state.step,
+    )
     try:
         with Guard(world, recipe.guard.max_nonfinite_in_a_row) as guard:
             if not saved:
@@ -84,8 +94,16 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
 
 
 def _steps(
-    recipe: Recipe, engine: Engine, loader: Loader, heldout_shards: dict[str, Shards], state: TrainState, log: MetricsLog, guard: Guard,
-    folder: Path, last_saved: Path | None, world: World,
+    recipe: Recipe,
+    engine: Engine,
+    loader: Loader,
+    heldout_shards: dict[str, Shards],
+    state: TrainState,
+    log: MetricsLog,
+    guard: Guard,
+    folder: Path,
+    last_saved: Path | None,
+    world: World,
 ) -> Outcome:
     root, every = recipe.run_dir / "checkpoints", recipe.checkpoint.every_steps
     while state.step < recipe.total_steps:
@@ -138,7 +156,15 @@ def _agree(
         counts += np.bincount(labelled, minlength=len(names))
         tokens += int(real.sum())
         squares += float((b.cu_seqlens.diff().double() ** 2).sum())
-    own = [float(sum(losses)), *sum(sources).double().tolist(), *counts, float(guard.signal is not None), loader.data_wait_seconds, tokens, squares]
+    own = [
+        float(sum(losses)),
+        *sum(sources).double().tolist(),
+        *counts,
+        float(guard.signal is not None),
+        loader.data_wait_seconds,
+        tokens,
+        squares,
+    ]
     total, *rest = world.sum(own)
     n = len(names)
     per_source = {name: s / c for name, s, c in zip(names, rest[:n], rest[n : 2 * n], strict=True) if c}
@@ -150,7 +176,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     """The rate of the update after `step` updates: a pure function of the recipe."""
     s = recipe.schedule
     return lr_at(
-        step, kind=s.kind, peak=recipe.optim.lr, total=recipe.total_steps, warmup=recipe.warmup_steps, floor_ratio=s.floor_ratio, decay=s.decay_ratio * recipe.total_steps
+        step,
+        kind=s.kind,
+        peak=recipe.optim.lr,
+        total=recipe.total_steps,
+        warmup=recipe.warmup_steps,
+        floor_ratio=s.floor_ratio,
+        decay=s.decay_ratio * recipe.total_steps,
     )
 
 
@@ -159,7 +191,9 @@ def _evaluate(
 ) -> TrainState:
     if recipe.heldout.prompts:
         tokenizer = heldout.load_tokenizer(folder)
-        log.answers(state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world) for p in recipe.heldout.prompts})
+        log.answers(
+            state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world) for p in recipe.heldout.prompts}
+        )
     if not shards:
         return state
     scores = heldout.evaluate(engine, shards, recipe.data.seq_len, recipe.heldout.max_rows, recipe.micro_batch, world)
@@ -239,9 +273,11 @@ def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
     return Machine(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
 
 
-def _write_run_files(recipe: Recipe, world: World) -> None:
+def _write_run_files(recipe: Recipe, folder: Path, fingerprint: str, world: World) -> None:
     if world.rank == 0:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         config = merged_config(recipe, world.size, world.device.type == "cuda")
         checkpoint.write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
+        base = {"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint}
+        checkpoint.write_durably(recipe.run_dir / "base_model.json", json.dumps(base, indent=2) + "\n")

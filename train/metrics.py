@@ -111,7 +111,9 @@ def line(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> st
 class MetricsLog:
     """metrics.jsonl, TensorBoard and the progress bar of a run; writes on rank 0 only."""
 
-    def __init__(self, folder: Path, world: World, machine: Machine, total_steps: int, every_steps: int, tensorboard: bool, start_step: int):
+    def __init__(
+        self, folder: Path, world: World, machine: Machine, total_steps: int, every_steps: int, tensorboard: bool, start_step: int
+    ):
         self.world, self.machine, self.total_steps, self.every_steps = world, machine, total_steps, every_steps
         self._seconds: list[float] = []
         self._file: Any = None
@@ -157,7 +159,10 @@ class MetricsLog:
         for name, score in scores.items():
             record |= {f"heldout/{name}/loss": score.loss, f"heldout/{name}/perplexity": score.perplexity}
         self.record(record)
-        self._say(f"step {step}  held-out perplexity: " + "  ".join(f"{name} {s.perplexity:.3f} ({s.tokens:,} tokens)" for name, s in scores.items()))
+        self._say(
+            f"step {step}  held-out perplexity: "
+            + "  ".join(f"{name} {s.perplexity:.3f} ({s.tokens:,} tokens)" for name, s in scores.items())
+        )
 
     def answers(self, step: int, answers: dict[str, str]) -> None:
         for prompt, answer in answers.items():

@@ -111,7 +111,11 @@ class PackedCausalLM(nn.Module):
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """Last hidden states (tokens, width) of a packed batch."""
         out = self.hf.base_model(
-            input_ids=batch.tokens, position_ids=batch.position_ids, use_cache=False, cu_seqlens=batch.cu_seqlens, max_seqlen=batch.max_seqlen
+            input_ids=batch.tokens,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            cu_seqlens=batch.cu_seqlens,
+            max_seqlen=batch.max_seqlen,
         )
         return out.last_hidden_state.squeeze(0)
 
@@ -133,10 +137,14 @@ def config_of(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{folder}/config.json: transformers does not load it without running foreign code: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"{folder}/config.json: transformers does not load it without running foreign code: {str(error).splitlines()[0]}"
+        ) from None
     for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, key, None) not in (None, 1, 1.0):
-            raise ModelError(f"{folder}/config.json: {key}={getattr(config, key)} changes the logits, and this trainer's loss knows nothing of it")
+            raise ModelError(
+                f"{folder}/config.json: {key}={getattr(config, key)} changes the logits, and this trainer's loss knows nothing of it"
+            )
     return config
 
 
@@ -187,7 +195,9 @@ def _put_loss_into_head(hf: nn.Module, chunk: int, fused: bool) -> None:
 def _refuse_what_drops(hf: nn.Module) -> None:
     for name, module in hf.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0 or getattr(module, "attention_dropout", 0):
-            raise ModelError(f"{name}: dropout is not 0; packed continual pre-training here has none, set it to 0 in the model's config.json")
+            raise ModelError(
+                f"{name}: dropout is not 0; packed continual pre-training here has none, set it to 0 in the model's config.json"
+            )
 
 
 def decoder_layers(hf: nn.Module) -> list[nn.Module]:

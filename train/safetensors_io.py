@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def read_header(path: Path) -> dict[str, Entry]:
     with path.open("rb") as f:
         length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-            raise SafetensorsError(f"{path}: header says {length} bytes, file holds {size}; the copy was cut short or is no safetensors file: fetch it again")
+            raise SafetensorsError(
+                f"{path}: header says {length} bytes, file holds {size}; the copy was cut short or is no safetensors file: fetch it again"
+            )
         try:
             header = json.loads(f.read(length))
             assert isinstance(header, dict)
@@ -65,7 +68,9 @@ def read_header(path: Path) -> dict[str, Entry]:
         for (start, stop), name, value in rows:
             dtype, shape = DTYPES[value["dtype"]], tuple(int(n) for n in value["shape"])
             if start != end or stop - start != math.prod(shape) * dtype.itemsize or any(n < 0 for n in shape):
-                raise SafetensorsError(f"{path}: tensor {name} {value['dtype']} {list(shape)} does not fit its bytes {start} to {stop}; fetch the file again")
+                raise SafetensorsError(
+                    f"{path}: tensor {name} {value['dtype']} {list(shape)} does not fit its bytes {start} to {stop}; fetch the file again"
+                )
             entries[name] = Entry(path, name, dtype, shape, base + start, base + stop)
             end = stop
     except (KeyError, TypeError, ValueError) as error:
@@ -77,7 +82,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def read_range(entry: Entry, first: int, stop: int, chunk_elements: int = 1 << 24):
+def read_range(entry: Entry, first: int, stop: int, chunk_elements: int = 1 << 24) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (offset in elements, 1-D tensor) over the elements [first, stop) of a tensor, a bounded chunk at a time."""
     item = entry.dtype.itemsize
     with entry.file.open("rb", buffering=0) as f:
@@ -115,14 +120,17 @@ class Writer:
         self._file = path.open("wb", buffering=0)
         self._put(len(text).to_bytes(8, "little") + text)
 
-    def write(self, name: str, parts: list[torch.Tensor]) -> None:
-        """The next tensor, as consecutive 1-D parts."""
+    def stream(self, name: str, parts: Iterable[torch.Tensor]) -> None:
+        """The next tensor, as consecutive 1-D parts; made one by one, only one of them is in memory."""
         expected, (dtype, shape) = self._left.pop(0)
-        assert name == expected and sum(p.numel() for p in parts) == math.prod(shape), (name, expected, shape)
+        assert name == expected, (name, expected)
+        count = 0
         for part in parts:
             assert part.dtype == dtype, (name, part.dtype, dtype)
+            count += part.numel()
             if part.numel():
                 self._put(memoryview(part.detach().cpu().contiguous().view(torch.uint8).numpy()))
+        assert count == math.prod(shape), (name, count, shape)
 
     def _put(self, data: bytes | memoryview) -> None:
         self._hash.update(data)

@@ -48,7 +48,15 @@ def local_folder(path: str) -> Path:
     return Path(snapshot_download(path, local_files_only=True, allow_patterns=_WANTED))
 
 
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.jinja"]
+_WANTED = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "*.jinja",
+]
 
 
 def _prepare(path: str) -> None:
@@ -63,7 +71,9 @@ def _prepare(path: str) -> None:
     elif HUB_NAME.match(path):
         _fetch(path)
     else:
-        raise ModelError(f"model.path={path}: no such folder; give a Hugging Face model folder, a .gguf file, or a Hub name like meta-llama/Llama-2-7b-hf")
+        raise ModelError(
+            f"model.path={path}: no such folder; give a Hugging Face model folder, a .gguf file, or a Hub name like meta-llama/Llama-2-7b-hf"
+        )
 
 
 def _fetch(name: str) -> None:
@@ -74,7 +84,9 @@ def _fetch(name: str) -> None:
         snapshot_download(name, allow_patterns=_WANTED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.path={name}: no such folder here, and the Hub does not give it ({reason}); download it to a folder, or check name, access and network") from None
+        raise ModelError(
+            f"model.path={name}: no such folder here, and the Hub does not give it ({reason}); download it to a folder, or check name, access and network"
+        ) from None
 
 
 def unpack_gguf(file: Path, folder: Path) -> None:
@@ -94,7 +106,7 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         # not model.save_pretrained: transformers refuses to save a model that came quantized
         writer = Writer(tmp / "model.safetensors", {n: (p.dtype, tuple(p.shape)) for n, p in distinct.items()})
         for name, parameter in distinct.items():
-            writer.write(name, [parameter.reshape(-1)])
+            writer.stream(name, [parameter.reshape(-1)])
         writer.close()
         config.architectures, config.dtype = [type(model).__name__], "float32"
         config.save_pretrained(tmp)

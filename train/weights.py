@@ -56,7 +56,9 @@ def read_folder(folder: Path) -> dict[str, Entry]:
         weight_map, files = None, sorted(p.name for p in folder.glob("*.safetensors"))
     if not files:
         other = sorted(p.name for p in folder.glob("*.bin"))[:1] + sorted(p.name for p in folder.glob("*.pth"))[:1]
-        why = f"only {other[0]}, which can run foreign code when read; convert it to safetensors first" if other else "no *.safetensors files"
+        why = (
+            f"only {other[0]}, which can run foreign code when read; convert it to safetensors first" if other else "no *.safetensors files"
+        )
         raise WeightsError(f"{folder}: {why}")
     entries: dict[str, Entry] = {}
     for name in files:
@@ -178,13 +180,21 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
     totals = _add_up(sums, world)
     for alias in extra:
         if totals[alias] != totals[tied[alias]]:
-            raise WeightsError(f"{folder}: config.json ties {alias} to {tied[alias]}, but the files hold two different tensors; set tie_word_embeddings to false")
+            raise WeightsError(
+                f"{folder}: config.json ties {alias} to {tied[alias]}, but the files hold two different tensors; set tie_word_embeddings to false"
+            )
     lines = "".join(f"{n} {list(found[n].shape)} {found[n].dtype} {totals[n]:016x}\n" for n in sorted(parameters))
     skipped = sorted(n for n in entries if HARMLESS.search(n))
     return Loaded(hashlib.sha256(lines.encode()).hexdigest()[:32], as_loaded, exact, skipped)
 
 
-def load_masters(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path, world: World, set_master: Callable[[nn.Parameter, torch.Tensor], None]) -> None:
+def load_masters(
+    parameters: dict[str, nn.Parameter],
+    tied: dict[str, str],
+    folder: Path,
+    world: World,
+    set_master: Callable[[nn.Parameter, torch.Tensor], None],
+) -> None:
     """Give the fp32 masters the files' own precision (LLaMA-2 is published in fp16, which bf16 would round)."""
     found = match(parameters, read_folder(folder), tied, folder)
     for name, parameter in parameters.items():
@@ -204,7 +214,9 @@ def _add_up(sums: dict[str, int], world: World) -> dict[str, int]:
     return {name: value % (1 << 64) for name, value in zip(sums, total.tolist(), strict=True)}
 
 
-def verify_in_memory(parameters: dict[str, nn.Parameter], loaded: Loaded, world: World, get_master: Callable[[nn.Parameter], torch.Tensor]) -> None:
+def verify_in_memory(
+    parameters: dict[str, nn.Parameter], loaded: Loaded, world: World, get_master: Callable[[nn.Parameter], torch.Tensor]
+) -> None:
     """After the engine has been built: every slice is still what was loaded, and every master agrees with it.
 
     Raises:
@@ -222,7 +234,9 @@ def verify_in_memory(parameters: dict[str, nn.Parameter], loaded: Loaded, world:
             wrong.append(f"{name} (not finite)")
     everywhere = [f"{n} on rank {r}" for r, names in enumerate(world.gather(wrong)) for n in names]
     if everywhere:
-        raise WeightsError(f"after loading, {len(everywhere)} tensors are not what their files hold: {', '.join(everywhere[:5])}; nothing was trained")
+        raise WeightsError(
+            f"after loading, {len(everywhere)} tensors are not what their files hold: {', '.join(everywhere[:5])}; nothing was trained"
+        )
 
 
 # -- save -----------------------------------------------------------------------------------------------------------
@@ -261,7 +275,9 @@ def save(parameters: dict[str, nn.Parameter], folder: Path, world: World) -> dic
     dtype = next(iter(parameters.values())).ds_tensor.dtype
     files = plan_files(numels, dtype.itemsize, world.size)
     writers = {
-        f.name: Writer(folder / f.name, {n: (dtype, tuple(parameters[n].ds_shape)) for n in f.tensors}) for f in files if f.owner == world.rank
+        f.name: Writer(folder / f.name, {n: (dtype, tuple(parameters[n].ds_shape)) for n in f.tensors})
+        for f in files
+        if f.owner == world.rank
     }
     for turn in range(max(len(f.tensors) for f in files)):
         for f in files:
@@ -269,7 +285,7 @@ def save(parameters: dict[str, nn.Parameter], folder: Path, world: World) -> dic
                 name = f.tensors[turn]
                 parts = gather_slices(parameters[name], f.owner, world)
                 if parts is not None:
-                    writers[f.name].write(name, parts)
+                    writers[f.name].stream(name, parts)
     written = {name: writer.close() for name, writer in writers.items()}
     if world.rank == 0:
         weight_map = {n: f.name for f in files for n in f.tensors}
@@ -292,4 +308,15 @@ def gather_slices(parameter: nn.Parameter, owner: int, world: World) -> list[tor
     return [part[:n] for part, n in zip(got, lengths, strict=True)]
 
 
-__all__ = ["INDEX", "Loaded", "SafetensorsError", "WeightsError", "load", "load_masters", "read_folder", "save", "slice_range", "verify_in_memory"]
+__all__ = [
+    "INDEX",
+    "Loaded",
+    "SafetensorsError",
+    "WeightsError",
+    "load",
+    "load_masters",
+    "read_folder",
+    "save",
+    "slice_range",
+    "verify_in_memory",
+]
