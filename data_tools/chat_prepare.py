@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     facts = {"arguments": arguments, "inputs": [asdict(item) for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
     folders = {name: args.out / name if len(shares) > 1 else args.out for name in shares}
     if not (wanted := {name: folder for name, folder in folders.items() if not _is_made(folder, facts)}):
+        shutil.rmtree(args.out / ".work", ignore_errors=True)  # where a kill came between the manifest and this
         print(f"{args.out}: made before from these inputs with these arguments; nothing to do")
         return
     print(f"template {template.name}: marks are {template.facts['marks']}", file=sys.stderr)
@@ -83,12 +84,15 @@ def run(args: argparse.Namespace) -> None:
     for name, folder in wanted.items():
         _write(folder, name, shares, results, tokenizer.vocab_size, facts | {"dropped": dropped})
     shutil.rmtree(args.out / ".work")
-    _report(folders.values(), dropped, args.out)
+    left_out = sum((Counter(result["left_out"]) for result in results), Counter())
+    _report(folders.values(), dropped, left_out, args.out)
 
 
-def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], out: Path) -> None:
-    reasons = sum((Counter(reasons) for reasons in dropped.values()), Counter())
-    if reasons:
+def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], left_out: Counter[str], out: Path) -> None:
+    if left_out:
+        listed = "; ".join(f"{what} ({number:,} conversations)" for what, number in left_out.most_common())
+        print(f"kept without what no template has a place for: {listed}")
+    if reasons := sum((Counter(reasons) for reasons in dropped.values()), Counter()):
         listed = "; ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common(5))
         print(f"dropped {reasons.total():,}: {listed}; each is named in {out / 'dropped.jsonl'}")
     for folder in folders:

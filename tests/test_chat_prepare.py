@@ -244,10 +244,11 @@ def test_marks_written_as_text_are_said(llama2, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat files are not beside this checkout")
-def test_real_files_give_as_many_conversations_as_they_hold(tmp_path):
+def test_real_files_give_as_many_conversations_as_they_hold(tmp_path, capsys):
     good = {name: rows for name, (rows, reason) in REAL_FILES.items() if reason is None}
     inputs = [REAL / name for name in good]
     assert run(*inputs, "--tokenizer", MISTRAL, "--out", tmp_path / "out") == 0
+    assert "kept without what no template has a place for: reasoning (50 conversations)" in capsys.readouterr().out
     shards = Shards.open(tmp_path / "out", verify="hash")
     found = Counter(shards.source(i) for i in range(len(shards)))
     assert found == {name.partition(".")[0]: rows for name, rows in good.items()} and len(shards) == 4593
