@@ -60,7 +60,6 @@ class Talker:
         turns: [system], then user and assistant in turn, as `fit` leaves them. Raises ModelError when there is no room for an answer.
         """
         import torch
-        from transformers import GenerationConfig, TextIteratorStreamer
 
         ids = self.prompt(turns)
         if not self._has_room(len(ids), sampling):
@@ -70,34 +69,8 @@ class Talker:
             )
         if not ids:
             raise ModelError("nothing to answer: the text is empty")
-        stop = stop or threading.Event()
-        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
-        chance = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0} if sampling.temperature > 0 else {"do_sample": False}
-        ends = sorted(self.end_ids)
-        config = GenerationConfig(
-            max_new_tokens=self._longest(sampling), eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, use_cache=True, **chance
-        )
-        failures: list[BaseException] = []
-
-        def generate() -> None:
-            tokens = torch.tensor([ids], device=self._model.device)
-            try:
-                with _ONE_AT_A_TIME:
-                    if sampling.seed is not None:
-                        torch.manual_seed(sampling.seed)
-                    self._model.generate(
-                        tokens,
-                        attention_mask=torch.ones_like(tokens),
-                        generation_config=config,
-                        streamer=streamer,
-                        stopping_criteria=[lambda scores, *_, **__: torch.full((1,), stop.is_set(), device=scores.device)],
-                    )
-            except BaseException as error:  # handed to the reader, who would wait for ever
-                failures.append(error)
-                streamer.end()
-
-        thread = threading.Thread(target=generate, daemon=True)
-        thread.start()
+        closed = threading.Event()  # ours; `stop` is the caller's, who may use it for several answers
+        streamer, thread, failures = self._write(ids, sampling, [closed] if stop is None else [closed, stop])
         try:
             begun = False
             for piece in streamer:
@@ -106,12 +79,46 @@ class Talker:
                 if piece:
                     yield piece
         finally:
-            stop.set()
+            closed.set()
             thread.join()
         if failures and isinstance(failures[0], torch.OutOfMemoryError):
             raise ModelError(f"the device's memory does not hold {len(ids)} tokens and the model; shorten the text, or try --dtype bf16")
         if failures:
             raise failures[0]
+
+    def _write(self, ids: list[int], sampling: Sampling, stops: list[threading.Event]) -> tuple[Any, threading.Thread, list[BaseException]]:
+        """A thread that generates: what it writes comes out of the first value, what it dies of is in the last."""
+        import torch
+        from transformers import GenerationConfig, TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        chance = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0} if sampling.temperature > 0 else {"do_sample": False}
+        ends = sorted(self.end_ids)
+        config = GenerationConfig(
+            max_new_tokens=self._longest(sampling), eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **chance
+        )
+        failures: list[BaseException] = []
+
+        def is_over(scores: Any, *_: Any, **__: Any) -> Any:
+            return torch.full((1,), any(stop.is_set() for stop in stops), device=scores.device)
+
+        def generate() -> None:
+            tokens = torch.tensor([ids], device=self._model.device)
+            mask = torch.ones_like(tokens)
+            try:
+                with _ONE_AT_A_TIME:
+                    if sampling.seed is not None:
+                        torch.manual_seed(sampling.seed)
+                    self._model.generate(
+                        tokens, attention_mask=mask, generation_config=config, streamer=streamer, stopping_criteria=[is_over]
+                    )
+            except BaseException as error:  # handed to the reader, who would wait for ever
+                failures.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        return streamer, thread, failures
 
     def fit(self, turns: list[Turn], sampling: Sampling) -> list[Turn]:
         """The turns without the oldest exchanges that the model's context does not hold; system prompt and last question stay."""

@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 
 import uvicorn
 
-from data_tools.chat_formats import read_row
+from data_tools.chat_formats import Turn, read_row
 from launch import chat_web
 from launch.chat_model import Sampling, Talker
 from tests.tiny import save_tiny
@@ -87,6 +87,11 @@ def test_a_rating_holds_the_preferred_conversation_and_both_answers(talkers, ser
     assert line["meta"]["preferred"] == [models[1]] and sorted(Path(name).name for name in models) == sorted(NAMES)
     assert [turn["role"] for turn in line["messages"]] == ["system", "user", "assistant", "user", "assistant"]
     assert line["messages"][-1]["content"] == said[1].strip() != said[0].strip()
+    for side, name in enumerate(models):
+        (talker,) = (talker for talker in talkers if talker.name == name)
+        turns = [Turn("system", "Be brief."), Turn("user", "Why is the sky dark?")]
+        first = line["meta"]["answers"][side]["messages"][2]["content"]
+        assert first == "".join(talker.answer(turns, Sampling(24, 0.0))).strip()  # all of it, on both sides
     left, right = line["meta"]["answers"]
     assert (left["model"], right["model"]) == tuple(models) and left["messages"][-1]["content"] == said[0].strip()
     assert right["messages"] == line["messages"]

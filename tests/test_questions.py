@@ -163,6 +163,28 @@ def test_every_mishap_of_a_server_is_survived_and_every_paper_answered_once(tmp_
     assert len(server.requests(folder)) == asked > 40 and conversations(out) == got
 
 
+def test_prepare_chat_reads_what_was_made(tmp_path, serve):
+    from tests.tiny import write_tokenizer
+
+    url, _ = serve()
+    assert run(papers(tmp_path / "p.jsonl", 6), tmp_path / "out", url).returncode == 0
+    write_tokenizer(tmp_path / "tokenizer")
+    given = [
+        tmp_path / "out" / "conversations.jsonl",
+        "--tokenizer",
+        tmp_path / "tokenizer",
+        "--out",
+        tmp_path / "shards",
+        "--template",
+        "chatml",
+    ]
+    prepare = [sys.executable, "-m", "data_tools.prepare", "chat", *map(str, given), "--workers", "1"]
+    done = subprocess.run(prepare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "shards" / "manifest.json").read_text())["counts"]
+    assert counts["documents"] == 6 and counts["supervised_tokens"] > 6 * 50
+
+
 def test_a_slow_server_is_cut_off_and_asked_again(tmp_path, serve):
     url, folder = serve("slow,ok")
     done = run(papers(tmp_path / "p.jsonl", 1), tmp_path / "out", url, "--timeout", "0.5")
@@ -363,7 +385,7 @@ def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
 
 
 def test_a_run_killed_at_random_repeats_no_finished_paper(tmp_path, serve):
-    kill_at_random(tmp_path, serve, kills=6, count=200)
+    kill_at_random(tmp_path, serve, kills=4, count=130)
 
 
 @pytest.mark.soak
