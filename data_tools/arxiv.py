@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other texts (one JSON a line: id, text) for the same filters and duplicates",
     )
     add("--out", required=True, metavar="DIR", help="folder to make; local, or fsspec's (s3://…) with a local --work")
-    add("--work", metavar="DIR", help="folder for what is not finished (default: OUT/.work)")
+    add("--work", metavar="DIR", help="where to make the folder for what is not finished (default: OUT/.work)")
     add("--categories", nargs="+", default=["astro-ph*"], metavar="P", help="patterns (default: 'astro-ph*'; '*' for all)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--primary-only", action="store_true", help="the first category must match")
@@ -119,8 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make OUT. Raises ArxivError, SourceError, FilterError, DuplicatesError or WorkError, with what to do."""
     plan, inputs = _plan(args)
-    remote, out = _out(args)
-    folder = Path(args.work).absolute() if args.work else out / ".work"
+    out, folder = _places(args)
     if message := _already_made(args.out, plan, inputs):
         shutil.rmtree(folder, ignore_errors=True)
         print(message)
@@ -135,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
         results = _stages(args, plan, inputs, folder)
         counts = count_all(plan, results)
         provenance = provenance_of(plan, results, counts)
-        deliver(folder, args.out if remote else out, counts, provenance)
+        deliver(folder, out or args.out, counts, provenance)
     shutil.rmtree(folder, ignore_errors=True)
     kept, dropped = counts["kept"], sum(counts["dropped"].values())
     print(
@@ -214,18 +213,19 @@ def _code() -> str:
     return digest.hexdigest()[:16]
 
 
-def _out(args: argparse.Namespace) -> tuple[bool, Path]:
-    remote = "://" in args.out
-    if remote and not args.work:
+def _places(args: argparse.Namespace) -> tuple[Path | None, Path]:
+    """OUT where it is local, and the folder for what is not finished, which belongs to this run alone."""
+    out = None if "://" in args.out else Path(args.out).absolute()
+    if args.work:
+        name = re.sub(r"[^\w.-]+", "-", args.out if out is None else str(out)).strip("-")
+        folder = Path(args.work).absolute() / f"{name}.work"
+    elif out is None:
         raise ArxivError(f"--out {args.out}: a remote folder needs --work DIR, a local (or shared) folder for what is not finished")
-    if (
-        not remote
-        and (Path(args.out) / "documents").exists()
-        and not (Path(args.out) / "provenance.json").exists()
-        and not (Path(args.work) if args.work else Path(args.out) / ".work").exists()
-    ):
+    else:
+        folder = out / ".work"
+    if out and (out / "documents").exists() and not (out / "provenance.json").exists() and not folder.exists():
         raise ArxivError(f"{args.out}/documents exists and was not made here; choose another --out")
-    return remote, Path(args.out).absolute()
+    return out, folder
 
 
 def _already_made(out: str, plan: dict[str, Any], inputs: dict[str, list[Any]]) -> str | None:

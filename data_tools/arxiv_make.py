@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.buckets import grouped, hash_of, line_of, plan_of, rows
+from data_tools.buckets import grouped, hash_of, line_of, plan_of, plan_stamp, rows, sync
 from data_tools.duplicates import Evaluation, find_duplicates, signature
 from data_tools.files import sha256_file, write_atomically
 from data_tools.filters import Filter, first_reason
@@ -31,7 +31,7 @@ FROM_LATEX = -1  # the file number of a document that no metadata line stands be
 def make(task: dict[str, Any]) -> dict[str, Any]:
     work, plan, bucket = Path(task["work"]), plan_of(task["work"]), task["bucket"]
     filters = [Filter(name, limits) for name, limits in plan["filters"].items()]
-    evaluation = _evaluation(work) if plan["decontaminate"] else None
+    evaluation = _evaluation(work, plan_stamp(work)) if plan["decontaminate"] else None
     candidates, sources = grouped(work / "scan", bucket), grouped(work / "latex", bucket)
     between: Counter[str] = Counter()
     kept, dropped = [], []
@@ -124,7 +124,7 @@ def _write_signatures(path: Path, kept: list[dict[str, Any]]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _evaluation(work: Path) -> Evaluation:
+def _evaluation(work: Path, _stamp: int) -> Evaluation:
     with np.load(work / "evaluation.npz") as held:
         return Evaluation(held["hashes"], held["files"], held["names"].tolist(), int(held["n"]), int(held["short"]))
 
@@ -199,11 +199,12 @@ def _count(counts: dict[str, Counter[str]], document: dict[str, Any]) -> None:
 
 def _write_gz(path: Path, lines: list[bytes]) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.tmp")  # always the same: what a kill leaves is written over by the task that runs again
     with open(aside, "wb") as file:
         with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as packed:
             packed.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+    sync(path.parent)
     return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from data_tools.buckets import sync
 from data_tools.files import write_atomically
 from data_tools.sources import filesystem
 
@@ -100,15 +101,34 @@ def deliver(folder: Path, out: Path | str, counts: dict[str, Any], provenance: d
         for name, data in records:
             fs.pipe_file(f"{inner}/{name}", data)
         return
+    out.mkdir(parents=True, exist_ok=True)
     for name in ("documents", "heldout", "dropped"):
         (folder / "final" / name).mkdir(parents=True, exist_ok=True)
         if not (out / name).exists():  # else a kill came between the renames
-            shutil.move(folder / "final" / name, out / name)
+            _move(folder / "final" / name, out / name)
     logs = out / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     for stage in sorted((folder / "tasks").iterdir()):
         if (stage / "logs").is_dir():
             shutil.copytree(stage / "logs", logs / stage.name)
-    for name, data in records:
-        write_atomically(out / name, data)
     assert all(os.path.getsize(out / row["file"]) == row["bytes"] for row in provenance["files"])
+    for name, data in records:
+        write_atomically(folder / "final" / name, data)
+        _move(folder / "final" / name, out / name)
+
+
+def _move(source: Path, target: Path) -> None:
+    """One rename, also where the work folder is on another disk. A kill leaves at most one `.NAME.tmp`, which the next run writes over."""
+    aside = target.with_name(f".{target.name}.tmp")
+    if os.stat(source).st_dev == os.stat(target.parent).st_dev:
+        aside = source
+    elif source.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(source, aside)
+        for path in (*aside.iterdir(), aside):
+            sync(path)
+    else:
+        shutil.copyfile(source, aside)
+        sync(aside)
+    os.rename(aside, target)
+    sync(target.parent)

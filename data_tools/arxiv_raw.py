@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.archive_limits import CAPS, ArchiveError
-from data_tools.buckets import Buckets, plan_of
+from data_tools.buckets import Buckets, plan_of, plan_stamp
 from data_tools.metadata import RecordError, Selection, cleaned, is_withdrawn, paper_id, parse, repaired_id
 from data_tools.reader import PaperReader
 from data_tools.sources import describe, filesystem, lines_of, name_of, sha256_of
@@ -60,6 +60,8 @@ def scan(task: dict[str, Any]) -> dict[str, Any]:
             out.write(candidate)
             if candidate["reason"] is None:
                 ids.write(candidate["id"] + "\n")
+        ids.flush()
+        os.fsync(ids.fileno())
     return {"file": task["file"], "counts": counts}
 
 
@@ -67,12 +69,14 @@ def _candidate(line: bytes, kind: str, selection: Selection, keep_withdrawn: boo
     """A candidate, perhaps with a reason to drop it, or the word for why it was not asked for."""
     try:
         fields = json.loads(line)
-    except ValueError:  # JSON's own errors, and bytes that are not UTF-8
+    except (ValueError, RecursionError):  # JSON's own errors, bytes that are not UTF-8, brackets without end
         return _unreadable(line, "not JSON")
     if kind == "documents":
+        if isinstance(fields, dict) and not isinstance(fields.get("meta", {}), dict):
+            return _unreadable(line, "meta is no object")
         if not (isinstance(fields, dict) and isinstance(fields.get("id"), (str, int)) and isinstance(fields.get("text"), str)):
             return _unreadable(line, "no id or no text")
-        meta = {key: value for key, value in fields.items() if key not in ("id", "text", "meta")} | (fields.get("meta") or {})
+        meta = {key: value for key, value in fields.items() if key not in ("id", "text", "meta")} | fields.get("meta", {})
         return {"id": str(fields["id"]), "key": [0, ""], "text": fields["text"].strip(), "meta": meta, "reason": None}
     try:
         record = parse(fields)
@@ -111,7 +115,7 @@ def _unreadable(line: bytes, detail: str) -> dict[str, Any]:
 
 def read_latex(task: dict[str, Any]) -> dict[str, Any]:
     work, plan = Path(task["work"]), plan_of(task["work"])
-    wanted = _wanted(work) if plan["has_metadata"] else None
+    wanted = _wanted(work, plan_stamp(work)) if plan["has_metadata"] else None
     counts: Counter[str] = Counter()
     with Buckets(work / "latex" / f"{task['number']:05d}", plan["buckets"]) as out, PaperReader(plan["seconds_per_paper"]) as reader:
         for name, source in _sources(task["source"]):
@@ -159,5 +163,5 @@ def _sources(source: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | Archi
 
 
 @lru_cache(maxsize=1)
-def _wanted(work: Path) -> frozenset[str]:
+def _wanted(work: Path, _stamp: int) -> frozenset[str]:
     return frozenset(line for path in sorted((work / "scan").glob("[0-9]*/ids.txt")) for line in path.read_text().splitlines())

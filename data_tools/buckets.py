@@ -40,6 +40,16 @@ class Buckets:
         if kind is None:
             shutil.rmtree(self.folder, ignore_errors=True)
             os.replace(self.aside, self.folder)
+            sync(self.folder.parent)
+
+
+def sync(path: Path) -> None:
+    """A file's bytes, or a rename in a folder, hold also after a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def bucket_of(name: str, buckets: int) -> int:
@@ -68,6 +78,16 @@ def line_of(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"  # a lone surrogate is no text
 
 
+def plan_of(work: str | Path) -> dict[str, Any]:
+    """What the run was asked for."""
+    return _read_plan(Path(work), plan_stamp(work))
+
+
+def plan_stamp(work: str | Path) -> int:
+    """Tells one run in a folder from the next, for what is kept in memory between tasks."""
+    return os.stat(Path(work) / "plan.json").st_mtime_ns
+
+
 @lru_cache(maxsize=1)
-def plan_of(work: str) -> dict[str, Any]:
-    return json.loads((Path(work) / "plan.json").read_bytes())
+def _read_plan(work: Path, _stamp: int) -> dict[str, Any]:
+    return json.loads((work / "plan.json").read_bytes())

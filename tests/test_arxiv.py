@@ -316,12 +316,15 @@ def test_other_documents_pass_the_same_filters_and_duplicates(tmp_path: Path) ->
         {"id": "book-1", "text": sentences("book", 5), "source": "books"},
         {"id": "copy", "text": record(3)["title"] + record(3)["abstract"]},
     ]
-    rows += [{"id": "x", "text": "no"}, {"id": "y"}]
+    rows += [{"id": "x", "text": "no"}, {"id": "y"}, {"id": "z", "text": "no", "meta": 3}, "[" * 100_000, "3"]
     metadata = write_lines(tmp_path / "m.jsonl", [record(n) for n in range(5)])
     others = write_lines(tmp_path / "o.jsonl", rows)
     assert make("--metadata", metadata, "--documents", others, "--out", tmp_path / "out") == 0
     kept = by_id(tmp_path / "out")
     assert len(kept) == 6 and kept["book-1"]["meta"] == {"source": "books"}
+    assert sorted(row["detail"] for row in documents(tmp_path / "out", "dropped") if row["reason"] == "bad_record") == [
+        "meta is no object", "no id or no text", "no id or no text", "not JSON",
+    ]  # fmt: skip
     assert {row["id"]: row["reason"] for row in documents(tmp_path / "out", "dropped") if row["reason"] != "bad_record"} == {
         "copy": "exact_duplicate", "x": "too_short",
     }  # fmt: skip
@@ -334,6 +337,9 @@ def test_the_same_command_again_does_nothing_and_another_one_is_refused(tmp_path
     assert make("--metadata", metadata, "--out", out) == 0
     assert "made by this very command before; nothing to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.gz")}
+    (tmp_path / "theirs" / "documents").mkdir(parents=True)
+    assert make("--metadata", metadata, "--out", tmp_path / "theirs") == 1
+    assert "theirs/documents exists and was not made here; choose another --out" in capsys.readouterr().err
     assert make("--metadata", metadata, "--out", out, "--heldout", "0.5") == 1
     assert "holds documents of another command or other inputs (heldout); choose another --out or delete it" in capsys.readouterr().err
     metadata.write_bytes(metadata.read_bytes().replace(b"percent", b"PERCENT"))
@@ -366,6 +372,19 @@ def test_a_user_s_mistake_is_one_message(words: list[str], message: str, tmp_pat
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "out" / "provenance.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")
+def test_the_work_folder_may_be_on_another_disk(tmp_path: Path) -> None:
+    import tempfile
+
+    metadata = write_lines(tmp_path / "m.jsonl", [record(n) for n in range(5)])
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as work:
+        (Path(work) / "mine.txt").write_text("not of this run")
+        assert make("--metadata", metadata, "--out", tmp_path / "far", "--work", work) == 0
+        assert [path.name for path in Path(work).iterdir()] == ["mine.txt"]
+    assert make("--metadata", metadata, "--out", tmp_path / "near") == 0
+    assert tree(tmp_path / "far") == tree(tmp_path / "near") and not list((tmp_path / "far").glob(".*"))
 
 
 def test_documents_can_be_delivered_to_a_remote_folder(tmp_path: Path) -> None:
