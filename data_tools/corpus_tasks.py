@@ -34,7 +34,7 @@ def read_part(task: dict[str, Any]) -> dict[str, Any]:
     """Rows of one part → chunk files; returns what was read, dropped and why, and the chunks."""
     part, rule = task["part"], task["rule"]
     dropped: Counter[str] = Counter()
-    result: dict[str, Any] = {"rows": 0, "bytes_of_text": 0, "fields": [], "bad": [], "chunks": []}
+    result: dict[str, Any] = {"rows": 0, "fields": [], "bad": [], "chunks": []}
     chunk = _Chunk(Path(task["chunks"]), task["number"])
     for number, row in read_rows(part):
         result["rows"] += 1
@@ -96,6 +96,8 @@ def field(row: dict[str, Any], name: str) -> Any:
 
 def split_of(id: str, splits: list[tuple[str, float]]) -> int:
     """0 for train, k for the k-th held-out split: by a hash of the id alone, so that no re-ordering or new paper moves another."""
+    if not splits:
+        return 0
     place = int.from_bytes(hashlib.sha256(f"split:{id}".encode()).digest()[:8], "big") / 2**64
     for k, (_, share) in enumerate(splits, 1):
         if place < share:
