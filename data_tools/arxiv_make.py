@@ -69,8 +69,8 @@ def _verdict(
         return "no_parts", "; ".join(f"{source['name']}: {source['reason']}" for source in refused)
     if reason := first_reason(document["text"], filters):
         return reason, ""
-    if evaluation and (file := evaluation.file_with(document["text"])):
-        return "contaminated", f"shares a run of {evaluation.n} words with {file}"
+    if evaluation and (shared := evaluation.shared_with(document["text"])):
+        return "contaminated", f"shares {shared[1]!r} with {shared[0]}"
     return None, ""
 
 

@@ -155,15 +155,15 @@ class Evaluation:
         unique, positions = np.unique(np.concatenate(hashes), return_index=True)
         return cls(unique, np.concatenate(files)[positions], names, n, short)
 
-    def file_with(self, text: str) -> str | None:
-        """The evaluation file that shares a run of n words with the text."""
-        words = word_hashes(words_of(text))
+    def shared_with(self, text: str) -> tuple[str, str] | None:
+        """The evaluation file that shares a run of n words with the text, and the run."""
+        words = words_of(text)
         if len(words) < self.n:
             return None
-        grams = gram_hashes(words, self.n)
+        grams = gram_hashes(word_hashes(words), self.n)
         found = np.searchsorted(self.hashes, grams).clip(max=len(self.hashes) - 1)
         hits = np.flatnonzero(self.hashes[found] == grams)
-        return self.names[self.files[found[hits[0]]]] if len(hits) else None
+        return (self.names[self.files[found[hits[0]]]], " ".join(words[hits[0] : hits[0] + self.n])) if len(hits) else None
 
 
 def texts_in(value: Any) -> Iterator[str]:

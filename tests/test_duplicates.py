@@ -108,7 +108,8 @@ def test_a_shared_run_of_thirteen_words_is_found_and_twelve_are_not() -> None:
     held = Evaluation.of([("mcq.json", " ".join(question)), ("other.json", " ".join(text(4, 40)))])
     for start, length, expected in ((0, NGRAM, "mcq.json"), (20, NGRAM, "mcq.json"), (10, NGRAM - 1, None)):
         document = text(9, 60) + [word.upper() + "," for word in question[start : start + length]] + text(10, 60)
-        assert held.file_with(" ".join(document)) == expected
+        found = held.shared_with(" ".join(document))
+        assert found == (expected and (expected, " ".join(question[start : start + length])))
 
 
 def test_runs_are_found_exactly_as_a_set_of_tuples_finds_them() -> None:
@@ -117,7 +118,7 @@ def test_runs_are_found_exactly_as_a_set_of_tuples_finds_them() -> None:
     known = {tuple(words[k : k + 4]) for words in texts[:10] for k in range(57)}
     documents = texts + [text(100 + k, 50) + texts[k % 10][5 : 5 + size] for k, size in enumerate([2, 3, 4, 5] * 10)]
     expected = [any(tuple(words[k : k + 4]) in known for k in range(len(words) - 3)) for words in documents]
-    assert [held.file_with(" ".join(words)) is not None for words in documents] == expected
+    assert [held.shared_with(" ".join(words)) is not None for words in documents] == expected
     assert 10 < sum(expected) < len(expected) - 10
 
 
