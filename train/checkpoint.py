@@ -60,11 +60,20 @@ def predicted_bytes(total_parameters: int, weight_bytes: int, trainer_state: boo
 # -- save -----------------------------------------------------------------------------------------------------------
 
 
-def save(engine: Engine, root: Path, state: dict[str, Any], companions: Path, trainer_state: bool, world: World) -> Path:
+def save(
+    engine: Engine,
+    root: Path,
+    state: dict[str, Any],
+    companions: Path,
+    trainer_state: bool,
+    world: World,
+    instead: dict[str, str] | None = None,
+) -> Path:
     """Publish one checkpoint; every rank calls it.
 
     Args:
         root: the run's checkpoints folder. state: what state.json holds; has `step`. companions: folder whose config and tokenizer go along.
+        instead: name → text of files that take the place of the companions'.
     Raises:
         CheckpointError: on every rank, with the rank, file and cause, when any rank failed; nothing new is visible then.
     """
@@ -91,6 +100,8 @@ def save(engine: Engine, root: Path, state: dict[str, Any], companions: Path, tr
             for companion in COMPANIONS:
                 if (companions / companion).is_file():
                     shutil.copyfile(companions / companion, tmp / companion)
+            for file, text in (instead or {}).items():
+                (tmp / file).write_text(text, encoding="utf-8")
             fix_config(tmp, _dtype(engine))
             if trainer_state:
                 index = {

@@ -15,6 +15,7 @@ import torch
 
 from data_tools.shards import Shards
 from train import batches
+from train.chat_format import ChatFormat
 from train.engine import Engine
 from train.loader import PackedBatch, heldout_rows
 from train.world import World
@@ -59,19 +60,19 @@ def mean_loss(scores: dict[str, Score]) -> float | None:
     return sum(s.loss for s in scores.values()) / len(scores) if scores else None
 
 
-def load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path, chat: ChatFormat | None = None) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **(chat.tokenizer_config if chat else {}))
 
 
-def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, world: World) -> str:
-    """The greedy continuation of a prompt. Every rank computes it, since ZeRO-3 gathers weights from all of them."""
-    ids = tokenizer(prompt)["input_ids"]
-    if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-        ids = [tokenizer.bos_token_id, *ids]
-    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
-        ids = ids[:-1]
+def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, world: World, chat: ChatFormat | None = None) -> str:
+    """The greedy continuation of a prompt, or the answer to it in a chat; ` …` stands where it was cut off.
+
+    Every rank computes it, since ZeRO-3 gathers weights from all of them.
+    """
+    ids = chat.prompt_ids(tokenizer, prompt) if chat else _text_ids(tokenizer, prompt)
+    ends = set(chat.end_ids) if chat else {tokenizer.eos_token_id}
     new: list[int] = []
     for _ in range(max_new_tokens):
         length = len(ids) + len(new)
@@ -86,7 +87,16 @@ def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, w
         )
         # rank 0 decides, so that a rounding difference between ranks cannot make them part
         chosen = world.broadcast(int(engine.logits(batch.to(world.device))[-1].argmax()))
-        if chosen == tokenizer.eos_token_id:
-            break
+        if chosen in ends:
+            return tokenizer.decode(new, skip_special_tokens=True)
         new.append(chosen)
-    return tokenizer.decode(new, skip_special_tokens=True)
+    return tokenizer.decode(new, skip_special_tokens=True) + " …"
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    ids = tokenizer(text)["input_ids"]
+    if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+        ids = ids[:-1]
+    return ids

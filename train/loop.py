@@ -16,6 +16,7 @@ import yaml
 
 from data_tools.shards import Shards, tokenizer_fingerprint
 from train import checkpoint, heldout, resume, weights
+from train.chat_format import ChatFormat
 from train.config import Recipe
 from train.engine import Engine, merged_config, start
 from train.guard import Guard
@@ -58,6 +59,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
         _require_same_recipe(saved["recipe"], recipe, found, world)
     folder = found or resolve(recipe.model.path, world)
     shards, heldout_shards = _open_data(recipe, folder, world)
+    chat = ChatFormat.of(shards.values())
     engine, loaded, said = start(recipe, world, folder, len(shards))
     world.log0(
         f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {folder}; weights fingerprint {loaded.fingerprint}"
@@ -85,9 +87,9 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     try:
         with Guard(world, recipe.guard.max_nonfinite_in_a_row) as guard:
             if not saved:
-                state = _evaluate(recipe, engine, heldout_shards, state, log, folder, world)
+                state = _evaluate(recipe, engine, heldout_shards, state, log, folder, chat, world)
                 _require_sane_start(recipe, state)
-            return _steps(recipe, engine, loader, heldout_shards, state, log, guard, folder, found, world)
+            return _steps(recipe, engine, loader, heldout_shards, state, log, guard, folder, chat, found, world)
     finally:
         loader.close()
         log.close()
@@ -102,6 +104,7 @@ def _steps(
     log: MetricsLog,
     guard: Guard,
     folder: Path,
+    chat: ChatFormat | None,
     last_saved: Path | None,
     world: World,
 ) -> Outcome:
@@ -125,9 +128,9 @@ def _steps(
         guard.note(finite, state.step, [] if finite else [f"{s}/{i}" for s, i, _, _ in loader.step_documents()])
         last = state.step == recipe.total_steps
         if last or recipe.heldout.every_steps and state.step % recipe.heldout.every_steps == 0 and not stop:
-            state = _evaluate(recipe, engine, heldout_shards, state, log, folder, world)
+            state = _evaluate(recipe, engine, heldout_shards, state, log, folder, chat, world)
         if last or stop or every and state.step % every == 0:
-            last_saved = _save(recipe, engine, loader, state, root, folder, world)
+            last_saved = _save(recipe, engine, loader, state, root, folder, chat, world)
         if stop and not last:
             return Outcome(state, False, last_saved)
     return Outcome(state, True, last_saved)
@@ -187,13 +190,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def _evaluate(
-    recipe: Recipe, engine: Engine, shards: dict[str, Shards], state: TrainState, log: MetricsLog, folder: Path, world: World
+    recipe: Recipe,
+    engine: Engine,
+    shards: dict[str, Shards],
+    state: TrainState,
+    log: MetricsLog,
+    folder: Path,
+    chat: ChatFormat | None,
+    world: World,
 ) -> TrainState:
-    if recipe.heldout.prompts:
-        tokenizer = heldout.load_tokenizer(folder)
-        log.answers(
-            state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world) for p in recipe.heldout.prompts}
-        )
+    if prompts := recipe.heldout.prompts:
+        tokenizer = heldout.load_tokenizer(folder, chat)
+        log.answers(state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world, chat) for p in prompts})
     if not shards:
         return state
     scores = heldout.evaluate(engine, shards, recipe.data.seq_len, recipe.heldout.max_rows, recipe.micro_batch, world)
@@ -201,14 +209,23 @@ def _evaluate(
     return dataclasses.replace(state, heldout_loss=heldout.mean_loss(scores))
 
 
-def _save(recipe: Recipe, engine: Engine, loader: Loader, state: TrainState, root: Path, folder: Path, world: World) -> Path:
+def _save(
+    recipe: Recipe,
+    engine: Engine,
+    loader: Loader,
+    state: TrainState,
+    root: Path,
+    folder: Path,
+    chat: ChatFormat | None,
+    world: World,
+) -> Path:
     c = recipe.checkpoint
     begun = time.perf_counter()
     content = {
         **dataclasses.asdict(state), "loader": loader.state_dict(), "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": engine.kernel,
         "versions": versions(),
     }  # fmt: skip
-    path = checkpoint.save(engine, root, content, folder, c.trainer_state, world)
+    path = checkpoint.save(engine, root, content, folder, c.trainer_state, world, chat.model_files(folder) if chat else {})
     gone = checkpoint.retain(root, c.keep_last, c.keep_every, c.keep_best, path, world)
     deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
     world.log0(f"step {state.step}  checkpoint {path} in {time.perf_counter() - begun:.1f} s{deleted}")
