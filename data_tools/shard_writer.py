@@ -57,9 +57,9 @@ def write_manifest(
     """Make the folder valid: the last file written. `provenance`: inputs, arguments, versions, dropped …, as JSON values."""
     assert tokenizer["fingerprint"] == shard_format.tokenizer, (tokenizer, shard_format)
     wanted = {entry["file"] for entry in entries}
-    for stray in set(folder.glob("*.arrow")):
+    for stray in [*folder.glob("*.arrow"), *folder.glob(".*.tmp")]:
         if stray.name not in wanted:
-            stray.unlink()  # of an unfinished run: no manifest ever named it
+            stray.unlink()  # of a run that was killed: no manifest ever named it
     manifest = {"format_version": FORMAT_VERSION, "kind": shard_format.kind, "dtype": token_dtype(shard_format.vocab_size).name}
     manifest |= {"vocab_size": shard_format.vocab_size, "tokenizer": tokenizer, "counts": sum_counts(entries), "shards": entries}
     manifest |= {"inputs": [], "arguments": {}, "versions": {}} | provenance

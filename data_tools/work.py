@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,11 @@ def run_tasks(
     if not tasks:
         return []
     step = TaskStep(
-        f"{function.__module__}:{function.__qualname__}", str(folder.absolute()), [os.path.abspath(path) for path in sys.path], executor
+        f"{function.__module__}:{function.__qualname__}",
+        str(folder.absolute()),
+        [os.path.abspath(path) for path in sys.path],
+        executor,
+        os.getpid() if executor == "local" else 0,
     )
     folder = folder.absolute()
     _prepare_folder(folder, list(tasks))
@@ -112,10 +117,11 @@ class TaskStep:
     folder: str
     search_path: list[str]  # where the module lies, for processes that SLURM or Ray start
     executor: str
+    front: int  # the command's process when it runs on the same machine, else 0
 
     def __call__(self, _: Any, rank: int, world_size: int) -> None:
-        if self.executor == "local" and os.getpid() != _front_pid:
-            _die_with_parent()
+        if self.front and os.getpid() != self.front:
+            _end_with(self.front)
         sys.path += [path for path in self.search_path if path not in sys.path]
         folder = Path(self.folder)
         (folder / "running" / f"{rank:05d}").write_text(str(os.getpid()))
@@ -281,12 +287,22 @@ def _dead(folder: Path) -> set[int]:
     return dead
 
 
+@functools.cache
+def _end_with(front: int) -> None:
+    """A worker ends at once when the command is gone, as after kill -9; a pool's worker by itself would finish its task first."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.3)
+            try:
+                os.kill(front, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _after_fork() -> None:
-    if _front_pid:
-        _die_with_parent()
-
-
-def _die_with_parent() -> None:
-    """A kill -9 of the command leaves no worker behind (Linux; elsewhere workers end after their task)."""
-    if sys.platform == "linux":
+    """datatrove's local executor forks a helper that would outlive a killed command for ever (Linux)."""
+    if _front_pid and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

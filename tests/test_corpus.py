@@ -201,7 +201,8 @@ def test_a_bad_row_is_counted_and_too_many_are_named_by_line(
 
 def test_byte_ranges_of_a_file_give_each_line_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lines(tmp_path / "a.jsonl", rows(50))
-    for size in (1, 7, 100, 333, 5000, PART_BYTES):
+    ends = np.cumsum([len(line) for line in path.read_bytes().splitlines(keepends=True)]).tolist()
+    for size in (1, 7, 100, 5000, PART_BYTES, ends[0] - 1, ends[0], ends[0] + 1, ends[20]):
         monkeypatch.setattr("data_tools.rows.PART_BYTES", size)
         parts = split_inputs(find_inputs([str(path)]))
         assert [row["id"] for part in parts for _, row in read_rows(part)] == [f"p{k}" for k in range(50)], size

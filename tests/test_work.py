@@ -1,5 +1,6 @@
 """Tasks in other processes: each done once, kept after a kill, and a failure told in one message."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,43 +112,71 @@ def test_no_task_is_no_work(tmp_path: Path) -> None:
 
 
 FRONT = """
-import json, sys
+import sys
 from pathlib import Path
 from data_tools.work import run_tasks
 from tests.test_work import square, tasks_for
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    print(run_tasks(square, tasks_for(path, 30, seconds=0.1), path / "work", workers=2))
+    path, count, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    print(run_tasks(square, tasks_for(path, count, seconds=seconds), path / "work", workers=2))
 """
 
 
-def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()]
+def front(tmp_path: Path, count: int, seconds: float) -> subprocess.Popen:
+    """The command, in a process group of its own."""
+    command = [sys.executable, "-c", FRONT, str(tmp_path), str(count), str(seconds)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def results(tmp_path: Path) -> set[int]:
+    return {int(path.stem) for path in (tmp_path / "work" / "results").glob("*.json")}
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def group_members(group: int) -> list[str]:
+    """Living processes of the group, by name."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, rest = path.read_text().split("(", 1)[1].rsplit(")", 1)
+            if int(rest.split()[2]) == group and rest.split()[0] != "Z":
+                members.append(name)
+    return members
+
+
+def test_a_kill_loses_no_finished_task(tmp_path: Path) -> None:
+    for _ in range(2):
+        begun, process = results(tmp_path), front(tmp_path, 30, 0.1)
+        wait_for(lambda begun=begun: results(tmp_path) > begun)
+        time.sleep(random.Random(len(begun)).random() / 5)
+        process.kill()
+        process.wait()
+    wait_for(lambda process=process: not group_members(process.pid))
+    done = {k for k in results(tmp_path) if (tmp_path / f"work/completions/{k:05d}").exists()}
+    before = trace(tmp_path)
+    assert done and len(done) < 30
+    out, err = front(tmp_path, 30, 0).communicate(timeout=60)
+    assert "holds the work on other tasks" in err  # the same tasks, or none
+    out, err = front(tmp_path, 30, 0.1).communicate(timeout=60)
+    assert out.strip() == str([n**2 for n in range(30)]), err
+    assert sorted(trace(tmp_path)[len(before) :]) == sorted(set(range(30)) - done)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are tied to the command on Linux only")
-def test_a_kill_loses_no_finished_task_and_leaves_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FRONT, str(tmp_path)]
-    for _ in range(3):
-        front = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        begun = len(list((tmp_path / "work" / "results").glob("*.json"))) if (tmp_path / "work").exists() else 0
-        while time.monotonic() < deadline and len(list((tmp_path / "work" / "results").glob("*.json"))) <= begun:
-            time.sleep(0.02)
-        time.sleep(random.Random(begun).random() / 5)
-        workers = [int(path.read_text() or 0) for path in (tmp_path / "work" / "running").iterdir()]
-        front.kill()
-        front.wait()
-        time.sleep(0.5)
-        assert workers and alive(workers) == []
-    done = {
-        int(path.stem) for path in (tmp_path / "work" / "results").glob("*.json") if (tmp_path / "work/completions" / path.stem).exists()
-    }
-    before = trace(tmp_path)
-    assert done and len(done) < 30
-    last = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert last.stdout.strip() == str([n**2 for n in range(30)]), last.stderr
-    assert sorted(trace(tmp_path)[len(before) :]) == sorted(set(range(30)) - done)
+def test_a_kill_leaves_no_process_behind(tmp_path: Path) -> None:
+    process = front(tmp_path, 2, 30)
+    wait_for(lambda: (tmp_path / "trace").exists() and len(trace(tmp_path)) == 2)
+    assert len(group_members(process.pid)) > 3
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert group_members(process.pid) == []
 
 
 def test_slurm_and_ray_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
