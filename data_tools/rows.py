@@ -90,10 +90,11 @@ def first_line_number(part: dict[str, Any]) -> int:
     """Number of the line in its file with which this part of JSON lines begins."""
     if not part.get("start"):
         return 1
+    lines, left, last = 1, part["start"], b""
     with open(part["path"], "rb") as file:
-        data, lines = file.read(part["start"]), 1
-    lines += data.count(b"\n")
-    return lines if data.endswith(b"\n") else lines + 1
+        while left and (block := file.read(min(left, 2**24))):
+            lines, left, last = lines + block.count(b"\n"), left - len(block), block[-1:]
+    return lines if last == b"\n" else lines + 1
 
 
 def _read_lines(part: dict[str, Any]) -> Iterator[Row]:

@@ -25,7 +25,7 @@ from data_tools.corpus_tasks import read_part, split_of
 from data_tools.documents import Document, write_documents
 from data_tools.files import sha256_file
 from data_tools.prepare import main
-from data_tools.rows import PART_BYTES, find_inputs, read_rows, split_inputs
+from data_tools.rows import PART_BYTES, find_inputs, first_line_number, read_rows, split_inputs
 from data_tools.shards import Shards
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +207,10 @@ def test_byte_ranges_of_a_file_give_each_line_once(tmp_path: Path, monkeypatch: 
         parts = split_inputs(find_inputs([str(path)]))
         assert [row["id"] for part in parts for _, row in read_rows(part)] == [f"p{k}" for k in range(50)], size
         assert sum(part["bytes"] for part in parts) == path.stat().st_size
+        lines = path.read_bytes().splitlines(keepends=True)
+        for part in parts:
+            for number, row in read_rows(part):
+                assert json.loads(lines[first_line_number(part) + number - 2]) == row
 
 
 def test_shards_are_cut_by_where_documents_begin() -> None:
