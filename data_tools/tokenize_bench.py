@@ -28,7 +28,7 @@ import numpy as np
 
 from data_tools.rows import find_inputs, read_rows, split_inputs
 from data_tools.shards import tokenizer_file
-from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizer import Tokenizer, TokenizerError
 from data_tools.work import cores
 
 REFERENCE, FAST = "ours, reference tokenizer", "ours, fast path"
@@ -122,8 +122,12 @@ def _as_tokenizer_json(tokenizer: Tokenizer) -> str:
     """The rivals read tokenizer.json only; from a SentencePiece model one is made (its ids are compared in the end)."""
     if tokenizer.file.suffix != ".model":
         return tokenizer.file.read_text()
-    from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
-
+    try:
+        from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
+    except ImportError as error:
+        raise TokenizerError(
+            f"{tokenizer.file}: the other tools need a tokenizer.json, which gigatoken makes; pip install gigatoken"
+        ) from error
     return sentencepiece_to_tokenizer_json(tokenizer.file.read_bytes())
 
 
