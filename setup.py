@@ -43,7 +43,8 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.6"],
         "cuda": ["liger-kernel>=0.6"],
-        "fast": ["gigatoken>=0.10"],
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9"],
+        "fast": ["gigatoken>=0.10"],  # used for encoding after it has proven itself id-identical on the data at hand
+        "web": ["starlette>=1.0", "uvicorn>=0.30"],  # launch/chat.py --web
+        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "starlette>=1.0", "uvicorn>=0.30"],
     },
 )

@@ -64,31 +64,27 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: floa
     return [got[r] for r in range(size)]
 
 
-def _one_rank(function: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple) -> None:
+def enter_world(rank: int, size: int, port: int) -> Any:
+    """A connected World in this process."""
     os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(size),
-        LOCAL_RANK=str(rank),
-        LOCAL_WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        DS_ACCELERATOR="cpu",
-        OMP_NUM_THREADS="1",
-    )
+        RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1",
+    )  # fmt: skip
     import torch
-    import torch.distributed as dist
 
     from train.world import World
 
     torch.set_num_threads(1)
-    try:
-        world = World.from_env()
-        if size > 1:
-            world.connect(120)
-        else:
-            import deepspeed
+    world = World.from_env()
+    world.connect(120)
+    return world
 
-            deepspeed.init_distributed("gloo", verbose=False)
+
+def _one_rank(function: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple) -> None:
+    import torch.distributed as dist
+
+    try:
+        world = enter_world(rank, size, port)
         value = function(world, *args)
         results.put((rank, True, pickle.dumps(value)))  # bytes: a tensor would travel as a handle that dies with its process
         results.close()

@@ -52,8 +52,15 @@ class World:
             return
         if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             os.environ["MASTER_PORT"] = str(_free_port())  # two single-process runs on one machine must not meet
+        import warnings
+
         import deepspeed
 
+        from train import jit_lock
+
+        warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)  # DeepSpeed's calls, once a step
+        for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.local_size == self.size):
+            print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
 

@@ -1,0 +1,29 @@
+"""A build lock left by a killed process does not stop the next start; one that is held is left alone."""
+
+import os
+import time
+
+from torch.utils.file_baton import FileBaton
+
+from train.jit_lock import clear_stale
+
+
+def test_a_lock_nobody_holds_is_removed_and_a_held_one_is_not(tmp_path):
+    for name in ("held", "stale"):
+        (tmp_path / "py311_cpu" / name).mkdir(parents=True)
+    held, stale = (tmp_path / "py311_cpu" / n / "lock" for n in ("held", "stale"))
+    baton = FileBaton(str(held))  # torch's own lock
+    assert baton.try_acquire()
+    stale.touch()
+    assert clear_stale(tmp_path, one_node=True) == [stale]
+    assert held.exists() and not stale.exists()
+    baton.release()
+
+
+def test_on_several_nodes_only_an_old_lock_is_taken_for_stale(tmp_path):
+    (tmp_path / "op").mkdir()
+    lock = tmp_path / "op" / "lock"
+    lock.touch()
+    assert clear_stale(tmp_path, one_node=False) == []
+    os.utime(lock, (time.time() - 3600,) * 2)
+    assert clear_stale(tmp_path, one_node=False) == [lock]

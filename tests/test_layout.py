@@ -1,0 +1,101 @@
+"""The floors of the house: who may import whom, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("train", "data_tools", "launch", "ds_configs")
+TOP_LEVEL = {
+    "train", "data_tools", "launch", "ds_configs", "tests", "README.md", "setup.py", "pyproject.toml", "constraints.txt", "Makefile", ".ci",
+    ".gitignore", "LICENSE", "CHANGELOG.md",
+}  # fmt: skip
+# what each floor may import of ours
+ALLOWED = {"data_tools": {"data_tools"}, "train": {"train", "data_tools.shards"}, "launch": {"launch", "train", "data_tools"}, "ds_configs": set()}
+
+
+def tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {f"{node.module}.{a.name}" for a in node.names} | {node.module}
+    return {name for name in found if name.split(".")[0] in (*PACKAGES, "tests")}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted(p for p in (ROOT / package).glob("*.py"))
+
+
+def test_imports_follow_the_floors():
+    looked = 0
+    for package, allowed in ALLOWED.items():
+        for path in modules(package):
+            for name in imports_of(path):
+                looked += 1
+                # `from data_tools import shards` shows up as data_tools and data_tools.shards
+                permitted = any(name == a or name.startswith(a + ".") or a.startswith(name + ".") for a in allowed)
+                assert permitted, f"{path.relative_to(ROOT)} imports {name}"
+    assert looked > 100
+
+
+def test_train_takes_nothing_of_data_tools_but_the_shards():
+    for path in modules("train"):
+        ours = {n for n in imports_of(path) if n.startswith("data_tools")}
+        assert ours <= {"data_tools.shards"} | {f"data_tools.shards.{x}" for x in ("Shards", "ShardError", "tokenizer_fingerprint")}, path
+
+
+def test_the_top_level_is_fixed():
+    assert {f.split("/")[0] for f in tracked()} <= TOP_LEVEL
+
+
+def test_setup_lists_exactly_the_four_packages():
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    [packages] = [k.value for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "packages"]
+    assert sorted(ast.literal_eval(packages)) == sorted(PACKAGES)
+
+
+def test_no_module_is_named_like_one_of_the_standard_library():
+    names = {p.stem for package in PACKAGES for p in modules(package)}
+    assert len(names) > 40 and not names & sys.stdlib_module_names
+    assert not names & {"utils", "common", "base", "datasets", "wandb"}
+
+
+def test_data_tools_never_load_torch():
+    names = [f"data_tools.{p.stem}" for p in modules("data_tools") if p.stem != "__init__"]
+    code = f"import importlib, sys\nfor n in {names}: importlib.import_module(n)\nassert not {{'torch', 'deepspeed'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_recipe_is_checked_without_torch():
+    code = "import sys, train.config; assert not {'torch', 'deepspeed', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_optional_packages_are_imported_nowhere_at_module_level():
+    optional = {"flash_attn", "liger_kernel", "triton", "gigatoken"}
+    for package in PACKAGES:
+        for path in modules(package):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not {n.split(".")[0] for n in names} & optional, path
+
+
+def test_every_file_is_a_room_one_can_read():
+    for package in PACKAGES:
+        for path in modules(package):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_every_door_puts_the_checkout_on_the_path_and_answers_help_with_an_example():
+    doors = [p for p in modules("launch") if "__main__" in p.read_text() and "sys.path[0]" in p.read_text()]
+    assert len(doors) >= 5
+    for door in doors:
+        done = subprocess.run([sys.executable, str(door), "--help"], cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0 and "example" in done.stdout.lower(), (door, done.stderr)

@@ -1,0 +1,59 @@
+"""Locks of torch's extension builds whose holder is dead.
+
+DeepSpeed builds small C++ ops at their first use. A process killed while it builds or loads one leaves a lock file behind,
+and every later start waits for it for ever, without a word (pytorch/pytorch#189245). A live holder keeps the file open.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+ELSEWHERE_SECONDS = 600  # a holder on another node cannot be seen: its build takes a minute or two
+
+
+def extensions_folder() -> Path:
+    """Where torch builds extensions."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
+def clear_stale(folder: Path, one_node: bool) -> list[Path]:
+    """Remove locks that nobody holds; returns them.
+
+    Args:
+        one_node: whether all ranks are on this machine; if not, a lock nobody here holds may be held on another node,
+            and is left alone until it is old.
+    """
+    locks = [p for p in folder.glob("**/lock") if p.is_file()]
+    if not locks:
+        return []
+    held = _open_files()
+    stale = []
+    for lock in locks:
+        try:
+            age = time.time() - lock.stat().st_mtime
+            if os.path.realpath(lock) not in held and (one_node or age > ELSEWHERE_SECONDS):
+                lock.unlink()
+                stale.append(lock)
+        except FileNotFoundError:
+            continue  # another rank was faster, or its holder is done
+    return stale
+
+
+def _open_files() -> set[str]:
+    """Paths that processes of this machine have open, as far as this user may see."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            numbers = os.listdir(folder)
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue
+        for number in numbers:
+            try:
+                found.add(os.readlink(folder / number))
+            except OSError:
+                continue  # closed in the meantime
+    return found
