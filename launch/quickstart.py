@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -121,7 +122,19 @@ def train() -> None:
     environment = os.environ | ({} if gpus else {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // ranks))})
     say(f"training: ZeRO-3 on {f'{gpus} GPUs' if gpus else '2 CPU processes'}; the first start builds a small C++ op (about a minute)")
     launcher = Path(sys.executable).with_name("deepspeed")
-    command = [str(launcher), "--num_gpus", str(ranks), "launch/pretrain.py", str(RECIPE.relative_to(ROOT)), *overrides]
+    with socket.socket() as probe:  # the launcher's default port may be another run's
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        str(launcher),
+        "--num_gpus",
+        str(ranks),
+        "--master_port",
+        str(port),
+        "launch/pretrain.py",
+        str(RECIPE.relative_to(ROOT)),
+        *overrides,
+    ]
     subprocess.run(command, check=True, cwd=ROOT, env=environment)
 
 

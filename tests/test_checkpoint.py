@@ -170,7 +170,14 @@ def test_retention_keeps_the_last_the_regular_and_the_best(steps, rules, gone):
 
 
 def test_old_checkpoints_are_deleted_by_the_recipes_rule(ground):
-    overrides = ["name=kept", "steps=6", "checkpoint.every_steps=1", "checkpoint.keep_last=1", "checkpoint.keep_every=3", "checkpoint.keep_best=0"]
+    overrides = [
+        "name=kept",
+        "steps=6",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=1",
+        "checkpoint.keep_every=3",
+        "checkpoint.keep_best=0",
+    ]
     run_ranks(one_run, 2, ground / "recipe.yaml", overrides)
     left = sorted(p.name for p in (ground / "runs" / "kept" / "checkpoints").iterdir())
     assert left == ["latest", "step_000003", "step_000006"]

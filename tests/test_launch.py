@@ -46,7 +46,11 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
 def ranks_alive(ground: Path) -> list[int]:
     import psutil
 
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if str(ground / "recipe.yaml") in (p.info["cmdline"] or []) and "pretrain" in " ".join(p.info["cmdline"])]
+    return [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if str(ground / "recipe.yaml") in (p.info["cmdline"] or []) and "pretrain" in " ".join(p.info["cmdline"])
+    ]
 
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(ground):
@@ -109,7 +113,11 @@ def test_a_mistake_in_the_data_ends_in_one_message_from_one_rank(ground):
 def test_metrics_are_complete_json_lines_with_the_promised_keys(ground):
     tiny.write_recipe(ground, steps=3, name="keys")
     done = subprocess.run(
-        [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"DS_ACCELERATOR": "cpu"}
+        [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DS_ACCELERATOR": "cpu"},
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(t) for t in (ground / "runs" / "keys" / "metrics.jsonl").read_text().splitlines()]
@@ -121,3 +129,23 @@ def test_metrics_are_complete_json_lines_with_the_promised_keys(ground):
     assert last.startswith("done: 3 steps") and "step_000003" in last
     files = {p.name for p in (ground / "runs" / "keys").iterdir()}
     assert files >= {"recipe.yaml", "deepspeed.json", "metrics.jsonl", "checkpoints", "base_model.json"}
+
+
+def test_a_port_that_is_taken_ends_in_one_message_with_the_remedy(ground):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        env = os.environ | {
+            "DS_ACCELERATOR": "cpu",
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(taken.getsockname()[1]),
+        }
+        done = subprocess.run(
+            [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")], cwd=ROOT, capture_output=True, text=True, env=env
+        )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "start with deepspeed --master_port PORT" in done.stderr

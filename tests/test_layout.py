@@ -12,7 +12,12 @@ TOP_LEVEL = {
     ".gitignore", "LICENSE", "CHANGELOG.md",
 }  # fmt: skip
 # what each floor may import of ours
-ALLOWED = {"data_tools": {"data_tools"}, "train": {"train", "data_tools.shards"}, "launch": {"launch", "train", "data_tools"}, "ds_configs": set()}
+ALLOWED = {
+    "data_tools": {"data_tools"},
+    "train": {"train", "data_tools.shards"},
+    "launch": {"launch", "train", "data_tools"},
+    "ds_configs": set(),
+}
 
 
 def tracked() -> list[str]:
@@ -83,7 +88,13 @@ def test_optional_packages_are_imported_nowhere_at_module_level():
     for package in PACKAGES:
         for path in modules(package):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names = (
+                    [a.name for a in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
                 assert not {n.split(".")[0] for n in names} & optional, path
 
 

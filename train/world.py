@@ -14,6 +14,10 @@ import torch
 import torch.distributed as dist
 
 
+class WorldError(ValueError):
+    """The processes of a run could not join."""
+
+
 @dataclass(frozen=True)
 class World:
     rank: int
@@ -58,11 +62,20 @@ class World:
 
         from train import jit_lock
 
-        warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)  # DeepSpeed's calls, once a step
+        warnings.filterwarnings(
+            "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
+        )  # DeepSpeed's calls, once a step
         for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.local_size == self.size):
             print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
+        try:
+            deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
+        except dist.DistNetworkError as error:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise WorldError(
+                f"the ranks did not meet at {place} ({str(error).splitlines()[0]}); if another run has the port, start with "
+                "deepspeed --master_port PORT; if not, check that every node reaches that address"
+            ) from None
 
     def sum(self, values: list[float]) -> list[float]:
         """Add up a few numbers over all ranks, in float64."""
