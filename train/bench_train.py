@@ -28,7 +28,7 @@ from train.mixture import SourceSpec, generator
 
 # (hidden, layers, heads, key-value heads, MLP, vocabulary)
 SIZES = {
-    "15m": (288, 6, 6, 6, 768, 8192), "135m": (576, 30, 9, 3, 1536, 49152), "1b": (2048, 22, 32, 4, 5632, 32000), "7b": (4096, 32, 32, 32, 11008, 32000),
+    "25m": (288, 6, 6, 6, 768, 32000), "135m": (576, 30, 9, 3, 1536, 49152), "1b": (2048, 22, 32, 4, 5632, 32000), "7b": (4096, 32, 32, 32, 11008, 32000),
     "8b": (4096, 32, 32, 8, 14336, 128256), "13b": (5120, 40, 40, 40, 13824, 32000), "70b": (8192, 80, 64, 8, 28672, 32000),
 }  # fmt: skip
 MEAN_TOKENS, SIGMA = 654, 0.9  # a chat mixture's conversations, lognormal
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", metavar="DIR", help="a model folder")
-    which.add_argument("--size", choices=SIZES, default="15m", help="or random weights of this size (default: %(default)s)")
+    which.add_argument("--size", choices=SIZES, default="25m", help="or random weights of this size (default: %(default)s)")
     add("--seq-len", type=int, default=2048, help="tokens of a row (default: %(default)s)")
     add("--micro-batch", type=int, default=4, help="rows a rank computes at once (default: %(default)s)")
     add("--accumulation", type=int, default=1, help="micro-batches a step (default: %(default)s)")
