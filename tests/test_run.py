@@ -296,3 +296,21 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     original = load_file(folder / "model.safetensors")
     return max(float((safe_get_full_fp32_param(p).view_as(original[n]) - original[n]).abs().max()) for n, p in engine.parameters.items())
+
+
+def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
+    """A run while its name is held, and again when it is free."""
+    from train import run_lock
+    from train.config import load
+
+    held = run_lock.take(load(recipe_path, ["name=once"]).run_dir, world)
+    first = refused(world, recipe_path, ["name=once"])
+    if held:
+        held.close()
+    return first, refused(world, recipe_path, ["name=once", "steps=1", "schedule.warmup_steps=0"])
+
+
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_lives(ground):
+    for first, second in run_ranks(two_at_once, 2, ground / "recipe.yaml"):
+        assert "trains under this name now" in first and "process" in first
+        assert second == "went on"

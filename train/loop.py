@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from data_tools.shards import Shards, tokenizer_fingerprint
-from train import checkpoint, heldout, resume, weights
+from train import checkpoint, heldout, resume, run_lock, weights
 from train.chat_format import ChatFormat
 from train.config import Recipe
 from train.engine import Engine, merged_config, start
@@ -52,6 +52,7 @@ class Outcome:
 def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     """Train. Every rank calls it; raises the ValueErrors of its parts with place, value and remedy."""
     world.connect(recipe.guard.timeout_seconds)
+    lock = run_lock.take(recipe.run_dir, world)
     root = recipe.run_dir / "checkpoints"
     found = checkpoint.find(root, resume_from, world)
     saved = checkpoint.read_state(found) if found else None
@@ -93,6 +94,8 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     finally:
         loader.close()
         log.close()
+        if lock:
+            lock.close()
 
 
 def _steps(
