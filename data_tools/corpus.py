@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_tools import work
+from data_tools.corpus_origin import find_origins
 from data_tools.corpus_tasks import BAD, encode_chunk, read_part, read_table, write_one_shard
 from data_tools.files import sha256_file, write_atomically
 from data_tools.rows import find_inputs, first_line_number, split_inputs
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     folders = {0: args.out} | {k: args.out / name for k, name in enumerate(["train", *dict(arguments["split"])]) if arguments["split"]}
     if _is_finished(args.out, folders, plan, tokenizer):
         return
+    origins = find_origins(inputs)
     with claimed(args.out) as work_folder:
         if not (work_folder / "plan.json").exists():
             _refuse_foreign(folders)
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
             what = describe_differences(plan["inputs"], now)[0]
             raise PrepareError(f"{args.out}: the input changed meanwhile ({what}); delete {work_folder} and start again")
         provenance = {"inputs": read["inputs"], "arguments": arguments, "versions": plan["versions"]}
-        provenance |= {"rows": read["rows"], "dropped": read["dropped"]}
+        provenance |= {"rows": read["rows"], "dropped": read["dropped"]} | ({"provenance": origins} if origins else {})
         for k, folder in folders.items():
             write_manifest(folder, shard_format, tokenizer_rule, entries[k], **provenance)
         clear(work_folder)

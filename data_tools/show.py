@@ -84,6 +84,10 @@ def overview(shards: Shards) -> str:
         )
     for input in manifest["inputs"]:
         lines.append(f"input       {input['path']}" + (f": {input['documents']:,} documents" if "documents" in input else ""))
+    for origin in manifest.get("provenance", []):
+        first, *more = (f"{row['path']} (sha256 {row['sha256'][:16]}…)" for row in origin["inputs"])
+        what = f"{origin['made_by']} kept {origin['counts']['kept']:,} of {origin['counts']['read']:,} records of {first}"
+        lines.append(f"origin      {what}{f' and {len(more):,} more' if more else ''}; all in {origin['record']}")
     if manifest.get("dropped"):
         lines.append("dropped     " + ", ".join(f"{count} {reason}" for reason, count in _dropped(manifest["dropped"])))
     return "\n".join(lines)
