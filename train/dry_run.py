@@ -32,7 +32,9 @@ def count_parameters(model: str) -> int | None:
     from train.model import config_of
 
     with init_empty_weights():
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config_of(folder)).parameters())
+        model = AutoModelForCausalLM.from_config(config_of(folder))
+    model.tie_weights()  # a tied head counts once
+    return sum(p.numel() for p in model.parameters())
 
 
 def explain(recipe: Recipe, ranks: int) -> str:
