@@ -108,6 +108,7 @@ class _Passages:
         self._context.seen.clear()
         sections = split_sections(text, self._deadline)
         for section in sections:
+            self._deadline.check()
             section.title = restore(prose(section.title, self._context, self._deadline), formulas).replace("\n", " ")
             section.text = cut_back_parts(restore(prose(section.text, self._context, self._deadline), formulas))
         return sections

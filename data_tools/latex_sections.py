@@ -12,7 +12,7 @@ Sections without prose never count, the first section never is the conclusion.
 import re
 from dataclasses import dataclass
 
-from data_tools.latex_limits import Deadline
+from data_tools.latex_limits import MAX_SECTIONS, Deadline, PaperError
 from data_tools.latex_macros import bracket, group
 from data_tools.latex_names import DROP_ENVIRONMENTS
 from data_tools.latex_prose import HEADING
@@ -181,6 +181,8 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
     used = [name for name, *_ in headings if name in LEVELS]
     top = min(used, key=LEVELS.index) if used else ""
     cuts = [h for h in headings if h[0] in (top, "appendix")]
+    if len(cuts) > MAX_SECTIONS:
+        raise PaperError("too many sections", f"{len(cuts)} headings of one level; at most {MAX_SECTIONS} are read")
     start = _front_end(text[: cuts[0][2]] if cuts else text, deadline)
     sections = [Section("", "body", text[start : cuts[0][2] if cuts else len(text)])]
     appendix = False
