@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        folders = {args.shards.name: args.shards} if args.shards else {kind: _write(Path(folder) / kind, kind, args.tokens) for kind in KINDS}
+        folders = (
+            {args.shards.name: args.shards} if args.shards else {kind: _write(Path(folder) / kind, kind, args.tokens) for kind in KINDS}
+        )
         for kind, path in folders.items():
             shards = Shards.open(path, verify="hash")
             rows += [_read(kind, shards, packing, args) for packing in ("split", "whole")]

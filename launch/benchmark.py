@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="F", help="also write the figures, with command, commit, machine and date, to this file")
+    parser.add_argument(
+        "--json", type=Path, metavar="F", help="also write the figures, with command, commit, machine and date, to this file"
+    )
     args = parser.parse_args(words[1:])
-    begun = datetime.now(timezone.utc)
+    begun = datetime.now(UTC)
     try:
         result = module.run(args)
     except (ValueError, OSError) as error:
@@ -63,7 +65,11 @@ def main(argv: list[str] | None = None) -> int:
             raise  # a fault of the program, not of its user
         print(f"error: {error}", file=sys.stderr)
         return 1
-    report = {"command": shlex.join(["python", "launch/benchmark.py", *words]), **_circumstances(), "date": begun.isoformat(timespec="seconds")}
+    report = {
+        "command": shlex.join(["python", "launch/benchmark.py", *words]),
+        **_circumstances(),
+        "date": begun.isoformat(timespec="seconds"),
+    }
     print(_table(result))
     print(f"{report['machine']}; commit {report['commit']}; {report['date']}")
     if args.json:
