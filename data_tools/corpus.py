@@ -6,6 +6,7 @@ Tasks run on any number of workers; the shards depend on the documents' order an
 
 import argparse
 import json
+import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from data_tools import work
+from data_tools import remote, work
 from data_tools.corpus_origin import find_origins
 from data_tools.corpus_tasks import BAD, encode_chunk, read_part, read_table, write_one_shard
-from data_tools.files import sha256_file, write_atomically
+from data_tools.files import write_atomically
 from data_tools.rows import find_inputs, first_line_number, split_inputs
 from data_tools.shard_writer import SHARD_TOKENS, write_manifest
 from data_tools.shards import MANIFEST, ShardFormat, Shards
@@ -28,6 +29,7 @@ EXAMPLE = """example:
   python -m data_tools.prepare corpus 'papers/documents/train-*.jsonl.gz' --tokenizer models/llama-2-7b --out shards/astro
   python -m data_tools.prepare corpus abstracts.jsonl.gz --text-field title --text-field abstract --split heldout=0.1 \\
       --tokenizer models/llama-2-7b --out shards/abstracts      # → shards/abstracts/train, shards/abstracts/heldout
+  python -m data_tools.prepare corpus s3://bucket/papers/documents --tokenizer models/llama-2-7b --out s3://bucket/shards --work /scratch
 
 Killed or stopped, the same command goes on where it was. The same input and arguments always make the same bytes."""
 FAST_FROM_BYTES = 4 * 2**20  # below, the reference is done before a fast path is proven
@@ -37,10 +39,14 @@ SAMPLE_BYTES = 2**20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="jsonl, json, parquet, csv, txt (plain or compressed), folder, URL or Hub name"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="jsonl, json, parquet, csv, txt (plain or compressed), folder, URL (s3://… too) or Hub name",
     )
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of the model's tokenizer")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; local, or fsspec's (s3://…) with --work")
+    parser.add_argument("--work", metavar="DIR", help="local (or shared) folder in which a remote --out is made before it is uploaded")
     parser.add_argument("--source", default="corpus", help="the name under which these documents are counted (default: corpus)")
     parser.add_argument(
         "--text-field", action="append", metavar="F", help="field with the text (default: text); several are joined by a blank line"
@@ -67,25 +73,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    runner, arguments = work.chosen(args), _arguments(args)
+    arguments, out = _arguments(args), remote.local_folder(args.out, args.work)
     tokenizer = Tokenizer.load(args.tokenizer)
-    tokenizer_rule = tokenizer.rule(not args.no_bos, not args.no_eos)
-    inputs = find_inputs(args.inputs)
+    inputs = find_inputs(remote.expand(args.inputs))
     plan = {
         "arguments": arguments,
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": _identity_of_rule(tokenizer.rule(not args.no_bos, not args.no_eos)),
         "inputs": [_identity(input) for input in inputs],
         "versions": _versions(),
     }
-    folders = {0: args.out} | {k: args.out / name for k, name in enumerate(["train", *dict(arguments["split"])]) if arguments["split"]}
-    if _is_finished(args.out, folders, plan, tokenizer):
+    names = ["train", *dict(arguments["split"])] if arguments["split"] else [""]
+    if not remote.is_remote(args.out):
+        _make(args, out, inputs, plan, tokenizer)
+    elif _is_uploaded(args.out, names, plan):
+        shutil.rmtree(out, ignore_errors=True)  # of a run that was killed behind the last manifest
+    else:
+        _make(args, out, inputs, plan, tokenizer)
+        remote.upload(out, args.out, names)
+
+
+def _make(args: argparse.Namespace, out: Path, inputs: list[dict[str, Any]], plan: dict[str, Any], tokenizer: Tokenizer) -> None:
+    runner, arguments, tokenizer_rule = work.chosen(args), plan["arguments"], tokenizer.rule(not args.no_bos, not args.no_eos)
+    folders = {0: out} | {k: out / name for k, name in enumerate(["train", *dict(arguments["split"])]) if arguments["split"]}
+    if _is_finished(out, folders, plan):
         return
     origins = find_origins(inputs)
-    with claimed(args.out) as work_folder:
+    with claimed(out) as work_folder:
         if not (work_folder / "plan.json").exists():
             _refuse_foreign(folders)
         if adopt_plan(work_folder, plan):
-            print(f"{args.out}: going on with unfinished work", file=sys.stderr)
+            print(f"{out}: going on with unfinished work", file=sys.stderr)
         try:
             read = _read(inputs, arguments, work_folder, runner)
         except PrepareError:
@@ -95,9 +112,9 @@ def run(args: argparse.Namespace) -> None:
         tokens = _encode(args.tokenizer, read, tokenizer_rule, work_folder, runner)
         shard_format = ShardFormat("corpus", tokenizer.vocab_size, tokenizer.fingerprint)
         entries = _cut(tokens, folders, shard_format, arguments, work_folder, runner)
-        if (now := [_identity(input) for input in find_inputs(args.inputs)]) != plan["inputs"]:
+        if (now := [_identity(input) for input in find_inputs(remote.expand(args.inputs))]) != plan["inputs"]:
             what = describe_differences(plan["inputs"], now)[0]
-            raise PrepareError(f"{args.out}: the input changed meanwhile ({what}); delete {work_folder} and start again")
+            raise PrepareError(f"{out}: the input changed meanwhile ({what}); delete {work_folder} and start again")
         provenance = {"inputs": read["inputs"], "arguments": arguments, "versions": plan["versions"]}
         provenance |= {"rows": read["rows"], "dropped": read["dropped"]} | ({"provenance": origins} if origins else {})
         for k, folder in folders.items():
@@ -129,8 +146,11 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _identity(input: dict[str, Any]) -> dict[str, Any]:
-    path = Path(input["path"])
-    return input | ({"mtime_ns": path.stat().st_mtime_ns} if path.exists() else {})
+    return input | remote.state_of(input["path"])
+
+
+def _identity_of_rule(rule: dict[str, Any]) -> dict[str, Any]:
+    return {key: rule[key] for key in ("fingerprint", "add_bos", "add_eos")}
 
 
 def _versions() -> dict[str, str]:
@@ -139,7 +159,7 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("datasets", "datatrove", "numpy", "pyarrow")}
 
 
-def _is_finished(out: Path, folders: dict[int, Path], plan: dict[str, Any], tokenizer: Tokenizer) -> bool:
+def _is_finished(out: Path, folders: dict[int, Path], plan: dict[str, Any]) -> bool:
     """Whether just this was made already; PrepareError if something else was."""
     if not any((folder / MANIFEST).exists() for folder in {out, out / "train", *folders.values()}):
         return False
@@ -148,15 +168,7 @@ def _is_finished(out: Path, folders: dict[int, Path], plan: dict[str, Any], toke
             return False  # killed between two manifests
         raise PrepareError(f"{out}: holds shards with other splits; name another --out, or delete it")
     for folder in folders.values():
-        manifest = Shards.open(folder, verify="size").manifest
-        there = {"arguments": manifest["arguments"], "tokenizer": manifest["tokenizer"]["fingerprint"]}
-        there["inputs"] = [{key: input[key] for key in ("path", "bytes", "sha256")} for input in manifest["inputs"]]
-        with ThreadPoolExecutor() as pool:
-            hashes = list(pool.map(_hash, [input["path"] for input in plan["inputs"]]))
-        here = {"arguments": plan["arguments"], "tokenizer": tokenizer.fingerprint}
-        here["inputs"] = [{"path": input["path"], "bytes": input["bytes"], "sha256": sha} for input, sha in zip(plan["inputs"], hashes)]
-        if differences := describe_differences(there, here):
-            raise PrepareError(f"{folder}: was made otherwise ({'; '.join(differences[:5])}); name another --out, or delete {folder}")
+        _refuse_other(Shards.open(folder, verify="size").manifest, str(folder), plan)
     if (out / ".work").exists():
         with claimed(out) as work_folder:  # killed while it was cleared
             clear(work_folder)
@@ -164,8 +176,27 @@ def _is_finished(out: Path, folders: dict[int, Path], plan: dict[str, Any], toke
     return True
 
 
-def _hash(path: str) -> str | None:
-    return sha256_file(Path(path)) if Path(path).exists() else None
+def _refuse_other(manifest: dict[str, Any], folder: str, plan: dict[str, Any]) -> None:
+    """PrepareError when the finished shards are not of this plan."""
+    there = {"arguments": manifest["arguments"], "tokenizer": _identity_of_rule(manifest["tokenizer"])}
+    there["inputs"] = [{key: input[key] for key in ("path", "bytes", "sha256")} for input in manifest["inputs"]]
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(remote.hash_of, [input["path"] for input in plan["inputs"]]))
+    here = {"arguments": plan["arguments"], "tokenizer": plan["tokenizer"]}
+    here["inputs"] = [{"path": input["path"], "bytes": input["bytes"], "sha256": sha} for input, sha in zip(plan["inputs"], hashes)]
+    if differences := describe_differences(there, here):
+        raise PrepareError(f"{folder}: was made otherwise ({'; '.join(differences[:5])}); name another --out, or delete {folder}")
+
+
+def _is_uploaded(out: str, names: list[str], plan: dict[str, Any]) -> bool:
+    """Whether just this lies in the remote OUT, whole; PrepareError if something else does."""
+    made = remote.read_manifests(out, names)
+    for name, manifest in made.items():
+        _refuse_other(manifest, f"{out}/{name}".rstrip("/"), plan)
+    if not set(names) <= made.keys():
+        return False  # killed between two manifests, or not begun
+    print(f"{out}: already made from this input with these arguments; nothing to do")
+    return True
 
 
 def _refuse_foreign(folders: dict[int, Path]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.files import sha256_file, write_atomically
+from data_tools.files import write_atomically
+from data_tools.remote import hash_of
 from data_tools.rows import read_rows
 from data_tools.shard_writer import write_shard
 from data_tools.shards import ShardFormat, token_dtype
@@ -50,9 +51,8 @@ def read_part(task: dict[str, Any]) -> dict[str, Any]:
             result["chunks"].append(chunk.write())
     if chunk.ids:
         result["chunks"].append(chunk.write())
-    remote = "://" in part["path"] or part["reader"] == "hub"
     whole = not part.get("start") and part.get("shard", 0) == 0  # the file's hash is taken once, by its first part
-    return result | {"dropped": dict(dropped), "sha256": sha256_file(Path(part["path"])) if whole and not remote else None}
+    return result | {"dropped": dict(dropped), "sha256": hash_of(part["path"]) if whole else None}
 
 
 def to_document(row: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, str, int] | str:
