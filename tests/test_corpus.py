@@ -239,6 +239,8 @@ def test_another_command_into_the_same_folder_is_refused_with_the_difference(
     assert 'arguments.source: "corpus" there, "other" here' in capsys.readouterr().err
     prepare(tokenizer, out, path, "--split", "heldout=0.1", status=1)
     assert "other splits" in capsys.readouterr().err
+    prepare(tokenizer, out, path, "--no-eos", status=1)
+    assert "tokenizer.add_eos: true there, false here" in capsys.readouterr().err
     path.write_bytes(path.read_bytes().replace(b"galaxy", b"GALAXY"))
     prepare(tokenizer, out, path, status=1)
     assert "inputs[0].sha256" in capsys.readouterr().err
