@@ -15,7 +15,13 @@ from tests.chat_tokenizers import TURN_TEMPLATE, write_byte_level, write_chatml,
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_chats.json").read_text())
 MISTRAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "tokenizers" / "mistral_v1"
 MARKS = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|end|>"]
-MARKS += ["<|begin_of_text|>", "<|start_header_id|>assistant<|end_header_id|>", "<|assistant|>", "<|im_end|>\n<|im_start|>assistant\n", "<0x0A>"]
+MARKS += [
+    "<|begin_of_text|>",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<|assistant|>",
+    "<|im_end|>\n<|im_start|>assistant\n",
+    "<0x0A>",
+]
 MARKS += [" ", "  ", "\n", "\n\n", "\t", "\u3000", "\x00", "é", "e\u0301", "👩‍👩‍👧", "星", "<think>", "{{ bos_token }}", "\ue0000\ue001"]
 TEMPLATES = {"llama2": write_llama2, "llama3": write_llama3, "chatml": write_chatml, "model": write_own_template}
 
@@ -389,7 +395,9 @@ def test_own_templates_whose_mask_cannot_be_proven_are_refused(reason, tmp_path)
 def test_own_template_that_hides_earlier_answers_takes_single_questions_and_refuses_the_rest(tmp_path):
     """As templates of reasoning models do, which cut their thoughts out of all but the last answer."""
     folder = write_own_template(tmp_path)
-    thinking = TURN_TEMPLATE.replace("message['content'] | trim + eos_token", "(message['content'].split('</think>')[-1]) | trim + eos_token")
+    thinking = TURN_TEMPLATE.replace(
+        "message['content'] | trim + eos_token", "(message['content'].split('</think>')[-1]) | trim + eos_token"
+    )
     (folder / "chat_template.jinja").write_text(thinking)
     template = ChatTemplate.load("model", folder)
     template.encode([Turn("user", "a"), Turn("assistant", "b")])

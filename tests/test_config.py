@@ -70,7 +70,10 @@ heldout: {every_steps: 5}
 
 
 def test_values_are_cast_by_type_since_yaml_reads_2e_5_as_text(tmp_path):
-    recipe = load(write(tmp_path, GOOD), ["optim.lr=2e-5", "tokens=1_000_000", "optim.betas=[0.8, 0.9]", "model.compile=true", "heldout.prompts=[A star]"])
+    recipe = load(
+        write(tmp_path, GOOD),
+        ["optim.lr=2e-5", "tokens=1_000_000", "optim.betas=[0.8, 0.9]", "model.compile=true", "heldout.prompts=[A star]"],
+    )
     assert (recipe.optim.lr, recipe.tokens, recipe.steps) == (2e-5, 1_000_000, None)
     assert recipe.optim.betas == (0.8, 0.9) and recipe.model.compile is True and recipe.heldout.prompts == ("A star",)
 
@@ -148,7 +151,12 @@ def test_a_deepspeed_json_that_sets_what_the_recipe_owns_is_refused(tmp_path):
     recipe = load(write(tmp_path, GOOD), [f"deepspeed={bad}"])
     with pytest.raises(RecipeError) as error:
         merged_config(recipe, 2, on_cuda=False)
-    for wanted in ("train_batch_size=8: the recipe owns this; take it out and set tokens_per_step", "gradient_clipping=1.0", "optim.clip", "stage=2"):
+    for wanted in (
+        "train_batch_size=8: the recipe owns this; take it out and set tokens_per_step",
+        "gradient_clipping=1.0",
+        "optim.clip",
+        "stage=2",
+    ):
         assert wanted in str(error.value)
     bad.write_text("{")
     with pytest.raises(RecipeError, match="not a JSON object"):

@@ -63,7 +63,14 @@ def steps(count: int, world_size: int = 1, micro_batch_rows: int = 1, state: dic
 def test_the_rows_of_every_step_are_the_same_at_any_ranks_micro_batches_workers_and_prefetch(packing):
     wanted, documents = steps(20, packing=packing)
     assert sum(len(rows) for rows in wanted) == 20 * 8
-    for world_size, micro_batch_rows, workers, prefetch in [(1, 8, 3, 0), (2, 1, 1, 2), (2, 3, 2, 1), (4, 1, 1, 0), (4, 4, 2, 3), (3, 2, 1, 1)]:
+    for world_size, micro_batch_rows, workers, prefetch in [
+        (1, 8, 3, 0),
+        (2, 1, 1, 2),
+        (2, 3, 2, 1),
+        (4, 1, 1, 0),
+        (4, 4, 2, 3),
+        (3, 2, 1, 1),
+    ]:
         shape = {"world_size": world_size, "micro_batch_rows": micro_batch_rows, "workers": workers, "prefetch_steps": prefetch}
         assert steps(20, packing=packing, **shape) == (wanted, documents), shape
 

@@ -37,7 +37,9 @@ def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
         "n = [np.arange(1, 300), np.arange(1, 90)]\n"
         "print(epoch_documents(n, [SourceSpec('ä', .7), SourceSpec('b', .3)], 5, 2).tolist())"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": s}, capture_output=True, text=True) for s in "01"]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": s}, capture_output=True, text=True) for s in "01"
+    ]
     assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout) > 500, runs[0].stderr
 
 
@@ -76,7 +78,9 @@ def test_a_source_at_its_cap_stops_and_the_others_share_its_part_in_proportion()
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 5), st.sampled_from([0.5, 1, 1.5, 3])), min_size=1, max_size=4), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 5), st.sampled_from([0.5, 1, 1.5, 3])), min_size=1, max_size=4), st.booleans()
+)
 def test_capped_sources_give_exactly_the_tokens_they_have_and_then_say_so(sources, weighted):
     lengths = [np.random.default_rng(k).integers(1, 20, size) for k, (size, _, _) in enumerate(sources)]
     totals = [int(n.sum()) for n in lengths]

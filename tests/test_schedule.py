@@ -42,7 +42,9 @@ def test_without_warm_up_the_first_step_has_the_peak():
     assert lr_at(0, **(COSINE | {"warmup": 0})) == 2e-5
 
 
-@pytest.mark.parametrize("changes", [{"warmup": 100}, {"warmup": 95, "decay": 50}, {"total": 1, "warmup": 0.03, "decay": 0.2}, {"decay": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"warmup": 100}, {"warmup": 95, "decay": 50}, {"total": 1, "warmup": 0.03, "decay": 0.2}, {"decay": 0}]
+)
 def test_no_length_of_warm_up_or_decay_takes_the_rate_out_of_its_bounds(changes):
     for kind in ("cosine", "wsd", "constant"):
         rates = [lr_at(k, **(WSD | changes | {"kind": kind})) for k in range(130)]

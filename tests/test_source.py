@@ -14,7 +14,9 @@ from train.source import local_folder, resolve
 from train.weights import WeightsError, checksum, read_folder, slice_range
 
 
-@pytest.mark.parametrize(("path", "said"), [("no/such/folder", "no such folder"), ("none.gguf", "no such file"), ("nobody/no-model", "the Hub does not give it")])
+@pytest.mark.parametrize(
+    ("path", "said"), [("no/such/folder", "no such folder"), ("none.gguf", "no such file"), ("nobody/no-model", "the Hub does not give it")]
+)
 def test_a_model_that_is_not_there_is_said_in_one_line(path, said):
     with pytest.raises(ModelError, match=said) as error:
         resolve(path, ALONE)
@@ -40,7 +42,9 @@ def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(tiny.VOCAB)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([b"<unk>", b"<s>", b"</s>"] + [f"<0x{i:02X}>".encode() for i in range(256)] + [f"t{i}".encode() for i in range(tiny.VOCAB - 259)])
+    writer.add_token_list(
+        [b"<unk>", b"<s>", b"</s>"] + [f"<0x{i:02X}>".encode() for i in range(256)] + [f"t{i}".encode() for i in range(tiny.VOCAB - 259)]
+    )
     writer.add_token_scores([0.0] * tiny.VOCAB)
     writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * (tiny.VOCAB - 259))
     writer.add_bos_token_id(1)
