@@ -60,7 +60,7 @@ def test_packed_documents_equal_separate_ones_in_logits_and_gradients(backend, r
     at = 0
     for d in documents:
         theirs = reference(input_ids=torch.tensor(d)[None], use_cache=False).logits[0]
-        assert (ours[at : at + len(d)] - theirs).abs().max() <= 1e-5 * theirs.abs().max() < 1e-4
+        assert (ours[at : at + len(d)] - theirs).abs().max() <= 1e-6 * theirs.abs().max().clamp(min=1)
         at += len(d)
     total, count = tiny.reference_losses(reference, documents)
     total.backward()
