@@ -112,11 +112,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_over(ground):
 
 def failing_save(world, recipe_path: Path, number: int, when: int) -> str:
     """Train two steps more; the when-th write of a safetensors file on rank 1 fails."""
-    from train import safetensors_io
+    from train import safetensors_writer
     from train.config import load
     from train.loop import run
 
-    original, calls = safetensors_io.Writer._put, [0]
+    original, calls = safetensors_writer.Writer._put, [0]
 
     def put(self, data):
         calls[0] += 1
@@ -124,13 +124,13 @@ def failing_save(world, recipe_path: Path, number: int, when: int) -> str:
             raise OSError(number, os.strerror(number), str(self.path))
         return original(self, data)
 
-    safetensors_io.Writer._put = put
+    safetensors_writer.Writer._put = put
     try:
         run(load(recipe_path, ["name=full"]), world)
     except checkpoint.CheckpointError as error:
         return str(error)
     finally:
-        safetensors_io.Writer._put = original
+        safetensors_writer.Writer._put = original
     return "went on"
 
 

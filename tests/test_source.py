@@ -9,7 +9,8 @@ import torch
 from tests import tiny
 from tests.test_metrics import ALONE
 from train.model import ModelError
-from train.safetensors_io import SafetensorsError, Writer, read_header, read_range
+from train.safetensors_io import SafetensorsError, read_header, read_range
+from train.safetensors_writer import Writer
 from train.source import local_folder, resolve
 from train.weights import WeightsError, checksum, read_folder, slice_range
 

@@ -24,9 +24,10 @@ from typing import Any
 
 import torch
 
-from train import weights
+from train import shard_files, weights
 from train.engine import Engine
-from train.safetensors_io import Entry, Writer, read_header, read_range
+from train.safetensors_io import Entry, read_header, read_range
+from train.safetensors_writer import Writer
 from train.world import World
 
 FORMAT = 1
@@ -176,7 +177,7 @@ def _dtype(engine: Engine) -> torch.dtype:
 
 
 def _save_weights(engine: Engine, tmp: Path, world: World) -> dict[str, tuple[int, str]]:
-    return weights.save(engine.parameters, tmp, world)
+    return shard_files.save(engine.parameters, tmp, world)
 
 
 def _save_trainer(engine: Engine, tmp: Path, world: World) -> dict[str, tuple[int, str]]:

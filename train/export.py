@@ -11,13 +11,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from train import checkpoint, weights
-from train.safetensors_io import Entry, Writer, read_header, read_range
+from train import checkpoint, shard_files, weights
+from train.safetensors_io import Entry, read_header, read_range
+from train.safetensors_writer import Writer
+from train.tensor_stream import Tensor
 
 MAX_SHARD_BYTES = 5 << 30
 CHUNK_ELEMENTS = 1 << 22  # 16 MiB of fp32 at a time: memory does not grow with the tensor
@@ -25,14 +26,6 @@ CHUNK_ELEMENTS = 1 << 22  # 16 MiB of fp32 at a time: memory does not grow with 
 
 class ExportError(ValueError):
     """The checkpoint cannot be exported; nothing was written."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor somewhere on disk: its shape, and its elements in order, a bounded 1-D part at a time."""
-
-    shape: tuple[int, ...]
-    parts: Callable[[], Iterator[torch.Tensor]]
 
 
 def tensors_of(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -103,7 +96,7 @@ def write_model(
 
 def _write_shards(tensors: dict[str, Tensor], tmp: Path, dtype: torch.dtype, progress: Callable[[int], None]) -> None:
     numels = {n: math.prod(t.shape) for n, t in tensors.items()}
-    files = weights.plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
+    files = shard_files.plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
     for file in files:
         writer = Writer(tmp / file.name, {n: (dtype, tensors[n].shape) for n in file.tensors})
         for name in file.tensors:

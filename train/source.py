@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from train.model import ModelError
-from train.safetensors_io import Writer
+from train.safetensors_writer import Writer
 from train.world import World
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")

@@ -1,8 +1,7 @@
-"""Safetensors folders and ZeRO-3 slices: load, verify, save.
+"""Safetensors folders → ZeRO-3 slices: load and verify. (Saving is in shard_files.py.)
 
 ZeRO-3 gives rank r of w the elements [r * ceil(n/w), (r+1) * ceil(n/w)) of each flattened parameter (`ds_tensor`),
 padded at the end. So a rank reads just those bytes of each tensor from the files: no full copy, no message.
-Saving runs the other way: slices are gathered to the rank that owns the file, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.safetensors_io import Entry, SafetensorsError, Writer, read_header, read_range
+from train.safetensors_io import Entry, SafetensorsError, read_header, read_range
 from train.world import World
 
 INDEX = "model.safetensors.index.json"
@@ -239,75 +238,6 @@ def verify_in_memory(
         )
 
 
-# -- save -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    name: str
-    owner: int  # rank that writes it
-    tensors: tuple[str, ...]
-
-
-def plan_files(numels: dict[str, int], bytes_per_element: int, size: int, max_bytes: int = 5 << 30) -> list[WeightFile]:
-    """Which tensor goes into which file: in model order, at most max_bytes a file, enough files for every rank to write one."""
-    total = sum(numels.values()) * bytes_per_element
-    limit = min(max_bytes, max(-(-total // size), 64 << 20))
-    groups: list[list[str]] = [[]]
-    held = 0
-    for name, numel in numels.items():
-        nbytes = numel * bytes_per_element
-        if groups[-1] and held + nbytes > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += nbytes
-    n = len(groups)
-    return [WeightFile(f"model-{i + 1:05d}-of-{n:05d}.safetensors", i % size, tuple(g)) for i, g in enumerate(groups)]
-
-
-def save(parameters: dict[str, nn.Parameter], folder: Path, world: World) -> dict[str, tuple[int, str]]:
-    """Write the weights as Hugging Face shards; returns {file: (bytes, sha256)} of the files this rank wrote.
-
-    Files are interleaved tensor by tensor so that their owners write at the same time.
-    """
-    numels = {n: p.ds_numel for n, p in parameters.items()}
-    dtype = next(iter(parameters.values())).ds_tensor.dtype
-    files = plan_files(numels, dtype.itemsize, world.size)
-    writers = {
-        f.name: Writer(folder / f.name, {n: (dtype, tuple(parameters[n].ds_shape)) for n in f.tensors})
-        for f in files
-        if f.owner == world.rank
-    }
-    for turn in range(max(len(f.tensors) for f in files)):
-        for f in files:
-            if turn < len(f.tensors):
-                name = f.tensors[turn]
-                parts = gather_slices(parameters[name], f.owner, world)
-                if parts is not None:
-                    writers[f.name].stream(name, parts)
-    written = {name: writer.close() for name, writer in writers.items()}
-    if world.rank == 0:
-        weight_map = {n: f.name for f in files for n in f.tensors}
-        total = sum(numels.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return written
-
-
-def gather_slices(parameter: nn.Parameter, owner: int, world: World) -> list[torch.Tensor] | None:
-    """On the owner, a parameter's slices in rank order without padding; None elsewhere."""
-    mine = parameter.ds_tensor.detach().to(world.device)
-    if world.size == 1:
-        return [mine[: parameter.ds_numel]]
-    got = [torch.empty_like(mine) for _ in range(world.size)] if world.rank == owner else None
-    dist.gather(mine, got, dst=owner)
-    if got is None:
-        return None
-    lengths = [b - a for a, b in (slice_range(parameter.ds_numel, r, world.size) for r in range(world.size))]
-    return [part[:n] for part, n in zip(got, lengths, strict=True)]
-
-
 __all__ = [
     "INDEX",
     "Loaded",
@@ -316,7 +246,6 @@ __all__ = [
     "load",
     "load_masters",
     "read_folder",
-    "save",
     "slice_range",
     "verify_in_memory",
 ]
