@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from train.ds_masters import DsFolderError, Partition, Shapes, Tape, place_of, read_partition
+from train.ds_universal import universal_runs
 from train.tensor_stream import Tensor
 from train.torch_files import Reader, Run, StoredTensor, TorchFileError, read_torch_file
 from train.weights import HARMLESS
 
 _MODEL = re.compile(r"(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)_model_states\.pt")
 _OPTIM = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)_optim_states\.pt")
+_PROBE = 64  # elements at either end of a tensor
 _TAG = re.compile(r"[^/\\\0]{1,255}")
 
 
@@ -55,13 +57,12 @@ def tensors_of(folder: Path, tag: str | None, wanted: torch.dtype) -> dict[str, 
     files = _list(place)
     states = _read_states(place, files, reader)
     if (place / "zero").is_dir():
-        from train.ds_universal import universal_runs
-
         trained = universal_runs(place, states.shapes, states.module)
     elif files.optims:
         trained = place_of(states.shapes, _read_partitions(place, files, states, reader))
     else:
         trained = _without_masters(place, states, wanted)
+    _check_agreement(place, states, trained, reader)
     return _assemble(place, states, trained, reader)
 
 
@@ -242,6 +243,38 @@ def _without_masters(place: Path, states: States, wanted: torch.dtype) -> dict[s
             + ("" if states.stage3 else f", or ask for the dtype of the weights that are here ({', '.join(map(str, kept))})")
         )
     return {}
+
+
+def _check_agreement(place: Path, states: States, trained: dict[str, list[Run]], reader: Reader) -> None:
+    """Where the engine's own weights lie beside the masters (stages 1 and 2), the ends of each tensor must be the masters, rounded.
+
+    Finds optimizer files of another step than the model states, and the universal folders that ds_to_universal scrambles when the
+    run had `round_robin_gradients` (its fragment addresses follow the unshuffled order).
+    """
+    for name, runs in trained.items():
+        weight = states.module.get(name)
+        if states.stage3 or weight is None or weight.numel != sum(r.count for r in runs):
+            continue
+        near = min(_PROBE, weight.numel)
+        for at in {0, weight.numel - near}:
+            ours = torch.cat([p.clone() for p in reader.pieces(_cut(runs, at, at + near))]) if near else torch.empty(0)
+            theirs = torch.cat([p.clone() for p in reader.pieces([weight.run(at, at + near)])]) if near else torch.empty(0)
+            if not torch.allclose(ours.to(theirs.dtype), theirs, rtol=0, atol=0, equal_nan=True):
+                raise DsFolderError(
+                    f"{place}: the fp32 master of {name} is not what the engine's weights in {states.file.name} are; files of two saves are"
+                    " mixed, or the universal folder was made of a run with round_robin_gradients: export the original folder"
+                )
+
+
+def _cut(runs: list[Run], first: int, stop: int) -> list[Run]:
+    """The elements [first, stop) of the runs laid end to end."""
+    found, begin = [], 0
+    for run in runs:
+        a, b = max(first - begin, 0), min(stop - begin, run.count)
+        if a < b:
+            found.append(Run(run.file, run.dtype, run.start + a * run.dtype.itemsize, b - a))
+        begin += run.count
+    return found
 
 
 # -- assembling -----------------------------------------------------------------------------------------------------
