@@ -8,16 +8,21 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from train import shard_files
 from train.checkpoint import sync
 from train.meta_tensors import MetaFolderError, Params, read_params, tensors_of
+from train.meta_tokenizer import tokenizer_json
 from train.safetensors_writer import Writer
 from train.tensor_stream import Tensor
 from train.torch_files import check_place
 from train.weights import INDEX
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 
 def convert(
@@ -45,12 +50,14 @@ def convert(
     if params.vocab_size not in (-1, rows):
         raise MetaFolderError(f"{folder / 'params.json'}: vocab_size={params.vocab_size}, the embedding has {rows} rows; fetch both again")
     pieces = _tokenizer(folder, tokenizer, rows)
+    fast = tokenizer_json(pieces)
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = out.parent / f".{out.name}.tmp-{secrets.token_hex(4)}"
     tmp.mkdir()
     try:
         nbytes = _write_weights(tensors, tmp, dtype, progress)
-        shutil.copyfile(pieces, tmp / "tokenizer.model")
+        (tmp / "tokenizer.model").write_bytes(pieces.serialized_model_proto())
+        (tmp / "tokenizer.json").write_text(fast, encoding="utf-8")
         for name, value in _texts(params, rows, dtype, positions).items():
             (tmp / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         for path in tmp.iterdir():
@@ -85,7 +92,7 @@ def _finite(piece: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     return piece
 
 
-def _tokenizer(folder: Path, given: Path | None, rows: int) -> Path:
+def _tokenizer(folder: Path, given: Path | None, rows: int) -> SentencePieceProcessor:
     """The SentencePiece file, whose pieces must be the embedding's rows."""
     path = given or next(
         (p for p in (folder / "tokenizer.model", folder.parent / "tokenizer.model") if p.is_file()), folder / "tokenizer.model"
@@ -107,7 +114,7 @@ def _tokenizer(folder: Path, given: Path | None, rows: int) -> Path:
             f"{path}: has {pieces.GetPieceSize()} pieces, <s> {pieces.bos_id()}, </s> {pieces.eos_id()}; the model has {rows} rows and wants 1 and 2:"
             " give the tokenizer it was trained with"
         )
-    return path
+    return pieces
 
 
 def _texts(params: Params, rows: int, dtype: torch.dtype, positions: int) -> dict[str, dict]:
@@ -119,7 +126,7 @@ def _texts(params: Params, rows: int, dtype: torch.dtype, positions: int) -> dic
         "dtype": str(dtype).removeprefix("torch."),
     }  # fmt: skip
     tokenizer = {
-        "tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>",
-        "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "legacy": True, "model_max_length": positions,
+        "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>", "eos_token": "</s>",
+        "unk_token": "<unk>", "clean_up_tokenization_spaces": False, "model_max_length": positions,
     }  # fmt: skip
     return {"config.json": config, "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2}, "tokenizer_config.json": tokenizer}
