@@ -27,7 +27,7 @@ class Case:
     sub_group: int = 0  # stage 3: elements a sub-group
     round_robin: bool = False  # stages 1 and 2: parameters shuffled between ranks
     wrapped: bool = False  # names begin with module.
-    tag: str = TAG
+    later: bool = False  # trained on for a step and saved again, as global_step3
 
 
 def make(world, folder: str, cases: list[Case]) -> dict[str, dict[str, torch.Tensor]]:
@@ -81,11 +81,12 @@ def _one(world, folder: Path, case: Case) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW([{"params": g, "weight_decay": 0.1 * i} for i, g in enumerate(cuts)], lr=1e-2)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     generator = torch.Generator().manual_seed(world.rank)
-    for _ in range(2):
+    for step in range(3 if case.later else 2):
         ids = torch.randint(3, 317, (1, 12), generator=generator)
         engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
         engine.step()
-    engine.save_checkpoint(str(folder), tag=case.tag, exclude_frozen_parameters=case.exclude_frozen)
+        if step:
+            engine.save_checkpoint(str(folder), tag=f"global_step{step + 1}", exclude_frozen_parameters=case.exclude_frozen)
     held = {}
     for p in model.parameters():
         with deepspeed.zero.GatheredParameters([p]):
