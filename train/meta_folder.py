@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,9 +19,6 @@ from train.safetensors_writer import Writer
 from train.tensor_stream import Tensor
 from train.torch_files import check_place
 from train.weights import INDEX
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
 
 
 def convert(
@@ -37,7 +33,7 @@ def convert(
 
     Args:
         dtype: of the weights written (default: as stored). tokenizer: tokenizer.model (default: the folder's, or its parent's).
-        positions: the context the model was trained with, 4096 for LLaMA-2. progress: called with bytes written.
+        positions: the context the model was trained with, 4096 for LLaMA-2. progress: called with bytes read.
     Raises:
         MetaFolderError, TorchFileError: something missing, damaged or contradictory; nothing is left.
     """
@@ -49,14 +45,13 @@ def convert(
     rows = tensors["model.embed_tokens.weight"].shape[0]
     if params.vocab_size not in (-1, rows):
         raise MetaFolderError(f"{folder / 'params.json'}: vocab_size={params.vocab_size}, the embedding has {rows} rows; fetch both again")
-    pieces = _tokenizer(folder, tokenizer, rows)
-    fast = tokenizer_json(pieces)
+    pieces, fast = _tokenizer(folder, tokenizer, rows)
     out.parent.mkdir(parents=True, exist_ok=True)
     tmp = out.parent / f".{out.name}.tmp-{secrets.token_hex(4)}"
     tmp.mkdir()
     try:
-        nbytes = _write_weights(tensors, tmp, dtype, progress)
-        (tmp / "tokenizer.model").write_bytes(pieces.serialized_model_proto())
+        nbytes = _write_weights(tensors, tmp, dtype, lambda n: progress(n * stored.itemsize))
+        (tmp / "tokenizer.model").write_bytes(pieces)
         (tmp / "tokenizer.json").write_text(fast, encoding="utf-8")
         for name, value in _texts(params, rows, dtype, positions).items():
             (tmp / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -77,7 +72,7 @@ def _write_weights(tensors: dict[str, Tensor], tmp: Path, dtype: torch.dtype, pr
         writer = Writer(tmp / file.name, {n: (dtype, tensors[n].shape) for n in file.tensors})
         for name in file.tensors:
             writer.stream(name, (_finite(p, dtype, name) for p in tensors[name].parts()))
-            progress(numels[name] * dtype.itemsize)
+            progress(numels[name])
         writer.close()
     total = sum(numels.values()) * dtype.itemsize
     index = {"metadata": {"total_size": total}, "weight_map": {n: f.name for f in files for n in f.tensors}}
@@ -92,8 +87,8 @@ def _finite(piece: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     return piece
 
 
-def _tokenizer(folder: Path, given: Path | None, rows: int) -> SentencePieceProcessor:
-    """The SentencePiece file, whose pieces must be the embedding's rows."""
+def _tokenizer(folder: Path, given: Path | None, rows: int) -> tuple[bytes, str]:
+    """The SentencePiece model, whose pieces must be the embedding's rows, and the tokenizer.json made of it."""
     path = given or next(
         (p for p in (folder / "tokenizer.model", folder.parent / "tokenizer.model") if p.is_file()), folder / "tokenizer.model"
     )
@@ -114,7 +109,7 @@ def _tokenizer(folder: Path, given: Path | None, rows: int) -> SentencePieceProc
             f"{path}: has {pieces.GetPieceSize()} pieces, <s> {pieces.bos_id()}, </s> {pieces.eos_id()}; the model has {rows} rows and wants 1 and 2:"
             " give the tokenizer it was trained with"
         )
-    return pieces
+    return pieces.serialized_model_proto(), tokenizer_json(path, pieces)
 
 
 def _texts(params: Params, rows: int, dtype: torch.dtype, positions: int) -> dict[str, dict]:

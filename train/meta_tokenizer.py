@@ -6,6 +6,7 @@ begins with one; both change ids (`a  b`, ` a`). So tokenizer.json is written he
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train.meta_tensors import MetaFolderError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 PROBES = ("the mass of 17 stars", "  two  blanks   three ", " \n\ttab α 𝒵 0.5", "$z \\approx 3$, É e\u0301", "ﬁ Ⅳ ½ ａ", "")
 
 
-def tokenizer_json(pieces: SentencePieceProcessor) -> str:
+def tokenizer_json(path: Path, pieces: SentencePieceProcessor) -> str:
     """The text of tokenizer.json; <s> goes before every text, as in Meta's code.
 
     Raises:
