@@ -75,15 +75,15 @@ def test_three_chained_resumes_across_an_epoch_end_stay_bit_equal(ground):
 
 def reshape(world, recipe_path: Path, folder: Path, out: Path) -> str:
     """Load a checkpoint at this world size and save it again, untrained."""
-    from train import checkpoint
+    from train import checkpoint, manifest, trainer_state
     from train.config import load
     from train.engine import start
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
-    checkpoint.load_trainer(engine, folder, world)
-    state = checkpoint.read_state(folder)
+    trainer_state.load(engine, folder, world)
+    state = manifest.read_state(folder)
     state.pop("format")
-    return str(checkpoint.save(engine, out, state, folder, True, world))
+    return str(checkpoint.save(trainer_state.live(engine), out, checkpoint.Extras(state, folder), world))
 
 
 def all_slices(folder: Path) -> dict[str, torch.Tensor]:

@@ -53,6 +53,12 @@ class Writer:
         while done < len(view):
             done += self._file.write(view[done:])
 
+    def leave_empty(self) -> None:
+        """Give the file its full size without data: no memory, and no disk where files can be sparse."""
+        self._file.truncate(self.bytes)
+        self._left.clear()
+        self.close()
+
     def close(self) -> tuple[int, str]:
         """Sync; returns (bytes, sha256)."""
         assert not self._left, f"{self.path}: not written: {[n for n, _ in self._left]}"
