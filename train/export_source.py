@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterable
@@ -62,8 +61,9 @@ def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> So
         raise ExportError(f"{folder}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
     if tag is None and ((folder / STATE).is_file() or (folder / MANIFEST).is_file()):
         return _ours(folder, wanted)
-    ds_folder = importlib.import_module("train.ds_folder") if importlib.util.find_spec("train.ds_folder") else None
-    if ds_folder and (tag is not None or ds_folder.looks_like(folder)):
+    from train import ds_folder
+
+    if tag is not None or ds_folder.looks_like(folder):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(folder, folder.rglob("*.pt")) | {"tag": tag})
     entries = _of_the_model(weights.read_folder(folder))

@@ -188,18 +188,22 @@ class Ahead:
         try:
             for tensor in tensors:
                 for part in tensor.parts():
-                    self._put(change(part))
-                self._put(None)
+                    if not self._put(change(part)):
+                        return
+                if not self._put(None):
+                    return
         except BaseException as error:  # raised where the parts are taken
             self._put(error)
 
-    def _put(self, item: torch.Tensor | BaseException | None) -> None:
+    def _put(self, item: torch.Tensor | BaseException | None) -> bool:
+        """False when nobody takes any more."""
         while not self._stop.is_set():
             try:
-                return self._queue.put(item, timeout=0.2)
+                self._queue.put(item, timeout=0.2)
+                return True
             except queue.Full:
                 continue
-        raise SystemExit  # nobody takes any more: ends the thread, not the program
+        return False
 
     def take(self) -> Iterator[torch.Tensor]:
         """The parts of the next tensor."""
