@@ -6,10 +6,15 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+if TYPE_CHECKING:
+    from train.export_plan import Request
 
 EXAMPLE = """A killed or interrupted export goes on when the same command is given again.
 
@@ -30,11 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     with warm_up.reading(sorted(args.checkpoint.glob("model*.safetensors"))):
         import torch
 
-        from train import export
+        from train import export, export_plan
 
     torch.set_num_threads(1)  # the work is in a few threads of our own, which torch's would disturb
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[args.dtype]
-    request = export.Request(
+    request = export_plan.Request(
         checkpoint=args.checkpoint,
         out=args.out,
         dtype=dtype,
@@ -50,7 +55,12 @@ def main(argv: list[str] | None = None) -> int:
         from tqdm import tqdm
 
         with tqdm(unit="B", unit_scale=True, desc="export", disable=not sys.stderr.isatty()) as bar:
-            made = export.export(request, bar.update, judge)
+
+            def progress(nbytes: int, of: int) -> None:
+                bar.total = of
+                bar.update(nbytes)
+
+            made = export.export(request, progress, judge)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not type(error).__module__.startswith("train."):
             raise  # a fault of the program, not of its user
@@ -69,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _judge(request, said: list[str]):  # type: ignore[no-untyped-def]
+def _judge(request: Request, said: list[str]) -> Callable[[Path], None]:
     """What --check does to the finished folder before it is published."""
     from train import logit_check
 

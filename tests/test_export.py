@@ -374,3 +374,63 @@ def test_weights_in_pickle_are_refused_with_the_remedy(tmp_path, said):
     torch.save({"x": torch.ones(2)}, folder / "pytorch_model.bin")
     code, text = said(folder, tmp_path / "out")
     assert code == 1 and "pytorch_model.bin, which can run foreign code" in text
+
+
+# -- DeepSpeed's folders --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deepspeed_folder(tmp_path_factory) -> Path:
+    from train.bench_export import make
+
+    return make(tmp_path_factory.mktemp("deepspeed") / "checkpoint-1", 100_000, "deepspeed")
+
+
+@pytest.mark.parametrize(("wanted", "how"), [("bf16", []), ("fp32", []), ("fp32", ["--tag", "global_step1"])])
+def test_a_deepspeed_folder_becomes_what_deepspeeds_own_tool_makes_of_it(deepspeed_folder, tmp_path, said, wanted, how):
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    assert said(deepspeed_folder, tmp_path / "out", "--dtype", wanted, *how)[0] == 0
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[wanted]
+    theirs = {n: t.to(dtype) for n, t in get_fp32_state_dict_from_zero_checkpoint(str(deepspeed_folder)).items()}
+    made = weights_of(tmp_path / "out")
+    assert made.keys() == theirs.keys() and all(torch.equal(made[n], t) for n, t in theirs.items())
+
+
+def test_a_tags_own_folder_takes_the_config_beside_it(deepspeed_folder, tmp_path, said):
+    assert said(deepspeed_folder / "global_step1", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda tag: (tag / "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink(), "optimizer states of 1 are here"),
+        (lambda tag: (tag / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"PK"), "zero_pp_rank_0_mp_rank_00_model_states.pt"),
+        (lambda tag: (tag.parent / "latest").write_text("../../etc"), "names '../../etc'"),
+        (lambda tag: cut(tag / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"), "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"),
+    ],
+)
+def test_a_damaged_deepspeed_folder_ends_in_one_message(deepspeed_folder, tmp_path, said, damage, what):
+    folder = export_made.copy_of(deepspeed_folder, tmp_path / "in" / "checkpoint-1")
+    damage(folder / "global_step1")
+    code, text = said(folder, tmp_path / "out")
+    assert code == 1 and what in text and names_in(tmp_path) == ["in"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_our_checkpoint_a_hugging_face_and_a_deepspeed_folder_can_be_merged(deepspeed_folder, tmp_path, said):
+    import shutil
+
+    folder = tmp_path / "model"
+    assert said(deepspeed_folder, folder, "--dtype", "fp32")[0] == 0
+    shutil.copytree(folder, tmp_path / "again")
+    assert (
+        said(folder, tmp_path / "out", "--merge", f"{deepspeed_folder}:0.25", "--merge", f"{tmp_path / 'again'}:0.25", "--dtype", "fp32")[0]
+        == 0
+    )
+    one, made = weights_of(folder), weights_of(tmp_path / "out")
+    assert all(torch.equal(made[n], t * 0.5 + t * 0.25 + t * 0.25) for n, t in one.items())

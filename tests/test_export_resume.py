@@ -16,15 +16,15 @@ import torch
 from launch.export_hf import main
 from tests import export_made
 from tests.export_made import files_of
-from train import export, safetensors_writer
+from train import export, export_plan, safetensors_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 # the door in a process of its own, in small files; KILL dies at that write, PACE makes writes slow enough to be hit
 PROGRAM = """
 import os, resource, signal, sys, time
-from train import export, safetensors_writer
+from train import export_plan, safetensors_writer
 from launch.export_hf import main
-export.MAX_SHARD_BYTES = 40_000
+export_plan.MAX_SHARD_BYTES = 40_000
 kill, pace, limit = int(os.environ["KILL"]), float(os.environ["PACE"]), int(os.environ["LIMIT"])
 put, calls = safetensors_writer.Writer._put, [0]
 def counted(self, data):
@@ -44,7 +44,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     threads = torch.get_num_threads()
-    monkeypatch.setattr(export, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
     yield
     torch.set_num_threads(threads)
 
@@ -108,13 +108,13 @@ def test_finished_files_are_kept_and_not_written_again(step, tmp_path, monkeypat
     uncut(step, tmp_path / "uncut")
     whole = everything.calls
     monkeypatch.undo()
-    monkeypatch.setattr(export, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
     Counted(monkeypatch, whole - 1, OSError(errno.EIO, os.strerror(errno.EIO)))
     assert main([str(step), str(tmp_path / "out")]) == 1
     text = capsys.readouterr().err
     assert "Input/output error" in text and "the same command goes on from there" in text
     monkeypatch.undo()
-    monkeypatch.setattr(export, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
     rest = Counted(monkeypatch)
     assert main([str(step), str(tmp_path / "out")]) == 0
     assert rest.calls < whole / 2 and "files kept from before" in capsys.readouterr().out

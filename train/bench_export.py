@@ -62,10 +62,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from train import export
+    from train import export_plan
 
-    request = export.Request(checkpoint=source, out=work / "out", dtype=torch.bfloat16)
-    ready = export.prepare(request)
+    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=torch.bfloat16)
+    ready = export_plan.prepare(request)
     parameters = sum(t.numel for t in ready.tensors.values())
     is_deepspeed = not ready.sources[0].stored
     read_bytes = (

@@ -128,14 +128,14 @@ def model_card(folder: Path, dtype: torch.dtype, made_of: list[str]) -> str:
     Args:
         made_of: one line for each model of a merge or an average.
     """
-    name = folder.resolve().parent.parent.name
+    is_ours = (folder / STATE).is_file()
+    name = folder.resolve().parent.parent.name if is_ours else folder.resolve().name
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [astronomy, llama]", "---", f"# {name}", ""]
     if made_of:
         lines += ["Made of:", "", *(f"- {line}" for line in made_of), ""]
-    state_file = folder / STATE
-    if not state_file.is_file():
+    if not is_ours:
         return "\n".join([*lines, f"Weights in {_name(dtype)}.", ""])
-    state = json.loads(state_file.read_text())
+    state = json.loads((folder / STATE).read_text())
     lines += ["Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents).", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {k} | {v} |" for k, v in _facts(state, dtype).items()), ""])
 

@@ -65,7 +65,8 @@ def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> So
 
     if tag is not None or ds_folder.looks_like(folder):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
-        return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(folder, folder.rglob("*.pt")) | {"tag": tag})
+        place = ds_folder.find(folder, tag)
+        return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(place, place.rglob("*.pt")))
     entries = _of_the_model(weights.read_folder(folder))
     files = Files()
     return Source(

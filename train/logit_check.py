@@ -20,7 +20,7 @@ from train.model_shapes import described
 from train.safetensors_io import Entry, read_header, read_range
 
 if TYPE_CHECKING:
-    from train.export import Request
+    from train.export_plan import Request
 
 PROBE = "trainer/probe.safetensors"
 # Largest difference allowed, relative to the largest logit, by the dtypes of engine and export. Measured with SmolLM2-135M (30
