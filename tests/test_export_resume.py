@@ -254,3 +254,38 @@ def test_a_plan_that_is_rubbish_starts_over(step, tmp_path):
         out = tmp_path / "out"
         assert main([str(step), str(out)]) == 0
         out.rename(tmp_path / f"out-{len(text)}")
+
+
+def test_every_file_is_synced_before_the_folder_appears(step, tmp_path, monkeypatch):
+    synced, at_rename = set(), {}
+    fsync, rename = os.fsync, os.rename
+
+    def spy_fsync(fd):
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def spy_rename(a, b):
+        if Path(b).name == "out":
+            at_rename.update({p.name: p.stat().st_ino in synced for p in Path(a).iterdir()})
+            at_rename["the folder"] = Path(a).stat().st_ino in synced
+        rename(a, b)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "rename", spy_rename)
+    assert main([str(step), str(tmp_path / "out")]) == 0
+    assert len(at_rename) > 8 and all(at_rename.values()), at_rename
+    assert tmp_path.stat().st_ino in synced
+
+
+def test_what_does_not_read_back_as_it_was_written_is_not_published(step, tmp_path, monkeypatch, capsys):
+    close = safetensors_writer.Writer.close
+
+    def lossy(writer):
+        done = close(writer)
+        with writer.path.open("r+b") as f:
+            f.truncate(writer.bytes - 2)
+        return done
+
+    monkeypatch.setattr(safetensors_writer.Writer, "close", lossy)
+    assert main([str(step), str(tmp_path / "out")]) == 1
+    assert "the copy was cut short" in capsys.readouterr().err and not (tmp_path / "out").exists()
