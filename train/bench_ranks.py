@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import importlib
 import json
 import os
@@ -48,16 +51,23 @@ def _free_port() -> int:
 
 
 class Watch:
-    """Memory that is this process's alone, sampled by a thread; `peak` is the largest seen, in bytes."""
+    """Memory that is this process's alone, sampled by a thread; `peak` is the largest seen, in bytes.
+
+    `characters`: what looking has read itself.
+    """
 
     def __init__(self, every_seconds: float = 0.02) -> None:
-        self.peak = own_memory()
+        self.peak, self.characters = own_memory(), 0
         self._every, self._over = every_seconds, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
         while not self._over.wait(self._every):
-            self.peak = max(self.peak, own_memory())
+            self._look()
+
+    def _look(self) -> None:
+        text = _rollup()
+        self.peak, self.characters = max(self.peak, _own(text)), self.characters + len(text)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -66,12 +76,19 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self.peak = max(self.peak, own_memory())
+        self._look()
 
 
 def own_memory() -> int:
     """Bytes of memory no other process shares (USS)."""
-    text = Path("/proc/self/smaps_rollup").read_text()
+    return _own(_rollup())
+
+
+def _rollup() -> str:
+    return Path("/proc/self/smaps_rollup").read_text()
+
+
+def _own(text: str) -> int:
     return 1024 * sum(int(n) for n in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
 
 
@@ -80,13 +97,20 @@ def bytes_read() -> int:
     return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
 
 
-def timed(action: Callable[[], Any], world: Any) -> float:
-    """Seconds until the last rank is through."""
+def timed(action: Callable[[], Any], world: Any) -> tuple[float, Any]:
+    """Seconds until the last rank is through, and what the action gave."""
     world.barrier()
     begun = time.perf_counter()
-    action()
+    value = action()
     world.barrier()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, value
+
+
+def give_back() -> None:
+    """Freed memory that the C library keeps for later goes back, so that what is held can be told from what was used."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def main(argv: list[str]) -> int:
