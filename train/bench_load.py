@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.bench_ranks import BenchError, Watch, bytes_read, launch, own_memory, timed
+from train.bench_ranks import BenchError, Watch, bytes_read, give_back, launch, own_memory, timed
 from train.config import Checkpoint, Data, Model, Optim, Recipe, Source
 
 SLACK = 256 << 20  # what a load may take besides the rank's share and 1.5 largest tensors
@@ -63,40 +63,46 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     entries = read_folder(folder)
     files = sorted({e.file for e in entries.values()})
-    nbytes = sum(f.stat().st_size for f in files)
+    nbytes, parameters = sum(f.stat().st_size for f in files), sum(e.numel for e in entries.values())
     cold, warm = _disk_rate(files)
-    job = {
-        "folder": str(folder),
-        "files": [str(f) for f in files],
-        "dtype": args.dtype,
-        "deepspeed": str(args.deepspeed) if args.deepspeed else None,
-    }
-    element = 2 if args.dtype == "bf16" else 4
-    largest = max(e.numel for e in entries.values()) * max(element, max(e.dtype.itemsize for e in entries.values()))
-    parameters = sum(e.numel for e in entries.values())
-    own = max(parameters * element, nbytes) / args.ranks
-    rows = []
-    for way in [OURS] + [THEIRS] * bool(args.compare) + [START] * args.start:
-        got = launch("train.bench_load", job | {"way": way}, args.ranks)
-        rows.append({
-            "what": way, "s cold": got.get("cold"), "s warm": got.get("warm"), "GB/s cold": nbytes / 1e9 / got["cold"] if "cold" in got else None,
-            "GB/s warm": nbytes / 1e9 / got["warm"] if "warm" in got else None,
-            "read / file": got["read"] / nbytes if "read" in got else None, "by the kernel": got["rchar"] / nbytes if way != THEIRS else None,
-            "rank 0 MiB": got["peaks"][0] / 2**20, "largest rank MiB": max(got["peaks"]) / 2**20,
-            "bar MiB": (own + 1.5 * largest + SLACK) / 2**20 if way == OURS else None, "ranks / model": sum(got["peaks"]) / (own * args.ranks),
-            "held after MiB": max(got["held"]) / 2**20, "plan MiB": got["planned"] / 2**20 if "planned" in got else None,
-        })  # fmt: skip
+    job = {"folder": str(folder), "files": [str(f) for f in files], "dtype": args.dtype}
+    job["deepspeed"] = str(args.deepspeed) if args.deepspeed else None
+    element = max(2 if args.dtype == "bf16" else 4, max(e.dtype.itemsize for e in entries.values()))  # a slice as it waits for its master
+    share, largest = element * parameters / args.ranks, element * max(e.numel for e in entries.values())
+    ways = [OURS] + [THEIRS] * bool(args.compare) + [START] * args.start
+    got = {way: launch("train.bench_load", job | {"way": way}, args.ranks) for way in ways}
     result = {
         "model": f"{parameters:,} parameters, {nbytes / 1e9:.2f} GB in {len(files)} files of {_dtypes(entries)}, computed in {args.dtype}",
-        "ranks": args.ranks, "a rank's share MiB": round(own / 2**20, 1), "largest tensor MiB": round(largest / 2**20, 1),
+        "ranks": args.ranks, "a rank's share MiB": round(share / 2**20, 1), "largest tensor MiB": round(largest / 2**20, 1),
+        "bar: share + 1.5 largest tensors + 256 MiB": round((share + 1.5 * largest + SLACK) / 2**20, 1),
         "disk, one reader": f"{cold:.2f} GB/s cold, {warm:.2f} GB/s warm",
     }  # fmt: skip
     if args.compare:
-        result["time against from_pretrained"] = (
-            f"{rows[0]['s cold'] / rows[1]['s cold']:.2f} cold, {rows[0]['s warm'] / rows[1]['s warm']:.2f} warm"
-        )
-        result["rank 0's peak against from_pretrained"] = round(rows[0]["rank 0 MiB"] / rows[1]["rank 0 MiB"], 3)
-    return result | {"rows": rows}
+        ours, theirs = got[OURS], got[THEIRS]
+        result["seconds against from_pretrained"] = f"{ours['cold'] / theirs['cold']:.2f} cold, {ours['warm'] / theirs['warm']:.2f} warm"
+        result["rank 0's peak against from_pretrained"] = round(ours["peaks"][0] / theirs["peaks"][0], 3)
+    if args.start:
+        start = got[START]
+        low, high = (n / 2**20 for n in start["planned peak"])
+        result["training state after a step, MiB a rank"] = f"{start['state'] / 2**20:,.1f}, planned {start['planned state'] / 2**20:,.1f}"
+        result["planned / measured state"] = round(start["planned state"] / start["state"], 3)
+        result["peak of start and step, MiB a rank"] = f"{max(start['peaks']) / 2**20:,.0f}, planned {low:,.0f} to {high:,.0f}"
+    return result | {"rows": [_row(way, got[way], nbytes, share * args.ranks) for way in ways]}
+
+
+def _row(way: str, got: dict[str, Any], nbytes: int, model_bytes: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"what": way}
+    for cache in ("cold", "warm"):
+        seconds = got.get(cache)
+        row |= {f"s {cache}": seconds, f"GB/s {cache}": nbytes / 1e9 / seconds if seconds else None}
+    return row | {
+        "read / file": got["read"] / nbytes if "read" in got else None,
+        "by the kernel": got["rchar"] / nbytes if way == OURS else None,  # the others map files, or import more
+        "rank 0 MiB": got["peaks"][0] / 2**20,
+        "largest MiB": max(got["peaks"]) / 2**20,
+        "ranks / model": sum(got["peaks"]) / model_bytes,
+        "held after MiB": max(got["held"]) / 2**20,
+    }
 
 
 def _dtypes(entries: dict[str, Any]) -> str:
@@ -137,8 +143,10 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     way: Callable[[], Any] = {
         OURS: lambda: _ours(recipe, folder, world),
         THEIRS: lambda: _theirs(recipe, folder, world),
-        START: lambda: _start(recipe, folder, world),
+        START: lambda: _start(recipe, folder, world, before),
     }[job["way"]]
+    if job["way"] == START:
+        _first_engine(job, world)
     _forget(job, world, cold=True)
     before, characters = own_memory(), bytes_read()
     with Watch() as watch:
@@ -151,8 +159,7 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     if job["way"] == OURS:
         got["read"] = sum(world.gather(kept[1].bytes_read))
     if job["way"] == START:
-        got["planned"] = _planned(recipe, kept, world)
-        return got
+        return got | kept
     for name in ("cold", "warm"):
         kept = None
         _forget(job, world, cold=name == "cold")
@@ -199,16 +206,30 @@ def _theirs(recipe: Recipe, folder: Path, world: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), said
 
 
-def _start(recipe: Recipe, folder: Path, world: Any) -> Any:
-    """The engine as a run starts it, and one step on random tokens."""
+def _first_engine(job: dict[str, Any], world: Any) -> None:
+    """A small engine and a step of it, so that what is imported and built on first use does not count."""
+    import torch
+
+    from train import made_models
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = made_models.write(Path(scratch) / "model", made_models.shape_of(1e6, 500), torch.float32)
+        _start(_recipe(job | {"folder": str(folder)}, world), folder, world, 0)
+
+
+def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, Any]:
+    """The engine as a run starts it, and a step on random tokens: what stands after each, and what the plan says."""
     import numpy as np
 
     from train import engine as engine_room
+    from train import memory_plan
     from train.bench_train import MadeDocuments
     from train.loader import Loader
     from train.mixture import SourceSpec
 
     engine, _, _ = engine_room.start(recipe, world, folder, 1)
+    give_back()
+    started = own_memory() - before
     documents = MadeDocuments(np.full(4 * world.size, recipe.data.seq_len), engine.model.hf.config.vocab_size)
     loader = Loader(
         {"made": documents}, specs=[SourceSpec("made")], seq_len=recipe.data.seq_len, packing="split", long_documents="drop", seed=0,
@@ -219,8 +240,13 @@ def _start(recipe: Recipe, folder: Path, world: Any) -> Any:
         engine.backward(batch.to(world.device), recipe.tokens_per_step, last=True)
     engine.step()
     loader.close()
-    return engine
-
-
-def _planned(recipe: Recipe, engine: Any, world: Any) -> float:
-    return 0.0
+    engine.release()
+    give_back()
+    on_cuda = world.device.type == "cuda"
+    shape = memory_plan.shape_of(engine.model.hf.config)
+    plan = memory_plan.plan(recipe, shape, world.size, world.size, engine.config["zero_optimization"], on_cuda)
+    where = "device" if on_cuda else "host"
+    return {
+        "started": started, "state": own_memory() - before, "planned state": plan.held(where),
+        "planned peak": [plan.need(where, sure=True), plan.need(where, sure=False)],
+    }  # fmt: skip

@@ -133,6 +133,10 @@ def main(argv: list[str]) -> int:
         return 1
     if world.rank == 0:
         Path(given["result"]).write_text(json.dumps(result))
+    import torch.distributed as dist
+
+    world.barrier()
+    dist.destroy_process_group()
     return 0
 
 

@@ -132,7 +132,7 @@ def _sizes(recipe: Recipe, shape: memory_plan.Shape, plan: memory_plan.Plan) -> 
     nbytes, one, kept = 2 if recipe.model.dtype == "bf16" else 4, plan.checkpoint_bytes, plan.checkpoints
     there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
     free = shutil.disk_usage(there).free
-    device, host = (sum(i.nbytes for i in plan.items if i.what in memory_plan.STATES and i.where == where) for where in ("device", "host"))
+    device, host = plan.state("device"), plan.state("host")
     places = [f"{device / 2**30:.2f} GiB a GPU"] * bool(device) + [f"{host / 2**30:.2f} GiB of host memory a rank"] * bool(host)
     return [
         ("parameters", f"{shape.parameters:,}"),

@@ -30,6 +30,7 @@ STATES = (
     "fp32 masters",
     "Adam's moments",
 )  # what a rank owns of a model in training
+BUCKET = "gradients to be reduced, fp32 (reduce_bucket_size)"
 REMEDIES: tuple[dict[str, Any], ...] = (
     {"model.activation_checkpointing": "full"},
     {"micro_batch": 1},
@@ -99,6 +100,14 @@ class Plan:
     checkpoint_bytes: int
     checkpoints: int  # at once on disk, with the one being written
 
+    def state(self, where: str) -> float:
+        """Bytes of what a rank owns of a model in training: weights, gradients, masters, moments."""
+        return sum(i.nbytes for i in self.items if i.what in STATES and i.where == where)
+
+    def held(self, where: str) -> float:
+        """Bytes that stand between two steps."""
+        return sum(i.nbytes for i in self.items if i.when == "held" and i.sure and i.where == where)
+
     def need(self, where: str, when: str | None = None, sure: bool = True) -> float:
         """Bytes a rank needs; when=None: in the phase that needs most. sure=False: upper bounds too."""
         if when is None:
@@ -115,12 +124,14 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
         zero: zero_optimization of the merged DeepSpeed config. local_ranks: ranks of a node.
     """
     items = [
-        *_states(recipe, shape, ranks, zero, on_cuda),
+        *_states(recipe, shape, ranks, zero),
         *_load(recipe, shape),
         *_step(recipe, shape, ranks, zero, on_cuda),
         *_save(recipe, shape, ranks),
     ]
-    if not on_cuda:  # a CPU's device is the host
+    if on_cuda:
+        items.append(Item("CUDA, NCCL, workspaces", LIBRARIES, "held", sure=False))
+    else:  # a CPU's device is the host
         items = [dataclasses.replace(i, where="host") for i in items]
     c, element = recipe.checkpoint, _element(recipe)
     saves = math.ceil(recipe.total_steps / c.every_steps) if c.every_steps else 1
@@ -133,7 +144,7 @@ def _element(recipe: Recipe) -> int:
     return 2 if recipe.model.dtype == "bf16" else 4
 
 
-def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cuda: bool) -> Iterator[Item]:
+def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:
     share, element = shape.parameters / ranks, _element(recipe)
     offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
     away = "host" if offloaded else "device"
@@ -141,13 +152,10 @@ def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_c
     yield Item(STATES[1], 4 * share, "held", away)
     if offloaded:
         yield Item(STATES[2], 4 * share, "held", away)
-    if element != 4 or offloaded or recipe.optim.kernel == "cpu":  # fp32 weights are their own masters
-        yield Item(STATES[3], 4 * share, "held", away)
+    yield Item(STATES[3], 4 * share, "held", away)  # beside fp32 weights too
     yield Item(STATES[4], 8 * share, "held", away)
     if (hpz := zero.get("zero_hpz_partition_size", 1)) > 1:
         yield Item("second copy of the weights in each node (hpZ)", element * shape.parameters / hpz, "step")
-    if on_cuda:
-        yield Item("CUDA, NCCL, workspaces", LIBRARIES, "held", sure=False)
 
 
 def _load(recipe: Recipe, shape: Shape) -> Iterator[Item]:
@@ -161,9 +169,9 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
     live = min(shape.parameters, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
     yield Item("a module's weights, gathered", element * module, "step")
     yield Item("weights kept gathered for the way back (stage3_max_live_parameters)", element * (live - module), "step", sure=False)
-    bucket = min(int(zero.get("reduce_bucket_size", 5e8)), shape.parameters)
-    yield Item("gradients to be reduced (reduce_bucket_size)", element * bucket, "held", sure=on_cuda)
-    yield Item("the same in fp32 while it is reduced", 4 * bucket, "step", sure=False)
+    bucket = 4 * min(int(zero.get("reduce_bucket_size", 5e8)), shape.parameters)
+    yield Item(BUCKET, bucket, "held")
+    yield Item("the same while it is reduced", bucket, "step", sure=False)
     yield Item("a module's gradients, whole", element * module, "step")
     yield from _activations(recipe, shape)
     if zero.get("offload_optimizer", {}).get("device") != "cpu":
