@@ -273,8 +273,6 @@ def start(
             "this is another model, or a damaged copy: fetch it again, or correct the recipe"
         )
     engine = Engine(recipe, world, model, config)
-    weights.verify_in_memory(parameters, loaded, world, engine.get_master)
-    if loaded.exact_masters:
-        weights.load_masters(parameters, tied, folder, world, engine.set_master)
+    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"
