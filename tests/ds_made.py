@@ -25,8 +25,9 @@ class Case:
     groups: int = 1
     fp32_gradients: bool = False  # with bf16 and stage 1: DeepSpeed's own bf16 optimizer
     sub_group: int = 0  # stage 3: elements a sub-group
+    round_robin: bool = False  # stages 1 and 2: parameters shuffled between ranks
     wrapped: bool = False  # names begin with module.
-    tag: str = TAG
+    later: bool = False  # trained on for a step and saved again, as global_step3
 
 
 def make(world, folder: str, cases: list[Case]) -> dict[str, dict[str, torch.Tensor]]:
@@ -62,7 +63,12 @@ def _one(world, folder: Path, case: Case) -> dict[str, torch.Tensor]:
     cuts = [trained] if case.groups == 1 else [[p for p in trained if p.ndim > 1], [p for p in trained if p.ndim < 2]]
     config = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": case.stage, "overlap_comm": False, "reduce_bucket_size": 100_000, "round_robin_gradients": case.groups > 1},
+        "zero_optimization": {
+            "stage": case.stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": 100_000,
+            "round_robin_gradients": case.round_robin,
+        },
         "bf16": {"enabled": case.dtype == "bf16"},
         "fp16": {"enabled": case.dtype == "fp16", "initial_scale_power": 4},
         "zero_allow_untested_optimizer": True,
@@ -75,16 +81,18 @@ def _one(world, folder: Path, case: Case) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.AdamW([{"params": g, "weight_decay": 0.1 * i} for i, g in enumerate(cuts)], lr=1e-2)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     generator = torch.Generator().manual_seed(world.rank)
-    for _ in range(2):
+    for step in range(3 if case.later else 2):
         ids = torch.randint(3, 317, (1, 12), generator=generator)
         engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
         engine.step()
-    engine.save_checkpoint(str(folder), tag=case.tag, exclude_frozen_parameters=case.exclude_frozen)
+        if step:
+            engine.save_checkpoint(str(folder), tag=f"global_step{step + 1}", exclude_frozen_parameters=case.exclude_frozen)
     held = {}
     for p in model.parameters():
         with deepspeed.zero.GatheredParameters([p]):
             whole = p.detach().clone()
-        if p.requires_grad and case.stage:
+        # with round_robin_gradients DeepSpeed 0.19.8's own accessor returns other parameters' values: keep the 16-bit weight
+        if p.requires_grad and case.stage and not case.round_robin:
             whole = safe_get_full_fp32_param(p).detach().clone().view(whole.shape)
         held[names[id(p)]] = whole
     engine.destroy()

@@ -12,19 +12,18 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from train.ds_masters import DsFolderError, Partition, Shapes, Tape, place_of, read_partition
+from train.ds_masters import DsFolderError, Partition, Tape, place_of, read_partition
+from train.ds_states import Files, States, is_states_file, list_files, read_states
+from train.ds_universal import universal_runs
 from train.tensor_stream import Tensor
-from train.torch_files import Reader, Run, StoredTensor, TorchFileError, read_torch_file
+from train.torch_files import Reader, Run, TorchFileError
 from train.weights import HARMLESS
 
-_MODEL = re.compile(r"(?:zero_pp_rank_(?P<rank>\d+)_)?mp_rank_(?P<mp>\d+)_model_states\.pt")
-_OPTIM = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_(?P<mp>\d+)_optim_states\.pt")
+_PROBE = 64  # elements at either end of a tensor
 _TAG = re.compile(r"[^/\\\0]{1,255}")
 
 
@@ -32,11 +31,9 @@ def looks_like(folder: Path) -> bool:
     """Whether a folder is a DeepSpeed checkpoint, one of its tags, or a universal one; says nothing about its health."""
     if not folder.is_dir():
         return False
-    return (
-        _is_tag(folder)
-        or any((folder / name).is_file() and _tags(folder) for name in ("latest", "latest_universal"))
-        or bool(_tags(folder))
-    )
+    if _is_tag(folder) or _tags(folder) or (folder / "zero_to_fp32.py").is_file():  # the engine puts that script beside `latest`
+        return True
+    return any(_said(folder / name).startswith("global_step") for name in ("latest", "latest_universal") if (folder / name).is_file())
 
 
 def tensors_of(folder: Path, tag: str | None, wanted: torch.dtype) -> dict[str, Tensor]:
@@ -52,16 +49,15 @@ def tensors_of(folder: Path, tag: str | None, wanted: torch.dtype) -> dict[str, 
     """
     place = find(folder, tag)
     reader = Reader()
-    files = _list(place)
-    states = _read_states(place, files, reader)
+    files = list_files(place)
+    states = read_states(place, files)
     if (place / "zero").is_dir():
-        from train.ds_universal import universal_runs
-
         trained = universal_runs(place, states.shapes, states.module)
     elif files.optims:
         trained = place_of(states.shapes, _read_partitions(place, files, states, reader))
     else:
         trained = _without_masters(place, states, wanted)
+    _check_agreement(place, states, trained, reader)
     return _assemble(place, states, trained, reader)
 
 
@@ -88,8 +84,7 @@ def find(folder: Path, tag: str | None) -> Path:
         return folder
     for name in ("latest", "latest_universal"):
         if (folder / name).is_file():
-            with (folder / name).open("rb") as f:
-                said = f.read(300).decode("utf-8", "replace").strip()
+            said = _said(folder / name)
             if not _TAG.fullmatch(said) or said in (".", "..") or said not in tags:
                 raise DsFolderError(
                     f"{folder / name}: names {said[:80]!r}, which is not a checkpoint here; {there}; give one of them as the tag"
@@ -100,119 +95,17 @@ def find(folder: Path, tag: str | None) -> Path:
     raise DsFolderError(f"{folder}: has no `latest`; {there}; give one of them as the tag")
 
 
+def _said(pointer: Path) -> str:
+    with pointer.open("rb") as f:
+        return f.read(300).decode("utf-8", "replace").strip()
+
+
 def _is_tag(folder: Path) -> bool:
-    return any(_MODEL.fullmatch(p.name) or _OPTIM.fullmatch(p.name) for p in folder.glob("*_states.pt")) or any(
-        folder.glob("zero/*/fp32.pt")
-    )
+    return any(is_states_file(p.name) for p in folder.glob("*_states.pt")) or any(folder.glob("zero/*/fp32.pt"))
 
 
 def _tags(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_tag(p))
-
-
-@dataclass(frozen=True)
-class Files:
-    models: list[Path]  # by rank; a single mp_rank_00 file for stages 0 to 2
-    optims: list[Path]  # by rank
-
-
-def _list(place: Path) -> Files:
-    """The files of a tag, complete by their names.
-
-    Raises:
-        DsFolderError: a rank's file missing, two runs' files mixed, or parallel in a way not read.
-    """
-    found: dict[str, dict[int, Path]] = {"model": {}, "optim": {}}
-    shared: list[Path] = []
-    for path in sorted(place.glob("*_states.pt")):
-        kind, match = ("model", m) if (m := _MODEL.fullmatch(path.name)) else ("optim", _OPTIM.fullmatch(path.name))
-        if match is None:
-            what = "expert" if "exp" in path.name else "pipeline" if path.name.startswith("layer_") else "unknown"
-            raise DsFolderError(f"{path}: is of an {what} kind; checkpoints of experts, pipeline or tensor parallelism are not read")
-        if int(match["mp"]) != 0:
-            raise DsFolderError(f"{path}: one of several model-parallel ranks; tensor- and pipeline-parallel checkpoints are not read")
-        if match["rank"] is None:
-            shared.append(path)
-        elif int(match["rank"]) in found[kind]:
-            other = found[kind][int(match["rank"])]
-            raise DsFolderError(
-                f"{path}: rank {match['rank']} is in {other.name} too; two runs saved under one tag: remove the older files"
-            )
-        else:
-            found[kind][int(match["rank"])] = path
-    if shared and found["model"]:
-        raise DsFolderError(f"{place}: holds {shared[0].name} and {found['model'][min(found['model'])].name}; two runs saved under one tag")
-    for kind, by_rank in found.items():
-        if missing := sorted(set(range(len(by_rank))) - set(by_rank)):
-            raise DsFolderError(
-                f"{place}: the {kind}_states file of rank {missing[0]} is missing, rank {max(by_rank)}'s is there; copy it from where it was saved"
-            )
-    if not shared and not found["model"]:
-        raise DsFolderError(f"{place}: has no *_model_states.pt, which holds the names and shapes; copy it from where it was saved")
-    return Files(shared or [found["model"][r] for r in sorted(found["model"])], [found["optim"][r] for r in sorted(found["optim"])])
-
-
-# -- model states ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class States:
-    """What the model states say, checked for form."""
-
-    file: Path
-    stage3: bool
-    ranks: int | None  # data-parallel ranks at the save
-    module: dict[str, StoredTensor]  # full tensors in stages 0 to 2, placeholders in stage 3
-    buffers: list[str]
-    shapes: list[Shapes] | None  # trained parameters per group; None without ZeRO
-    frozen: Shapes
-    fragments: list[dict[str, StoredTensor]]  # per file
-    shared: dict[str, str]
-
-
-def _read_states(place: Path, files: Files, reader: Reader) -> States:
-    all_states = [read_torch_file(path, place) for path in files.models]
-    for path, state in zip(files.models, all_states, strict=True):
-        if not isinstance(state, dict) or "buffer_names" not in state or not isinstance(state.get("module"), dict):
-            raise DsFolderError(f"{path}: holds no module and buffer_names; not a model-states file, or pipeline-parallel")
-        if state.get("num_experts") or state.get("ds_autoep_layers") or state.get("autoep_layers"):
-            raise DsFolderError(f"{path}: a mixture of experts; such checkpoints are not read")
-        if state.get("mp_world_size", 1) != 1:
-            raise DsFolderError(f"{path}: saved with {state['mp_world_size']} model-parallel ranks; such checkpoints are not read")
-        for key in ("global_steps", "dp_world_size", "param_shapes", "frozen_param_shapes", "ds_version"):
-            if state.get(key) != all_states[0].get(key):
-                shown = (
-                    f" ({state.get(key)} and {all_states[0].get(key)})" if key in ("global_steps", "dp_world_size", "ds_version") else ""
-                )
-                raise DsFolderError(
-                    f"{path}: {key} differs from {files.models[0].name}'s{shown}; files of two saves are mixed: copy one tag again"
-                )
-    first, path = all_states[0], files.models[0]
-    stage3 = path.name.startswith("zero_pp_rank_")
-    ranks = first.get("dp_world_size")
-    if stage3 and ranks is not None and ranks != len(files.models):
-        raise DsFolderError(f"{place}: saved by {ranks} ranks, model states of {len(files.models)} are here; copy the others too")
-    shapes = first.get("param_shapes")
-    module = first["module"]
-    frozen = first.get("frozen_param_shapes") or {}
-    shared = first.get("shared_params") or {}
-    fragments = [s.get("frozen_param_fragments") or {} for s in all_states]
-    plain = (
-        all(isinstance(k, str) and isinstance(v, StoredTensor) for part in [module, *fragments] for k, v in part.items())
-        and (shapes is None or (isinstance(shapes, list) and all(_is_shapes(g) for g in shapes)))
-        and _is_shapes(frozen)
-        and isinstance(shared, dict)
-        and all(isinstance(n, str) for n in [*shared, *shared.values()])
-    )
-    if not plain:
-        raise DsFolderError(f"{path}: its names and shapes are not of the form DeepSpeed writes; fetch the file again")
-    return States(path, stage3, ranks, module, list(first["buffer_names"]), shapes, frozen, fragments, shared)
-
-
-def _is_shapes(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, tuple) and all(type(n) is int and n >= 0 for n in v) for k, v in value.items()
-    )
 
 
 def _read_partitions(place: Path, files: Files, states: States, reader: Reader) -> list[Partition]:
@@ -242,6 +135,38 @@ def _without_masters(place: Path, states: States, wanted: torch.dtype) -> dict[s
             + ("" if states.stage3 else f", or ask for the dtype of the weights that are here ({', '.join(map(str, kept))})")
         )
     return {}
+
+
+def _check_agreement(place: Path, states: States, trained: dict[str, list[Run]], reader: Reader) -> None:
+    """Where the engine's own weights lie beside the masters (stages 1 and 2), the ends of each tensor must be the masters, rounded.
+
+    Finds optimizer files of another step than the model states, and the universal folders that ds_to_universal scrambles when the
+    run had `round_robin_gradients` (its fragment addresses follow the unshuffled order).
+    """
+    for name, runs in trained.items():
+        weight = states.module.get(name)
+        if states.stage3 or weight is None or weight.numel != sum(r.count for r in runs):
+            continue
+        near = min(_PROBE, weight.numel)
+        for at in {0, weight.numel - near}:
+            ours = torch.cat([p.clone() for p in reader.pieces(_cut(runs, at, at + near))]) if near else torch.empty(0)
+            theirs = torch.cat([p.clone() for p in reader.pieces([weight.run(at, at + near)])]) if near else torch.empty(0)
+            if not torch.allclose(ours.to(theirs.dtype), theirs, rtol=0, atol=0, equal_nan=True):
+                raise DsFolderError(
+                    f"{place}: the fp32 master of {name} is not what the engine's weights in {states.file.name} are; files of two saves are"
+                    " mixed, or the universal folder was made of a run with round_robin_gradients: export the original folder"
+                )
+
+
+def _cut(runs: list[Run], first: int, stop: int) -> list[Run]:
+    """The elements [first, stop) of the runs laid end to end."""
+    found, begin = [], 0
+    for run in runs:
+        a, b = max(first - begin, 0), min(stop - begin, run.count)
+        if a < b:
+            found.append(Run(run.file, run.dtype, run.start + a * run.dtype.itemsize, b - a))
+        begin += run.count
+    return found
 
 
 # -- assembling -----------------------------------------------------------------------------------------------------

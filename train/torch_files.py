@@ -89,8 +89,6 @@ def read_torch_file(path: Path, home: Path | None = None) -> Any:
     check_place(path, home or path.parent)
     with path.open("rb", buffering=0) as file:
         members = read_members(path, file)
-        if any(name.startswith("code/") or name == "constants.pkl" for name in members):
-            raise TorchFileError(f"{path}: is a TorchScript program, not weights; fetch the weights as safetensors")
         order = read_small(path, file, members, "byteorder", 16) if "byteorder" in members else b"little"
         if order != sys.byteorder.encode():
             raise TorchFileError(f"{path}: written on a {order[:8].decode('ascii', 'replace')}-endian machine; save it again on this kind")

@@ -59,6 +59,7 @@ _INERT = {f"{b}.{n}" for b in ("builtins", "__builtin__") for n in _BUILTINS} | 
     "numpy.dtype", "numpy.ndarray", "numpy.random.mtrand.RandomState", "numpy.random._pickle.__randomstate_ctor",
     *(f"numpy.{c}.multiarray.{n}" for c in ("core", "_core") for n in ("_reconstruct", "scalar")),
 }  # fmt: skip
+_SETS = {"builtins.set", "builtins.frozenset", "__builtin__.set", "__builtin__.frozenset"}
 _INERT_WITHIN = ("torch.optim.", "torch.distributed.")  # schedulers, devices meshes: plain objects of theirs
 _GUARDED = sys.stdlib_module_names | {
     "torch", "numpy", "__builtin__", "__builtins__", "commands", "copy_reg", "cPickle", "nt", "posix", "pip", "setuptools",
@@ -274,6 +275,10 @@ class _Machine:
             return tuple(arguments[0]) if arguments else ()
         if name == "collections.OrderedDict":
             return dict(arguments[0]) if arguments else {}
+        if name == "_codecs.encode" and len(arguments) == 2 and isinstance(arguments[0], str) and arguments[1] == "latin1":
+            return arguments[0].encode("latin1")  # bytes, in protocol 2
+        if name in _SETS:
+            return list(arguments[0]) if arguments else []
         if name.endswith(".getattr") and name in _OWN:  # how some Pythons pickle an enum's member
             owner, attribute = arguments
             if not isinstance(owner, Foreign) or owner.made or not _NAME.fullmatch(attribute) or attribute.startswith("_"):

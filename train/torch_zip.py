@@ -130,6 +130,8 @@ def _entry(path: Path, file: BinaryIO, directory: bytes, offset: int, end: int) 
     parts = name.split("/")
     if len(parts) < 2 or any(p in ("", ".", "..") for p in parts) or not name.isprintable() or "\\" in name or len(name) < n_name // 4:
         raise TorchFileError(f"{path}: member name {name[:80]!r} is unsafe; fetch the file from a source you trust")
+    if parts[1] in ("code", "constants.pkl"):
+        raise TorchFileError(f"{path}: is a TorchScript program, not weights; fetch the weights as safetensors")
     wide = _zip64(directory[offset + 46 + n_name : offset + 46 + n_name + n_extra], [full, packed, local])
     full, packed, local = wide
     if method != 0 or packed != full or flags & 1:

@@ -55,9 +55,12 @@ def read_folder(folder: Path) -> dict[str, Entry]:
         weight_map, files = None, sorted(p.name for p in folder.glob("*.safetensors"))
     if not files:
         other = sorted(p.name for p in folder.glob("*.bin"))[:1] + sorted(p.name for p in folder.glob("*.pth"))[:1]
-        why = (
-            f"only {other[0]}, which can run foreign code when read; convert it to safetensors first" if other else "no *.safetensors files"
+        remedy = (
+            f"convert it once with: python launch/meta_to_hf.py {folder} OUT"
+            if other and other[0].startswith("consolidated.")
+            else "convert it to safetensors first"
         )
+        why = f"only {other[0]}, which can run foreign code when read; {remedy}" if other else "no *.safetensors files"
         raise WeightsError(f"{folder}: {why}")
     entries: dict[str, Entry] = {}
     for name in files:
