@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from train import warm_up
 
-    with warm_up.reading(sorted(args.checkpoint.glob("model*.safetensors"))):
+    with warm_up.reading(warm_up.likely(args.checkpoint)):
         import torch
 
         from train import export, export_plan

@@ -49,14 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("ours", "deepspeed"), default="deepspeed", help="of the checkpoint made (default: %(default)s)")
     parser.add_argument("--dir", type=Path, default=Path("."), help="where to make and write it all: the disk measured (default: here)")
     parser.add_argument("--repeats", type=int, default=1, help="measurements of each row, the fastest counts (default: %(default)s)")
+    parser.add_argument("--config", type=Path, help="config folder for a --source that has none")
+    parser.add_argument("--alone", action="store_true", help="only our own export: half the disk, a fifth of the time")
     parser.add_argument("--warm", action="store_true", help="leave the source in the page cache")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    args.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bench-export-", dir=args.dir) as name:
         work = Path(name)
         source = args.source or make(work / "step_000001", int(args.parameters), args.kind)
-        return _measure(source, work, args)
+        return _measure(source.resolve(), work.resolve(), args)
 
 
 def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, An
 
     from train import export_plan
 
-    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=torch.bfloat16)
+    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=torch.bfloat16, config=args.config)
     ready = export_plan.prepare(request)
     parameters = sum(t.numel for t in ready.tensors.values())
     is_deepspeed = not ready.sources[0].stored
@@ -80,8 +83,10 @@ def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, An
     commands: dict[str, list[list[str]]] = {
         "export_hf.py": [[sys.executable, str(ROOT / "launch" / "export_hf.py"), str(source), str(work / "out")]]
     }
+    if args.config:
+        commands["export_hf.py"][0] += ["--config", str(args.config.resolve())]
     found = importlib.util.find_spec("deepspeed")
-    if is_deepspeed and found and found.submodule_search_locations:
+    if is_deepspeed and not args.alone and found and found.submodule_search_locations:
         script = work / "zero_to_fp32.py"  # as the engine leaves a copy in every checkpoint; beside its siblings it imports them
         shutil.copy(Path(next(iter(found.submodule_search_locations))) / "utils" / script.name, script)
         (work / "cast").mkdir()
@@ -89,7 +94,7 @@ def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, An
             [sys.executable, str(script), str(source), str(work / "fp32"), "--safe_serialization"],
             [*shared, CAST, str(work / "fp32"), str(work / "cast")],
         ]
-    if not is_deepspeed:
+    if not is_deepspeed and not args.alone:
         copy = f"mkdir {work}/copy && cp {source}/*.safetensors {work}/copy && sync {work}/copy/*"
         commands["cp + sync"] = [["sh", "-c", copy]]
     for _ in range(args.repeats):
