@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     print("".join(f"{line}\n" for line in said), end="")
     rate = f"{made.bytes / 1e9:.2f} GB of {args.dtype} in {seconds:.1f} s ({made.bytes / 1e9 / seconds:.2f} GB/s)"
     kept = f"; {made.kept} files kept from before" if made.kept else ""
-    print(f"{args.out}: {made.tensors} tensors, {rate}{kept}; hashes in {args.out / 'export.json'}")
+    print(f"{args.out}: {made.tensors} tensors of a {made.of}, {rate}{kept}; hashes in {args.out / 'export.json'}")
     return 0
 
 

@@ -34,6 +34,7 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Made:
     tensors: int
+    of: str  # the kinds of folders it was made from
     bytes: int  # of weights
     kept: int  # files taken over from an interrupted export
     remarks: tuple[str, ...]
@@ -83,7 +84,7 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
     _read_back(stage.folder, ready.model, request.dtype)
     judge(stage.folder)
     stage.publish([*small, weights.INDEX], {"made_of": ready.made_of or [s.kind for s in ready.sources]})
-    return Made(len(ready.tensors), nbytes, len(kept), tuple(ready.remarks))
+    return Made(len(ready.tensors), ", ".join(dict.fromkeys(s.kind for s in ready.sources)), nbytes, len(kept), tuple(ready.remarks))
 
 
 def _write_shards(shards: list[Shard], ready: Prepared, dtype: torch.dtype, stage: Stage, progress: Progress) -> None:
