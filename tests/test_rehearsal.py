@@ -29,7 +29,15 @@ def change_json(file: str, **values):
 
 def added_token(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    new = {"id": tiny.VOCAB, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    new = {
+        "id": tiny.VOCAB,
+        "content": "<pad>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     tokenizer["added_tokens"].append(new)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
