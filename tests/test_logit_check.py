@@ -7,6 +7,8 @@ import torch
 
 from launch.export_hf import main
 from tests import export_made, tiny
+from tests.ranks import run_ranks
+from tests.test_run import checkpoint_of, one_run
 from train import logit_check
 from train.logit_check import compared
 
@@ -24,6 +26,22 @@ def recorded(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.T
     with torch.inference_mode():
         logits = tiny.tiny_model(seed).to(dtype)(input_ids=tokens[None], use_cache=False).logits[0].float()
     return {"tokens": tokens, "logits": logits.contiguous()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints of two real runs on two ranks, with what their engines recorded."""
+    folder = tiny.ground(tmp_path_factory.mktemp("check"))
+    tiny.write_recipe(folder, steps=2)
+    for dtype in ("fp32", "bf16"):
+        run_ranks(one_run, 2, folder / "recipe.yaml", [f"name={dtype}", f"model.dtype={dtype}"])
+    return {dtype: checkpoint_of(folder, 2, dtype) for dtype in ("fp32", "bf16")}
+
+
+@pytest.mark.parametrize(("engine", "wanted"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_the_export_of_a_real_run_computes_what_its_engine_recorded(trained, tmp_path, capsys, engine, wanted):
+    code, text = checked(capsys, trained[engine], tmp_path / "out", "--dtype", wanted)
+    assert code == 0 and f"{engine} engine, {wanted} export" in text, text
 
 
 def checked(capsys, step: Path, out: Path, *more: str) -> tuple[int, str]:
