@@ -104,7 +104,13 @@ def test_any_world_size_goes_on_from_any_other(ground, offload):
     stages = [(4, "w4", "never", 2), (2, "w2", ("w4", 2), 4), (1, "w1", ("w2", 4), 6), (4, "w4b", ("w1", 6), STEPS)]
     for ranks, name, source, last in stages:
         resume = source if isinstance(source, str) else str(checkpoint_of(ground, source[1], source[0] + mark))
-        run_ranks(one_run, ranks, recipe, [f"name={name}{mark}", "checkpoint.every_steps=1", *engine], resume)
+        run_ranks(
+            one_run,
+            ranks,
+            recipe,
+            [f"name={name}{mark}", "checkpoint.every_steps=1", f"micro_batch={2 if ranks == 2 else 1}", *engine],
+            resume,
+        )
         got = losses_of(ground / "runs" / f"{name}{mark}")
         start = min(got)
         assert abs(got[start] - uncut[start]) <= 1e-6 * uncut[start], f"first loss at {ranks} ranks"
