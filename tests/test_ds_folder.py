@@ -288,6 +288,14 @@ def test_persistent_rotary_buffers_are_left_out_and_other_buffers_kept(made, tmp
     assert torch.equal(got.pop("model.scale"), torch.full((3,), 2.5)) and same(got, values(made[0] / "2" / "s3_fp32"))
 
 
+def test_an_adapters_checkpoint_is_refused_with_the_remedy(made, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(made[0] / "2" / "s2_fp16", folder)
+    adapter = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    edit(folder / TAG / "mp_rank_00_model_states.pt", lambda s: s["module"].update({adapter: torch.ones(2, 2)}))
+    assert "merge it into its model with peft first" in refused(folder)
+
+
 def test_weights_without_masters_are_taken_only_where_they_say_the_same(made, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(made[0] / "2" / "s2_frozen", folder)

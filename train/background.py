@@ -71,6 +71,7 @@ class Saver:
         self.engine, self.root, self.keep, self.world, self.background = engine, root, keep, world, background
         self.newest: Path | None = None
         self.stalled_seconds = 0.0  # that the last save kept the steps waiting
+        self.last_seconds = 0.0  # that it took in all
         self._side = world.side(PATIENCE_SECONDS) if background else world
         self._copy = HostCopy()
         self._copied = threading.Event()
@@ -104,6 +105,11 @@ class Saver:
             begun = time.perf_counter()
             self._copied.wait()
             self.stalled_seconds += time.perf_counter() - begun
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight, on this rank."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def failed(self) -> bool:
@@ -148,6 +154,7 @@ class Saver:
         path = checkpoint.save(slices, self.root, extras, self._side)
         self.newest = path
         gone = retain(self.root, self.keep.last, self.keep.every, self.keep.best, path, self._side)
+        self.last_seconds = time.perf_counter() - begun
         deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
         behind = " behind the steps" if self.background else ""
-        self.world.log0(f"step {extras.state['step']}  checkpoint {path} in {time.perf_counter() - begun:.1f} s{behind}{deleted}")
+        self.world.log0(f"step {extras.state['step']}  checkpoint {path} in {self.last_seconds:.1f} s{behind}{deleted}")

@@ -195,6 +195,10 @@ def _assemble(place: Path, states: States, trained: dict[str, list[Run]], reader
     lost = [n for n in [*shapes, *states.module] if n not in runs and n not in states.shared and not HARMLESS.search(n)]
     if lost:
         raise DsFolderError(f"{place}: no values for {len(lost)} tensors, e.g. {lost[0]}; the checkpoint is incomplete")
+    if adapter := next((n for n in runs if ".lora_" in n or n.startswith("base_model.model.")), None):
+        raise DsFolderError(
+            f"{place}: {adapter} is an adapter's (LoRA); merge it into its model with peft first, whole models are exported"
+        )
     tensors = {
         name: Tensor(shapes[name], functools.partial(_parts, reader, parts)) for name, parts in runs.items() if parts or not shapes[name]
     }

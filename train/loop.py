@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from data_tools.shards import Shards, tokenizer_fingerprint
-from train import checkpoint, heldout, manifest, probe, rehearsal, resume, run_lock, trainer_state, weights
+from train import checkpoint, heldout, manifest, memory_plan, probe, rehearsal, resume, run_lock, trainer_state, weights
 from train.background import Keep, Saver
 from train.chat_format import ChatFormat
 from train.config import Recipe
@@ -25,7 +25,7 @@ from train.guard import Guard
 from train.loader import Loader, PackedBatch
 from train.metrics import Machine, MetricsLog, StepNumbers, peak_tflops
 from train.mixture import SourceSpec
-from train.model import flops_per_token
+from train.model import config_of, flops_per_token
 from train.places import is_remote, local_copy, place, write_durably
 from train.schedule import lr_at
 from train.source import resolve
@@ -66,6 +66,8 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     shards, heldout_shards = _open_data(recipe, folder, world)
     chat = ChatFormat.of(shards.values())
     dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
+    for line in memory_plan.require(recipe, config_of(folder), world):
+        world.log0(line)
     begun = time.perf_counter()
     rehearsal.run(root, _extras(recipe, TrainState(), {}, folder, chat, world, "rehearsal"), dtype, world)
     world.log0(f"a save into {root} was rehearsed in {time.perf_counter() - begun:.1f} s")

@@ -17,6 +17,8 @@ import torch
 
 from train import checkpoint, manifest, shard_files, trainer_state, weights
 from train.checkpoint import Extras
+from train.export_companions import generation_faults
+from train.model_shapes import described, read_config
 from train.places import as_os_errors, is_remote, remove
 from train.safetensors_io import read_header
 from train.safetensors_writer import Writer
@@ -26,19 +28,6 @@ from train.world import World
 
 class RehearsalError(ValueError):
     """A checkpoint of this run could not be saved or opened; nothing was trained. Names every fault."""
-
-
-def shapes_of(companions: Path) -> dict[str, tuple[int, ...]]:
-    """Parameters of the model a config describes, in model order; tied ones once."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    from train.model import config_of
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config_of(companions))
-    model.tie_weights()
-    return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
 
 def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
@@ -60,7 +49,7 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
     def unused(*_: str) -> torch.Tensor:
         raise AssertionError("a rehearsal has no values")
 
-    slices = Slices(shapes_of(extras.companions), dtype, 1, unused, unused)
+    slices = Slices(described(extras.companions / "config.json").shapes, dtype, 1, unused, unused)
     tmp = root / str(world.broadcast(f"rehearsal.tmp-{secrets.token_hex(4)}"))
     hashes: dict[str, tuple[int, str]] = {}
     checkpoint.together(lambda: checkpoint._prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
@@ -99,7 +88,7 @@ def _open_as_users_do(folder: Path, slices: Slices) -> None:
     assert found == slices.shapes, sorted(set(found.items()) ^ set(slices.shapes.items()))[:3]
     assert {e.dtype for e in entries.values()} == {slices.dtype}
     assert all(read_header(p) for p in (folder / trainer_state.FOLDER).glob("rank_*"))
-    assert shapes_of(folder) == slices.shapes
+    assert described(folder / "config.json").shapes == slices.shapes
 
 
 def _faults_of_companions(extras: Extras) -> Iterator[str]:
@@ -138,18 +127,16 @@ def _ids_in_range(values: dict[str, Any], vocabulary: int, file: str) -> Iterato
 
 
 def _generation_faults(folder: Path, vocabulary: int) -> Iterator[str]:
-    from transformers import GenerationConfig
-
-    if not (folder / "generation_config.json").is_file():
+    file = folder / "generation_config.json"
+    if not file.is_file():
         return
     try:
-        config = GenerationConfig.from_pretrained(folder)
-        config.save_pretrained(folder / "again")  # transformers validates when it saves, days later
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        yield f"generation_config.json: transformers refuses to save it ({said[:300]}); set do_sample to true, or take the sampling values out"
+        values = read_config(file)
+    except ValueError as error:
+        yield f"{file.name}: {str(error).removeprefix(f'{file}: ')}"
         return
-    yield from _ids_in_range(config.to_dict(), vocabulary, "generation_config.json")
+    yield from generation_faults(file)
+    yield from _ids_in_range(values, vocabulary, file.name)
 
 
 def _tokenizer_faults(folder: Path, vocabulary: int) -> Iterator[str]:

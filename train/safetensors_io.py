@@ -22,6 +22,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PIECE_BYTES = 16 << 20
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own bound: a larger one is an attack or rubbish
 
 
@@ -129,7 +130,7 @@ class Wanted:
     into: torch.Tensor | None = None  # 1-D, on the CPU, of the entry's dtype
 
 
-def read_ahead(wanted: list[Wanted], piece_bytes: int = 4 << 20) -> Iterator[tuple[Wanted, int, torch.Tensor]]:
+def read_ahead(wanted: list[Wanted], piece_bytes: int = PIECE_BYTES) -> Iterator[tuple[Wanted, int, torch.Tensor]]:
     """Yield (what, offset in elements, piece) for all that is wanted, in order; a thread reads the next piece meanwhile.
 
     A piece without memory of its own lies in a buffer that is used again: it is valid until the next one is asked for.

@@ -42,7 +42,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }  # fmt: skip
-_DTYPES = {str(t).removeprefix("torch."): t for t in _STORAGES.values()}
+_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _REBUILD = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 _OWN = {f"torch._utils.{n}" for n in _REBUILD} | {
     "collections.OrderedDict", "torch.Size", "torch._tensor._rebuild_from_type_v2", "builtins.getattr", "__builtin__.getattr",
@@ -55,7 +55,8 @@ _INERT = {f"{b}.{n}" for b in ("builtins", "__builtin__") for n in _BUILTINS} | 
     *(f"datetime.{n}" for n in ("datetime", "date", "time", "timedelta", "timezone")),
     *(f"pathlib.{n}" for n in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.Generator", "torch.serialization._get_layout",
-    "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_device_tensor_from_numpy",
+    "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_sparse_tensor",
+    "torch._utils._rebuild_qtensor", "torch._utils._rebuild_device_tensor_from_numpy",
     "numpy.dtype", "numpy.ndarray", "numpy.random.mtrand.RandomState", "numpy.random._pickle.__randomstate_ctor",
     *(f"numpy.{c}.multiarray.{n}" for c in ("core", "_core") for n in ("_reconstruct", "scalar")),
 }  # fmt: skip
