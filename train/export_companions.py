@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from train import checkpoint
-from train.export_source import STATE, ExportError
+from train.export_source import ExportError
+from train.manifest import STATE
 from train.model_shapes import EMBEDDING, Described, read_config
 
 # what transformers takes for "not set" in a generation config; another value without do_sample makes its save_pretrained refuse

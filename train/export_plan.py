@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import torch
 
 from train import export_companions, merge
 from train.export_source import ExportError, Source, fit, open_source
+from train.manifest import steps_in
 from train.model_shapes import Described, described
 from train.safetensors_io import read_header
 from train.tensor_stream import Tensor
 
 MAX_SHARD_BYTES = 5 << 30
 VERSION = 1  # of what an export does to its source: a change makes interrupted exports start over
-STEP = re.compile(r"step_(\d{6,})$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +101,16 @@ def prepare(request: Request) -> Prepared:
 
 def _steps(request: Request) -> list[Path]:
     """The folders of --average STEP…, whose CHECKPOINT is a run's checkpoints folder or one step in it."""
-    root = request.checkpoint.parent if STEP.match(request.checkpoint.resolve().name) else request.checkpoint
+    there = steps_in(request.checkpoint) or steps_in(request.checkpoint.resolve().parent)
     steps = sorted(set(request.average))
-    there = sorted(int(m.group(1)) for p in root.glob("step_*") if (m := STEP.match(p.name)) and p.is_dir())
     if missing := [s for s in steps if s not in there]:
-        raise ExportError(f"{root}: has no step {', '.join(map(str, missing))}; there are {', '.join(map(str, there)) or 'none'}")
+        known = ", ".join(map(str, sorted(there))) or "none"
+        raise ExportError(f"{request.checkpoint}: its run has no step {', '.join(map(str, missing))}; there are {known}")
     if len(steps) < 2:
         raise ExportError(
-            f"--average {' '.join(map(str, request.average))}: the mean of one step is that step; name two or more of {there}"
+            f"--average {' '.join(map(str, request.average))}: the mean of one step is that step; name two or more of {sorted(there)}"
         )
-    return [root / f"step_{step:06d}" for step in steps]
+    return [there[step] for step in steps]
 
 
 def _copies(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype) -> list[Shard] | None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from train import checkpoint, weights
+from train import weights
+from train.manifest import MANIFEST, STATE, faults_of
 from train.merge import aligned
 from train.model_shapes import Described
 from train.safetensors_io import Entry, SafetensorsError, read_header
 from train.tensor_stream import Extent, Files, Tensor
 
-MANIFEST, STATE, TRAINER_INDEX = "manifest.json", "state.json", "trainer/index.json"
+TRAINER_INDEX = "trainer/index.json"
 
 
 class ExportError(ValueError):
@@ -81,7 +82,7 @@ def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> So
 
 def _ours(folder: Path, wanted: torch.dtype) -> Source:
     # a part beyond the last file: sizes and the manifest are checked now, contents while they are read
-    if faults := checkpoint.faults_of(folder.resolve(), (sys.maxsize, sys.maxsize)):
+    if faults := faults_of(folder.resolve(), (sys.maxsize, sys.maxsize)):
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
     manifest = (folder / MANIFEST).read_bytes()
     recorded = {name: str(v["sha256"]) for name, v in json.loads(manifest)["files"].items()}

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from train import weights
-from train.export_source import MANIFEST, STATE, ExportError
+from train.checkpoint import PROBE
+from train.export_source import ExportError
+from train.manifest import MANIFEST, STATE
 from train.model_shapes import described
 from train.safetensors_io import Entry, read_header, read_range
 
 if TYPE_CHECKING:
     from train.export_plan import Request
 
-PROBE = "trainer/probe.safetensors"
 # Largest difference allowed, relative to the largest logit, by the dtypes of engine and export. Measured with SmolLM2-135M (30
 # layers) on 32 tokens of an abstract: bf16 weights under an fp32 engine's 4.7e-3, an engine that computes in bf16 4.2e-2.
 TOLERANCES = {("fp32", "fp32"): 1e-5, ("fp32", "bf16"): 2e-2, ("bf16", "bf16"): 1e-1, ("bf16", "fp32"): 1e-1}
