@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
+from tests.ranks import run_ranks
+from tests.test_run import checkpoint_of, one_run
 
 RECIPE = {
     "model": {"path": "base", "dtype": "bf16"},
@@ -19,6 +22,24 @@ RECIPE = {
     "optim": {"lr": 1e-3, "betas": [0.9, 0.95], "weight_decay": 0.1, "clip": 1.0},
     "schedule": {"kind": "cosine"},
 }
+
+
+_real: dict[str, Path] = {}
+
+
+def real_checkpoints(make_folder: Callable[[str], Path]) -> dict[str, Path]:
+    """The last checkpoint of a real fp32 and a real bf16 run of two steps on two ranks; made once a session."""
+    if not _real:
+        folder = tiny.ground(make_folder("runs"))
+        tiny.write_recipe(folder, steps=2, schedule={"warmup_steps": 0})
+        run_ranks(_both, 2, folder / "recipe.yaml")
+        _real.update({dtype: checkpoint_of(folder, 2, dtype) for dtype in ("fp32", "bf16")})
+    return _real
+
+
+def _both(world, recipe: Path) -> None:
+    for dtype in ("fp32", "bf16"):
+        one_run(world, recipe, [f"name={dtype}", f"model.dtype={dtype}"])
 
 
 def masters_of(seed: int, **changes) -> dict[str, torch.Tensor]:

@@ -13,9 +13,8 @@ import torch
 from launch.export_hf import main
 from tests import export_made, tiny
 from tests.export_made import weights_of
-from tests.ranks import run_ranks
 from tests.test_checkpoint import flip
-from tests.test_run import all_slices, checkpoint_of, one_run
+from tests.test_run import all_slices
 from train.model_shapes import described
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +30,7 @@ def threads():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    folder = tiny.ground(tmp_path_factory.mktemp("export"))
-    tiny.write_recipe(folder, steps=2, model={"path": str(folder / "model"), "dtype": "bf16"}, schedule={"warmup_steps": 0})
-    run_ranks(one_run, 2, folder / "recipe.yaml", [])
-    return checkpoint_of(folder, 2, "tiny")
+    return export_made.real_checkpoints(tmp_path_factory.mktemp)["bf16"]
 
 
 @pytest.fixture

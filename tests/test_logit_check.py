@@ -7,8 +7,6 @@ import torch
 
 from launch.export_hf import main
 from tests import export_made, tiny
-from tests.ranks import run_ranks
-from tests.test_run import checkpoint_of, one_run
 from train import logit_check
 from train.logit_check import compared
 
@@ -31,11 +29,7 @@ def recorded(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.T
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict[str, Path]:
     """Checkpoints of two real runs on two ranks, with what their engines recorded."""
-    folder = tiny.ground(tmp_path_factory.mktemp("check"))
-    tiny.write_recipe(folder, steps=2)
-    for dtype in ("fp32", "bf16"):
-        run_ranks(one_run, 2, folder / "recipe.yaml", [f"name={dtype}", f"model.dtype={dtype}"])
-    return {dtype: checkpoint_of(folder, 2, dtype) for dtype in ("fp32", "bf16")}
+    return export_made.real_checkpoints(tmp_path_factory.mktemp)
 
 
 @pytest.mark.parametrize(("engine", "wanted"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
