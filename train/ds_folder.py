@@ -177,11 +177,10 @@ def _assemble(place: Path, states: States, trained: dict[str, list[Run]], reader
     shapes = {n: s for group in states.shapes or [] for n, s in group.items()} | states.frozen
     runs = {**trained, **_frozen(states)}
     for name, stored in states.module.items():
-        if name in runs or name in states.shared or (states.stage3 and name not in states.buffers):
+        if name in runs or name in states.shared or HARMLESS.search(name) or (states.stage3 and name not in states.buffers):
             continue
-        if not HARMLESS.search(name) or name not in states.buffers:
-            runs[name] = [stored.run(0, stored.numel)]
-            shapes.setdefault(name, stored.shape)
+        runs[name] = [stored.run(0, stored.numel)]
+        shapes.setdefault(name, stored.shape)
     for name, target in states.shared.items():
         if target not in runs:
             raise DsFolderError(f"{states.file}: {name} shares {target}, which is nowhere in the checkpoint")
@@ -204,7 +203,7 @@ def _assemble(place: Path, states: States, trained: dict[str, list[Run]], reader
     }
     tensors |= {name: tensors[target] for name, target in states.shared.items()}
     order = [*(n for n in states.module if n in tensors), *(n for n in tensors if n not in states.module)]
-    return {renamed: tensors[name] for name, renamed in _plain_names(place, order).items() if not HARMLESS.search(name)}
+    return {renamed: tensors[name] for name, renamed in _plain_names(place, order).items()}
 
 
 def _parts(reader: Reader, runs: list[Run]) -> Iterator[torch.Tensor]:
