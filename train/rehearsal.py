@@ -50,6 +50,7 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
         raise AssertionError("a rehearsal has no values")
 
     slices = Slices(described(extras.companions / "config.json").shapes, dtype, 1, unused, unused)
+    made = [] if is_remote(root) else [p for p in (root, *root.parents) if not p.exists()]
     tmp = root / str(world.broadcast(f"rehearsal.tmp-{secrets.token_hex(4)}"))
     hashes: dict[str, tuple[int, str]] = {}
     checkpoint.together(lambda: checkpoint._prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
@@ -65,6 +66,8 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
                 _open_as_users_do(tmp, slices)
             with as_os_errors(tmp):
                 remove(tmp, first=manifest.MANIFEST)
+                for folder in made:  # nothing stays of a run that does not start
+                    folder.rmdir()
 
     checkpoint.together(close, tmp, world)
 
