@@ -44,7 +44,20 @@ setup(
         "flash": ["flash-attn>=2.6"],
         "cuda": ["liger-kernel>=0.6"],
         "fast": ["gigatoken>=0.10"],  # used for encoding after it has proven itself id-identical on the data at hand
+        "s3": ["s3fs>=2026.2", "universal-pathlib>=0.3"],  # checkpoint.to: s3://…
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # launch/chat.py --web
-        "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.9", "starlette>=1.0", "uvicorn>=0.30"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "starlette>=1.0",
+            "uvicorn>=0.30",
+            "s3fs>=2026.2",
+            "universal-pathlib>=0.3",
+            "moto>=5",
+            "flask>=3",
+            "flask-cors>=6",
+        ],  # fmt: skip
     },
 )

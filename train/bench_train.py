@@ -10,20 +10,15 @@ whole rows: steps take turns, and the ratios are of the medians of useful tokens
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from train.config import ROOT, Data, Model, Optim, Recipe, Source
+from train.bench_ranks import BenchError, launch
+from train.config import Data, Model, Optim, Recipe, Source
 from train.mixture import SourceSpec, generator
 
 # (hidden, layers, heads, key-value heads, MLP, vocabulary)
@@ -33,10 +28,6 @@ SIZES = {
 }  # fmt: skip
 MEAN_TOKENS, SIGMA = 654, 0.9  # a chat mixture's conversations, lognormal
 PADDED = {"padded to the longest of the micro-batch": False, "padded to whole rows": True}
-
-
-class BenchError(ValueError):
-    """A measurement that could not be made, and why."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,38 +60,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             raise BenchError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
     job = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "json"}
     if args.ranks > 1:
-        return _launch(job)
+        return launch("train.bench_train", job, args.ranks)
     from train.world import World
 
     world = World.from_env()
     world.connect(600)
-    return _measure(job, world)
+    return measure(job, world)
 
 
-def _launch(job: dict[str, Any]) -> dict[str, Any]:
-    """The same measurement in `ranks` processes of this machine; rank 0 leaves the result in a file."""
-    import torch
-
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    if not torch.cuda.is_available():
-        env = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // job["ranks"]))} | env
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(json.dumps(job | {"result": f"{folder}/result.json"}))
-        words = ["--num_gpus", str(job["ranks"]), "--master_port", str(_free_port()), "--module", "train.bench_train", str(path)]
-        subprocess.run([sys.executable, "-m", "deepspeed.launcher.runner", *words], env=env, stdout=sys.stderr, check=False)
-        if not (Path(folder) / "result.json").exists():
-            raise BenchError(f"{job['ranks']} ranks did not finish; the message of the first to fail stands above")
-        return json.loads((Path(folder) / "result.json").read_text())
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
+def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
+    """One rank's part; every rank calls it."""
     import torch
 
     from train.loader import Loader
@@ -301,30 +270,3 @@ def _device(world: Any) -> str:
 
         return torch.cuda.get_device_name(world.device)
     return "cpu"
-
-
-def _rank_main(argv: list[str]) -> int:
-    """One rank of `_launch`: `--local_rank=N JOB`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank", type=int, default=0)
-    parser.add_argument("job", type=Path)
-    args = parser.parse_args(argv)
-    from train.world import World
-
-    job = json.loads(args.job.read_text())
-    world = World.from_env()
-    world.connect(600)
-    try:
-        result = _measure(job, world)
-    except ValueError as error:
-        if not type(error).__module__.startswith(("train.", "data_tools.", "__main__")):
-            raise
-        world.log0(str(error))
-        return 1
-    if world.rank == 0:
-        Path(job["result"]).write_text(json.dumps(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_rank_main(sys.argv[1:]))

@@ -117,6 +117,8 @@ class Checkpoint:
     keep_last: int = field(default=2, metadata=_at_least(1))
     keep_every: int = field(default=0, metadata=_at_least(0))  # keep for good every so many steps; 0: none
     keep_best: int = field(default=1, metadata=_at_least(0))  # by mean held-out loss
+    to: str | None = None  # a URL like s3://bucket/folder: checkpoints go to TO/NAME there instead of runs/NAME/checkpoints
+    background: bool = False  # write behind the steps, from a copy in host memory (12 bytes a parameter, shared by the ranks)
     trainer_state: bool = True  # masters and moments too: needed to resume
     allow: tuple[str, ...] = ()  # keys whose change a resume accepts although it changes the result
 
@@ -176,6 +178,12 @@ class Recipe:
     def run_dir(self) -> Path:
         return self.runs / self.name
 
+    @property
+    def checkpoints(self) -> str:
+        """Where this run's checkpoints lie: a folder or a URL."""
+        to = self.checkpoint.to
+        return f"{to.rstrip('/')}/{self.name}" if to else str(self.run_dir / "checkpoints")
+
     def faults(self) -> list[str]:
         """What no single field can see; changes nothing."""
         found: list[str] = []
@@ -195,6 +203,8 @@ class Recipe:
             found.append(f"data.sources: {', '.join(weighted)} have a weight and {missing} none; give all sources a weight, or none")
         if not self.data.sources:
             found.append("data.sources: empty; name at least one folder of token shards, e.g. data.sources.papers.path=shards/papers")
+        if self.checkpoint.to and "://" not in self.checkpoint.to:
+            found.append(f"checkpoint.to={self.checkpoint.to}: not a URL like s3://bucket/folder; for a folder on a disk set runs")
         if self.heldout.every_steps and not self.heldout.sources:
             found.append(
                 f"heldout.every_steps={self.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
 from data_tools.shards import ShardError, Shards, tokenizer_fingerprint
-from train import mixture
-from train.checkpoint import predicted_bytes
+from train import memory_plan, mixture
 from train.config import Recipe, find_file
 from train.engine import adam_kernel, merged_config
 from train.mixture import SourceSpec
 
 # so that a recipe can be checked before its model has been downloaded
-PUBLISHED_PARAMETERS = {
-    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
-    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
-    "meta-llama/Llama-2-70b-hf": 68_976_648_192,
-}
+PUBLISHED = {
+    "meta-llama/Llama-2-7b-hf": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "meta-llama/Llama-2-13b-hf": {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "intermediate_size": 13824},
+    "meta-llama/Llama-2-70b-hf": {
+        "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8, "intermediate_size": 28672,
+    },
+}  # fmt: skip
+GPUS_OF_A_NODE = 8  # where nothing says otherwise
 
 
-def count_parameters(model: str) -> int | None:
-    """Parameters of a model path: from its config, or the published count; None when neither is here."""
+def shape_of_path(model: str) -> memory_plan.Shape | None:
+    """Sizes of a model path: from its config, or as published; None when neither is here."""
     folder = Path(model)
-    if not (folder / "config.json").is_file():
-        return PUBLISHED_PARAMETERS.get(model)
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    if (folder / "config.json").is_file():
+        from train.model import config_of
 
-    from train.model import config_of
+        return memory_plan.shape_of(config_of(folder))
+    if model not in PUBLISHED:
+        return None
+    from transformers import LlamaConfig
 
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config_of(folder))
-    model.tie_weights()  # a tied head counts once
-    return sum(p.numel() for p in model.parameters())
+    return memory_plan.shape_of(LlamaConfig(**PUBLISHED[model]))
 
 
 def explain(recipe: Recipe, ranks: int) -> str:
@@ -43,13 +42,15 @@ def explain(recipe: Recipe, ranks: int) -> str:
     Raises:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
-    config = merged_config(recipe, ranks, on_cuda=recipe.deepspeed.name != "cpu.json")
+    on_cuda = recipe.deepspeed.name != "cpu.json"
+    config = merged_config(recipe, ranks, on_cuda)
     accumulation = config["gradient_accumulation_steps"]
     padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
     steps, warmup = recipe.total_steps, recipe.warmup_steps
-    parameters = count_parameters(recipe.model.path)
-    missing = [] if parameters else [f"model.path={recipe.model.path}: not here, and its size is not known"]
-    if parameters and not Path(recipe.model.path).exists():
+    shape = shape_of_path(recipe.model.path)
+    plan = memory_plan.plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
+    missing = [] if shape else [f"model.path={recipe.model.path}: not here, and its size is not known"]
+    if shape and not Path(recipe.model.path).exists():
         missing.append(f"model.path={recipe.model.path}: not downloaded; sizes below are of the published model")
     facts, warnings = _data(recipe, missing)
     rows: list[tuple[str, str]] = [
@@ -76,10 +77,11 @@ def explain(recipe: Recipe, ranks: int) -> str:
         ),
         ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
         *facts,
-        *_sizes(recipe, parameters, ranks, config["zero_optimization"]),
+        *(_sizes(recipe, shape, plan) if shape else []),
     ]
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
+    text += memory_plan.lines(plan, shape) if shape else []
     text += [f"warning: {w}" for w in warnings]
     text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"]
     return "\n".join(text)
@@ -126,28 +128,19 @@ def _tokenizer(recipe: Recipe) -> str | None:
         return None
 
 
-def _sizes(recipe: Recipe, parameters: int | None, ranks: int, zero: dict) -> list[tuple[str, str]]:
-    if not parameters:
-        return []
-    c, nbytes = recipe.checkpoint, 2 if recipe.model.dtype == "bf16" else 4
-    one = predicted_bytes(parameters, nbytes, c.trainer_state)
-    saves = math.ceil(recipe.total_steps / c.every_steps) if c.every_steps else 1
-    forever = recipe.total_steps // c.keep_every if c.keep_every else 0
-    kept = min(saves, c.keep_last + c.keep_best + forever) + 1  # and the one being written
+def _sizes(recipe: Recipe, shape: memory_plan.Shape, plan: memory_plan.Plan) -> list[tuple[str, str]]:
+    nbytes, one, kept = 2 if recipe.model.dtype == "bf16" else 4, plan.checkpoint_bytes, plan.checkpoints
     there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
     free = shutil.disk_usage(there).free
-    device, host = _states(parameters, nbytes, ranks, zero)
+    device, host = plan.state("device"), plan.state("host")
+    places = [f"{device / 2**30:.2f} GiB a GPU"] * bool(device) + [f"{host / 2**30:.2f} GiB of host memory a rank"] * bool(host)
     return [
-        ("parameters", f"{parameters:,}"),
-        (
-            "model states",
-            f"{device / 2**30:.2f} GiB a GPU"
-            + (f", {host / 2**30:.2f} GiB of host memory a rank" if host else "")
-            + ", before activations",
-        ),
+        ("parameters", f"{shape.parameters:,}"),
+        ("model states", f"{', '.join(places)}, before activations"),
         (
             "checkpoint",
-            f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights" + (", 12 of trainer state)" if c.trainer_state else ")"),
+            f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights"
+            + (", 12 of trainer state)" if recipe.checkpoint.trainer_state else ")"),
         ),
         (
             "disk",
@@ -155,18 +148,3 @@ def _sizes(recipe: Recipe, parameters: int | None, ranks: int, zero: dict) -> li
             + (" — NOT ENOUGH" if kept * one > free else ""),
         ),
     ]
-
-
-def _states(parameters: int, weight_bytes: int, ranks: int, zero: dict) -> tuple[float, float]:
-    """Bytes a rank keeps on its device and in host memory: parameters, fp32 gradients (4), master and moments (12).
-
-    DeepSpeed's own estimate (estimate_zero3_model_states_mem_needs) counts the same 18 bytes a bf16 parameter.
-    """
-    device, host = weight_bytes + 4 + 12, 0
-    if zero.get("offload_optimizer", {}).get("device") == "cpu":
-        device, host = weight_bytes, 4 + 12
-    if zero.get("offload_param", {}).get("device") == "cpu":
-        device, host = device - weight_bytes, host + weight_bytes
-    hpz = zero.get("zero_hpz_partition_size", 1)
-    second = weight_bytes * parameters / hpz if hpz > 1 else 0
-    return device * parameters / ranks + second, host * parameters / ranks

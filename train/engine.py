@@ -250,14 +250,20 @@ def tied_names(model: model_room.PackedCausalLM) -> dict[str, str]:
     return {n: first[id(p)] for n, p in names.items() if first[id(p)] != n}
 
 
-def start(recipe: Recipe, world: World, folder: Path, sources: int) -> tuple[Engine, weights.Loaded, str]:
-    """From a model folder to an engine whose weights have been verified in memory."""
+def start(
+    recipe: Recipe, world: World, folder: Path, sources: int, config_folder: Path | None = None
+) -> tuple[Engine, weights.Loaded, str]:
+    """From a model folder to an engine whose weights have been verified in memory.
+
+    Args:
+        config_folder: where config.json is, when the weights are not on a disk.
+    """
     config = merged_config(recipe, world.size, world.device.type == "cuda")
     if recipe.model.dtype == "bf16" and world.device.type == "cpu":
         world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
     if world.device.type == "cpu" and not world.threads_set_by_user:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
-    model, said = model_room.build(model_room.config_of(folder), recipe.model, world.device, sources)
+    model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
     model_room.shard(model, config, world.device)
     parameters, tied = model_room.parameters_by_name(model), tied_names(model)
     loaded = weights.load(parameters, tied, folder, world)
@@ -267,8 +273,6 @@ def start(recipe: Recipe, world: World, folder: Path, sources: int) -> tuple[Eng
             "this is another model, or a damaged copy: fetch it again, or correct the recipe"
         )
     engine = Engine(recipe, world, model, config)
-    weights.verify_in_memory(parameters, loaded, world, engine.get_master)
-    if loaded.exact_masters:
-        weights.load_masters(parameters, tied, folder, world, engine.set_master)
+    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"

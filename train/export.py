@@ -1,145 +1,174 @@
-"""A checkpoint → a Hugging Face folder in bf16 or fp32, one tensor at a time, nothing visible until it is whole.
+"""A checkpoint, or several → a Hugging Face folder in bf16 or fp32, in one pass over the bytes, nothing visible until it is whole.
 
-`tensors_of` says where each tensor's values lie; `write_model` streams them through the cast into safetensors shards.
+1 open: `export_source` says where each tensor lies; config, tokenizer and generation config are checked, nothing is read yet
+2 combine: `merge` makes a weighted sum, or the mean of steps; `export_plan` settles what goes into which file
+3 stream: a thread reads ahead, hashes what a manifest vouches for, casts and looks for values that are not finite; this one writes;
+  another hashes what is written. Files whose tensors all have the wanted dtype already are copied as they are and hashed once.
+4 verify: hashes of what was read, headers of what was written against the config
+5 publish: `export_stage` records every file's hash and renames
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import math
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from train import checkpoint, shard_files, weights
-from train.safetensors_io import Entry, read_header, read_range
+from train import export_companions, weights
+from train.export_plan import Prepared, Request, Shard, identity, prepare
+from train.export_source import ExportError, Source
+from train.export_stage import Stage
+from train.model_shapes import Described
 from train.safetensors_writer import Writer
-from train.tensor_stream import Tensor
+from train.tensor_stream import Ahead, ReadError, Tensor
 
-MAX_SHARD_BYTES = 5 << 30
-CHUNK_ELEMENTS = 1 << 22  # 16 MiB of fp32 at a time: memory does not grow with the tensor
-
-
-class ExportError(ValueError):
-    """The checkpoint cannot be exported; nothing was written."""
+Progress = Callable[[int, int], None]
 
 
-def tensors_of(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of ours or any Hugging Face folder; fp32 comes from the masters where there are some.
-
-    Raises:
-        ExportError, WeightsError, SafetensorsError: damaged, or not a model folder.
-    """
-    if not folder.is_dir():
-        raise ExportError(f"{folder}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
-    is_ours = (folder / checkpoint.STATE).is_file() or (folder / checkpoint.MANIFEST).is_file()
-    if is_ours and (faults := checkpoint.faults_of(folder)):
-        raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
-    entries = weights.read_folder(folder)
-    index = folder / "trainer" / "index.json"
-    if dtype == torch.float32 and index.is_file():
-        return _masters(folder, json.loads(index.read_text()), entries)
-    return {name: Tensor(e.shape, _reader([e])) for name, e in entries.items() if not weights.HARMLESS.search(name)}
+@dataclass(frozen=True)
+class Made:
+    tensors: int
+    of: str  # the kinds of folders it was made from
+    bytes: int  # of weights
+    kept: int  # files taken over from an interrupted export
+    remarks: tuple[str, ...]
 
 
-def _masters(folder: Path, index: dict, entries: dict[str, Entry]) -> dict[str, Tensor]:
-    size = index["world_size"]
-    ranks = [read_header(folder / "trainer" / f"rank_{r:05d}_of_{size:05d}.safetensors") for r in range(size)]
-    return {name: Tensor(e.shape, _reader([r[f"master/{name}"] for r in ranks])) for name, e in entries.items()}
-
-
-def _reader(entries: list[Entry]) -> Callable[[], Iterator[torch.Tensor]]:
-    def parts() -> Iterator[torch.Tensor]:
-        for entry in entries:
-            for _, piece in read_range(entry, 0, entry.numel, CHUNK_ELEMENTS):
-                yield piece
-
-    return parts
-
-
-def write_model(
-    tensors: dict[str, Tensor], out: Path, dtype: torch.dtype, companions: Path, card: str, progress: Callable[[int], None] = lambda n: None
-) -> None:
-    """Publish a Hugging Face folder atomically.
+def export(request: Request, progress: Progress = lambda nbytes, of: None, judge: Callable[[Path], object] = lambda folder: None) -> Made:
+    """Make OUT, or go on making it.
 
     Args:
-        companions: folder whose config, tokenizer and generation config go along. card: README.md. progress: called with bytes written.
+        progress: called with bytes just written, and those of all weights.
+        judge: called with the finished folder before it is published; raises to keep it from that.
     Raises:
-        ExportError: the folder exists, or a value is not finite.
+        ExportError and its like: nothing was made, and the same command would say the same.
+        OSError: finished files are kept for the same command.
     """
-    if out.exists():
-        raise ExportError(f"{out}: exists already; give another folder, or remove it first")
-    if not (companions / "config.json").is_file():
-        raise ExportError(f"{companions}: has no config.json; give the model's with --config DIR")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    tmp = out.parent / f".{out.name}.tmp-{secrets.token_hex(4)}"
-    tmp.mkdir()
+    if request.out.exists():
+        raise ExportError(f"{request.out}: exists already; give another folder, or remove it first")
+    ready = prepare(request)
     try:
-        _write_shards(tensors, tmp, dtype, progress)
-        for name in checkpoint.COMPANIONS:
-            if (companions / name).is_file():
-                shutil.copyfile(companions / name, tmp / name)
-        checkpoint.fix_config(tmp, dtype)
-        (tmp / "README.md").write_text(card, encoding="utf-8")
-        for path in tmp.iterdir():
-            checkpoint.sync(path)
-        checkpoint.sync(tmp)
-        os.rename(tmp, out)
-        checkpoint.sync(out.parent)
+        with Stage(request.out, identity(request, ready)) as stage:
+            try:
+                return _make(request, ready, stage, progress, judge)
+            except ValueError:
+                stage.discard()
+                raise
+            except OSError as error:
+                raise _explained(error, stage, ready) from error
     finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        ready.close()
 
 
-def _write_shards(tensors: dict[str, Tensor], tmp: Path, dtype: torch.dtype, progress: Callable[[int], None]) -> None:
-    numels = {n: math.prod(t.shape) for n, t in tensors.items()}
-    files = shard_files.plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
-    for file in files:
-        writer = Writer(tmp / file.name, {n: (dtype, tensors[n].shape) for n in file.tensors})
-        for name in file.tensors:
-            writer.stream(name, (_finite(p.to(dtype), name) for p in tensors[name].parts()))
-            progress(numels[name] * dtype.itemsize)
-        writer.close()
-    index = {"metadata": {"total_size": sum(numels.values()) * dtype.itemsize}, "weight_map": {n: f.name for f in files for n in f.tensors}}
-    (tmp / weights.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, judge: Callable[[Path], object]) -> Made:
+    kept = [s for s in ready.shards if s.name in stage.done]
+    left = [s for s in ready.shards if s.name not in stage.done]
+    _require_space(stage.folder, sum(s.bytes for s in left))
+    nbytes = sum(s.bytes for s in ready.shards)
+    progress(sum(s.bytes for s in kept), nbytes)
+    _write_shards(left, ready, request.dtype, stage, progress)
+    copied = {s.copy_of for s in ready.shards}
+    for source in ready.sources:
+        if not copied >= set(source.digests):  # a copy was hashed while it was written
+            source.files.verify()
+    card = export_companions.model_card(request.checkpoint, request.dtype, ready.made_of)
+    small = export_companions.copy(ready.companions, stage.folder, request.dtype, card)
+    index = {"metadata": {"total_size": nbytes}, "weight_map": {n: s.name for s in ready.shards for n in s.tensors}}
+    (stage.folder / weights.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    _read_back(stage.folder, ready.model, request.dtype)
+    judge(stage.folder)
+    stage.publish([*small, weights.INDEX], {"made_of": ready.made_of or [s.kind for s in ready.sources]})
+    return Made(len(ready.tensors), ", ".join(dict.fromkeys(s.kind for s in ready.sources)), nbytes, len(kept), tuple(ready.remarks))
+
+
+def _write_shards(shards: list[Shard], ready: Prepared, dtype: torch.dtype, stage: Stage, progress: Progress) -> None:
+    """Write the files one after another; each is synced and recorded while the next one is written."""
+    stream = (_cast(ready.tensors[name], name, dtype) for shard in shards for name in shard.tensors)
+    finishing: list[Future] = []
+    nbytes = sum(s.bytes for s in ready.shards)
+    with ThreadPoolExecutor(1, "finish") as finisher, Ahead(stream) as ahead:
+        for shard in shards:
+            header = _header_bytes(shard.copy_of) if shard.copy_of else None
+            shapes = {name: (dtype, ready.tensors[name].shape) for name in shard.tensors}
+            writer = Writer(stage.partial(shard.name), shapes, header=header)
+            for name in shard.tensors:
+                writer.stream(name, ahead.take())
+                progress(ready.tensors[name].numel * dtype.itemsize, nbytes)
+            for earlier in finishing:
+                earlier.result()  # at most one file is being synced while another is written
+            finishing = [finisher.submit(_finish, writer, shard, ready.sources[0], stage)]
+        for last in finishing:
+            last.result()
+
+
+def _finish(writer: Writer, shard: Shard, source: Source, stage: Stage) -> None:
+    nbytes, digest = writer.close()
+    known = source.digests.get(shard.copy_of) if shard.copy_of else None
+    if known not in (None, digest):
+        raise ReadError(
+            f"{shard.copy_of}: its content has changed since it was written (sha256 {digest[:12]}…, not {known[:12]}…); "
+            "restore the file from a copy, or take another checkpoint"
+        )
+    stage.record(shard.name, nbytes, digest)
+
+
+def _header_bytes(path: Path) -> bytes:
+    with path.open("rb") as f:
+        length = f.read(8)
+        return length + f.read(int.from_bytes(length, "little"))
+
+
+def _cast(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    def parts() -> Iterator[torch.Tensor]:
+        for part in tensor.parts():
+            yield _finite(part.to(dtype), name)
+
+    return Tensor(tensor.shape, parts)
 
 
 def _finite(part: torch.Tensor, name: str) -> torch.Tensor:
-    if not bool(torch.isfinite(part).all()):
+    # a sum is finite only when all it adds is, and reads the part once; only when it is not, each value is looked at
+    if not bool(part.sum().isfinite()) and not bool(part.isfinite().all()):
         raise ExportError(f"{name}: holds values that are not finite; this checkpoint must not be published, take an earlier one")
     return part
 
 
-def model_card(folder: Path, dtype: torch.dtype) -> str:
-    """README.md of an export: what it was made from, by which recipe, and how far."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [astronomy, llama]",
-        "---",
-        f"# {folder.resolve().parent.parent.name}",
-        "",
-    ]
-    state_file = folder / checkpoint.STATE
-    if not state_file.is_file():
-        return "\n".join([*lines, f"Weights in {str(dtype).removeprefix('torch.')}.", ""])
-    state = json.loads(state_file.read_text())
-    recipe = state["recipe"]
-    facts = {
-        "base model": recipe["model"]["path"],
-        "training": f"{state['step']:,} steps, {state['tokens']:,} tokens, {recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
-        "sources": ", ".join(
-            f"{n}{'' if s['weight'] is None else ' ' + format(s['weight'], 'g')}" for n, s in recipe["data"]["sources"].items()
-        ),
-        "optimizer": f"AdamW, lr {recipe['optim']['lr']:g} {recipe['schedule']['kind']}, betas {recipe['optim']['betas']}, weight decay {recipe['optim']['weight_decay']:g}, clip {recipe['optim']['clip']:g}",
-        "weights": str(dtype).removeprefix("torch."),
-        "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
-    }
-    if state.get("heldout_loss") is not None:
-        facts["held-out perplexity"] = f"{math.exp(state['heldout_loss']):.3f} (mean over held-out sources of the loss)"
-    lines += ["Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents).", "", "| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {k} | {v} |" for k, v in facts.items()), ""])
+def _read_back(folder: Path, model: Described, dtype: torch.dtype) -> None:
+    """Open what was written as any reader would, and hold it against the config.
+
+    Raises:
+        OSError: it is not what was written.
+    """
+    entries = weights.read_folder(folder)
+    shapes = {name: tuple(entry.shape) for name, entry in entries.items()}
+    if shapes != model.shapes or {e.dtype for e in entries.values()} != {dtype}:
+        raise OSError(
+            errno.EIO, f"what was written does not read back as {len(model.shapes)} tensors of {dtype}; check the disk", str(folder)
+        )
+
+
+def _require_space(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise OSError(errno.ENOSPC, f"{wanted / 1e9:.2f} GB are still to be written, {free / 1e9:.2f} GB are free", str(folder))
+
+
+def _explained(error: OSError, stage: Stage, ready: Prepared) -> OSError:
+    """The error with what to do about it; what is half written gives its space back."""
+    for path in stage.folder.glob("*.part"):
+        path.unlink(missing_ok=True)
+    kept = sum(1 for s in ready.shards if s.name in stage.done)
+    text = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        wanted = sum(s.bytes for s in ready.shards if s.name not in stage.done)
+        text += f"; free {wanted / 1e9:.2f} GB on the disk of {stage.out.parent} (or raise the quota)"
+    text += f"; {kept} of {len(ready.shards)} files are finished in {stage.folder}: the same command goes on from there"
+    explained = OSError(f"{stage.out}: not made: {text}")
+    explained.errno = error.errno
+    return explained

@@ -75,16 +75,7 @@ def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, w
     ends = set(chat.end_ids) if chat else {tokenizer.eos_token_id}
     new: list[int] = []
     for _ in range(max_new_tokens):
-        length = len(ids) + len(new)
-        batch = PackedBatch(
-            tokens=torch.tensor([ids + new]),
-            labels=torch.full((1, length), batches.IGNORED),
-            position_ids=torch.arange(length)[None],
-            cu_seqlens=torch.tensor([0, length], dtype=torch.int32),
-            max_seqlen=length,
-            source=torch.zeros(length, dtype=torch.int16),
-            supervised=0,
-        )
+        batch = PackedBatch.of_ids(ids + new)
         # rank 0 decides, so that a rounding difference between ranks cannot make them part
         chosen = world.broadcast(int(engine.logits(batch.to(world.device))[-1].argmax()))
         if chosen in ends:

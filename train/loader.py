@@ -57,6 +57,15 @@ class PackedBatch:
         edges = [torch.from_numpy(packed.cu_seqlens[first[k] : first[k + 1] + 1] - np.int32(k * size)) for k in range(count)]
         return [cls(*fields) for fields in zip(tokens, labels, positions, edges, longest, source, supervised, strict=True)]
 
+    @classmethod
+    def of_ids(cls, ids: list[int]) -> "PackedBatch":
+        """One document of these ids, without targets."""
+        n = len(ids)
+        return cls(
+            tokens=torch.tensor([ids]), labels=torch.full((1, n), batches.IGNORED), position_ids=torch.arange(n)[None],
+            cu_seqlens=torch.tensor([0, n], dtype=torch.int32), max_seqlen=n, source=torch.zeros(n, dtype=torch.int16), supervised=0,
+        )  # fmt: skip
+
     def to(self, device: torch.device | str) -> "PackedBatch":
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is torch.Tensor}
         return replace(self, **moved)

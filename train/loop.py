@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from data_tools.shards import Shards, tokenizer_fingerprint
-from train import checkpoint, heldout, resume, run_lock, weights
+from train import checkpoint, heldout, manifest, memory_plan, probe, rehearsal, resume, run_lock, trainer_state, weights
+from train.background import Keep, Saver
 from train.chat_format import ChatFormat
 from train.config import Recipe
 from train.engine import Engine, merged_config, start
@@ -23,7 +25,8 @@ from train.guard import Guard
 from train.loader import Loader, PackedBatch
 from train.metrics import Machine, MetricsLog, StepNumbers, peak_tflops
 from train.mixture import SourceSpec
-from train.model import flops_per_token
+from train.model import config_of, flops_per_token
+from train.places import is_remote, local_copy, place, write_durably
 from train.schedule import lr_at
 from train.source import resolve
 from train.world import World
@@ -53,29 +56,36 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     """Train. Every rank calls it; raises the ValueErrors of its parts with place, value and remedy."""
     world.connect(recipe.guard.timeout_seconds)
     lock = run_lock.take(recipe.run_dir, world)
-    root = recipe.run_dir / "checkpoints"
-    found = checkpoint.find(root, resume_from, world)
-    saved = checkpoint.read_state(found) if found else None
+    root = place(recipe.checkpoints)
+    found = manifest.find(root, resume_from, world)
+    saved = manifest.read_state(found) if found else None
     if saved:
         _require_same_recipe(saved["recipe"], recipe, found, world)
-    folder = found or resolve(recipe.model.path, world)
+    source = found or resolve(recipe.model.path, world)
+    folder = local_copy(source, checkpoint.COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(source) else source
     shards, heldout_shards = _open_data(recipe, folder, world)
     chat = ChatFormat.of(shards.values())
-    engine, loaded, said = start(recipe, world, folder, len(shards))
+    dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
+    for line in memory_plan.require(recipe, config_of(folder), world):
+        world.log0(line)
+    begun = time.perf_counter()
+    rehearsal.run(root, _extras(recipe, TrainState(), {}, folder, chat, world, "rehearsal"), dtype, world)
+    world.log0(f"a save into {root} was rehearsed in {time.perf_counter() - begun:.1f} s")
+    engine, loaded, said = start(recipe, world, source, len(shards), folder)
     world.log0(
-        f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {folder}; weights fingerprint {loaded.fingerprint}"
+        f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {source}; weights fingerprint {loaded.fingerprint}"
     )
     world.log0(said)
     loader = _loader(recipe, shards, world)
     state = TrainState()
     if saved:
-        checkpoint.load_trainer(engine, found, world)
+        trainer_state.load(engine, found, world)
         loader.load_state_dict(saved["loader"])
         state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
         world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
     else:
         loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
-        _write_run_files(recipe, folder, loaded.fingerprint, world)
+        _write_run_files(recipe, source, loaded.fingerprint, world)
     log = MetricsLog(
         recipe.run_dir,
         world,
@@ -85,13 +95,19 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
         recipe.logging.tensorboard,
         state.step,
     )
+    c = recipe.checkpoint
+    saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
+    saver.newest = found
     try:
         with Guard(world, recipe.guard.max_nonfinite_in_a_row) as guard:
             if not saved:
                 state = _evaluate(recipe, engine, heldout_shards, state, log, folder, chat, world)
                 _require_sane_start(recipe, state)
-            return _steps(recipe, engine, loader, heldout_shards, state, log, guard, folder, chat, found, world)
+            outcome = _steps(recipe, engine, loader, heldout_shards, state, log, guard, folder, chat, saver, world)
+            saver.finish()
+            return dataclasses.replace(outcome, checkpoint=saver.newest)
     finally:
+        saver.abandon()
         loader.close()
         log.close()
         if lock:
@@ -108,10 +124,10 @@ def _steps(
     guard: Guard,
     folder: Path,
     chat: ChatFormat | None,
-    last_saved: Path | None,
+    saver: Saver,
     world: World,
 ) -> Outcome:
-    root, every = recipe.run_dir / "checkpoints", recipe.checkpoint.every_steps
+    every = recipe.checkpoint.every_steps
     while state.step < recipe.total_steps:
         begun = time.perf_counter()
         loader.data_wait_seconds = 0.0
@@ -120,7 +136,8 @@ def _steps(
         batches = loader.next_step()
         [supervised] = world.sum([sum(b.supervised for b in batches)])  # global, so packing and masks cannot skew the loss
         losses, sources = _forward_backward(engine, batches, supervised, world)
-        loss, source_losses, stop, wait, tokens, attended = _agree(losses, sources, batches, guard, loader, supervised, world)
+        loss, source_losses, stop, wait, tokens, attended = _agree(losses, sources, batches, guard, saver, loader, supervised, world)
+        saver.before_update()
         norm = engine.step()  # a non-finite norm leaves the weights as they were
         finite = math.isfinite(loss) and math.isfinite(norm)
         state = TrainState(state.step + 1, state.tokens + tokens, state.heldout_loss)
@@ -130,13 +147,18 @@ def _steps(
         ))  # fmt: skip
         guard.note(finite, state.step, [] if finite else [f"{s}/{i}" for s, i, _, _ in loader.step_documents()])
         last = state.step == recipe.total_steps
+        evaluated = last
         if last or recipe.heldout.every_steps and state.step % recipe.heldout.every_steps == 0 and not stop:
             state = _evaluate(recipe, engine, heldout_shards, state, log, folder, chat, world)
+            evaluated = True
         if last or stop or every and state.step % every == 0:
-            last_saved = _save(recipe, engine, loader, state, root, folder, chat, world)
+            extras = _extras(recipe, state, loader.state_dict(), folder, chat, world, engine.kernel)
+            if evaluated:  # one forward more beside those of the evaluation
+                extras = dataclasses.replace(extras, probe=probe.record(engine, loader.shards[0].tokens(0), world))
+            saver.save(extras)
         if stop and not last:
-            return Outcome(state, False, last_saved)
-    return Outcome(state, True, last_saved)
+            return Outcome(state, False, None)
+    return Outcome(state, True, None)
 
 
 def _forward_backward(engine: Engine, batches: list[PackedBatch], supervised: float, world: World) -> tuple[list, list]:
@@ -150,7 +172,7 @@ def _forward_backward(engine: Engine, batches: list[PackedBatch], supervised: fl
 
 
 def _agree(
-    losses: list, sources: list, batches: list[PackedBatch], guard: Guard, loader: Loader, supervised: float, world: World
+    losses: list, sources: list, batches: list[PackedBatch], guard: Guard, saver: Saver, loader: Loader, supervised: float, world: World
 ) -> tuple[float, dict[str, float], bool, float, int, float]:
     """The step's one status all-reduce: loss, loss per source, stop, waiting time, tokens and squared lengths, from all ranks."""
     names = loader.source_names
@@ -167,6 +189,7 @@ def _agree(
         *sum(sources).double().tolist(),
         *counts,
         float(guard.signal is not None),
+        float(saver.failed),
         loader.data_wait_seconds,
         tokens,
         squares,
@@ -174,7 +197,9 @@ def _agree(
     total, *rest = world.sum(own)
     n = len(names)
     per_source = {name: s / c for name, s, c in zip(names, rest[:n], rest[n : 2 * n], strict=True) if c}
-    stop, wait, tokens, squares = rest[2 * n :]
+    stop, failed, wait, tokens, squares = rest[2 * n :]
+    if failed:
+        saver.finish()  # raises what the save behind the steps has ended in
     return total / max(supervised, 1), per_source, stop > 0, wait / world.size, int(tokens), squares / (2 * tokens) if tokens else 0.0
 
 
@@ -212,27 +237,14 @@ def _evaluate(
     return dataclasses.replace(state, heldout_loss=heldout.mean_loss(scores))
 
 
-def _save(
-    recipe: Recipe,
-    engine: Engine,
-    loader: Loader,
-    state: TrainState,
-    root: Path,
-    folder: Path,
-    chat: ChatFormat | None,
-    world: World,
-) -> Path:
-    c = recipe.checkpoint
-    begun = time.perf_counter()
+def _extras(
+    recipe: Recipe, state: TrainState, loader: dict[str, Any], folder: Path, chat: ChatFormat | None, world: World, adam_kernel: str
+) -> checkpoint.Extras:
     content = {
-        **dataclasses.asdict(state), "loader": loader.state_dict(), "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": engine.kernel,
+        **dataclasses.asdict(state), "loader": loader, "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": adam_kernel,
         "versions": versions(),
     }  # fmt: skip
-    path = checkpoint.save(engine, root, content, folder, c.trainer_state, world, chat.model_files(folder) if chat else {})
-    gone = checkpoint.retain(root, c.keep_last, c.keep_every, c.keep_best, path, world)
-    deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
-    world.log0(f"step {state.step}  checkpoint {path} in {time.perf_counter() - begun:.1f} s{deleted}")
-    return path
+    return checkpoint.Extras(content, folder, chat.model_files(folder) if chat else {}, trainer_state=recipe.checkpoint.trainer_state)
 
 
 def versions() -> dict[str, str]:
@@ -244,7 +256,7 @@ def versions() -> dict[str, str]:
 def _require_same_recipe(old: dict[str, Any], recipe: Recipe, found: Path, world: World) -> None:
     safe, changing = resume.differences(old, recipe.to_dict())
     if message := resume.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
-        raise checkpoint.ResumeError(message)
+        raise manifest.ResumeError(message)
     for difference in safe + changing:
         world.log0(f"changed since the checkpoint: {difference}")
 
@@ -287,8 +299,6 @@ def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
     dense = flops_per_token(config, engine.total_parameters, 0)
     peak = recipe.logging.peak_tflops
     if peak is None and world.device.type == "cuda":
-        import torch
-
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
     return Machine(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
 
@@ -296,8 +306,8 @@ def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
 def _write_run_files(recipe: Recipe, folder: Path, fingerprint: str, world: World) -> None:
     if world.rank == 0:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         config = merged_config(recipe, world.size, world.device.type == "cuda")
-        checkpoint.write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
+        write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
         base = {"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint}
-        checkpoint.write_durably(recipe.run_dir / "base_model.json", json.dumps(base, indent=2) + "\n")
+        write_durably(recipe.run_dir / "base_model.json", json.dumps(base, indent=2) + "\n")

@@ -11,9 +11,10 @@ from data_tools.shards import ShardError, Shards
 from train.config import Recipe, RecipeError
 
 # What the learning rates of all steps must add up to. Adam moves a weight by at most about lr a step, so the sum bounds how far
-# any weight can go, whatever the data. Chat tuning that worked, by settings recalled from the papers and not read again: LIMA 1.3e-3 (1e-5, 235 steps), Zephyr 4e-3 (2e-5, about
-# 400), LLaMA-2-Chat 9e-3 (2e-5, about 860), Alpaca 1.2e-2 (2e-5, 1,218). AstroLLaMA-Chat: 1e-4 (3e-7, 654),
-# by its model cards, and 11 points lost. The line lies between, at less than half of the least that worked.
+# any weight can go, whatever the data. Chat tuning that worked: Alpaca 1.2e-2 (2e-5, three epochs of 52,000 in batches of 128, by its
+# repository), LLaMA-2-Chat 9e-3 (2e-5 and 27,540 examples by its report; two epochs in batches of 64 recalled), LIMA 1.3e-3 and Zephyr
+# 4e-3 (recalled, not read again). AstroLLaMA-Chat: 1e-4 (3e-7, 654 steps), by its model cards, and 11 points lost. The line lies
+# between, at less than half of the least that worked.
 LEAST_LR_SUM = 5e-4
 
 

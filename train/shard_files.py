@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
+from train.places import as_os_errors
 from train.safetensors_writer import Writer
-from train.weights import INDEX, slice_range
+from train.weights import slice_range
 from train.world import World
+
+if TYPE_CHECKING:
+    from train.trainer_state import Slices
 
 
 @dataclass(frozen=True)
@@ -39,43 +44,58 @@ def plan_files(numels: dict[str, int], bytes_per_element: int, size: int, max_by
     return [WeightFile(f"model-{i + 1:05d}-of-{n:05d}.safetensors", i % size, tuple(g)) for i, g in enumerate(groups)]
 
 
-def save(parameters: dict[str, nn.Parameter], folder: Path, world: World) -> dict[str, tuple[int, str]]:
+def index_text(files: list[WeightFile], numels: dict[str, int], bytes_per_element: int) -> str:
+    """model.safetensors.index.json."""
+    content = {
+        "metadata": {"total_size": sum(numels.values()) * bytes_per_element},
+        "weight_map": {n: f.name for f in files for n in f.tensors},
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:
     """Write the weights as Hugging Face shards; returns {file: (bytes, sha256)} of the files this rank wrote.
 
-    Files are interleaved tensor by tensor so that their owners write at the same time.
+    Files are interleaved tensor by tensor so that their owners write at the same time. A rank whose disk fails takes
+    part in the remaining gathers, or the others would wait for it, and raises at the end.
     """
-    numels = {n: p.ds_numel for n, p in parameters.items()}
-    dtype = next(iter(parameters.values())).ds_tensor.dtype
-    files = plan_files(numels, dtype.itemsize, world.size)
-    writers = {
-        f.name: Writer(folder / f.name, {n: (dtype, tuple(parameters[n].ds_shape)) for n in f.tensors})
-        for f in files
-        if f.owner == world.rank
-    }
+    files = plan_files(slices.numels, slices.dtype.itemsize, world.size)
+    writers: dict[str, Writer] = {}
+    fault: OSError | None = None
     for turn in range(max(len(f.tensors) for f in files)):
-        for f in files:
-            if turn < len(f.tensors):
-                name = f.tensors[turn]
-                parts = gather_slices(parameters[name], f.owner, world)
-                if parts is not None:
+        for f in (f for f in files if turn < len(f.tensors)):
+            name = f.tensors[turn]
+            parts = gather_slices(slices.weight(name), math.prod(slices.shapes[name]), f.owner, world)
+            if parts is None or fault:
+                continue
+            try:
+                with as_os_errors(folder / f.name):
+                    if turn == 0:
+                        writers[f.name] = Writer(folder / f.name, {n: (slices.dtype, slices.shapes[n]) for n in f.tensors})
                     writers[f.name].stream(name, parts)
-    written = {name: writer.close() for name, writer in writers.items()}
-    if world.rank == 0:
-        weight_map = {n: f.name for f in files for n in f.tensors}
-        total = sum(numels.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+            except OSError as error:
+                fault = error
+    if fault:
+        raise fault
+    written = {}
+    for name, writer in writers.items():
+        with as_os_errors(folder / name):
+            written[name] = writer.close()
     return written
 
 
-def gather_slices(parameter: nn.Parameter, owner: int, world: World) -> list[torch.Tensor] | None:
-    """On the owner, a parameter's slices in rank order without padding; None elsewhere."""
-    mine = parameter.ds_tensor.detach().to(world.device)
+def gather_slices(mine: torch.Tensor, numel: int, owner: int, world: World) -> list[torch.Tensor] | None:
+    """On the owner, a parameter's slices in rank order without padding; None elsewhere.
+
+    Args:
+        mine: (padded slice,). numel: elements of the whole parameter.
+    """
     if world.size == 1:
-        return [mine[: parameter.ds_numel]]
+        return [mine[:numel]]
+    mine = mine.to(world.device)
     got = [torch.empty_like(mine) for _ in range(world.size)] if world.rank == owner else None
-    dist.gather(mine, got, dst=owner)
+    dist.gather(mine, got, dst=owner, group=world.group)
     if got is None:
         return None
-    lengths = [b - a for a, b in (slice_range(parameter.ds_numel, r, world.size) for r in range(world.size))]
+    lengths = [b - a for a, b in (slice_range(numel, r, world.size) for r in range(world.size))]
     return [part[:n] for part, n in zip(got, lengths, strict=True)]

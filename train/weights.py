@@ -6,7 +6,6 @@ padded at the end. So a rank reads just those bytes of each tensor from the file
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -18,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from train.safetensors_io import Entry, SafetensorsError, read_header, read_range
+from train.bit_sums import checksum
+from train.safetensors_io import Entry, SafetensorsError, Wanted, header_bytes, read_ahead, read_header
 from train.world import World
 
 INDEX = "model.safetensors.index.json"
@@ -77,44 +77,6 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-# -- checksums ----------------------------------------------------------------------------------------------------
-
-_CHUNK = 1 << 16
-_INT = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@functools.cache
-def _multipliers(device: torch.device) -> torch.Tensor:
-    """(chunk,) odd pseudo-random int64 (splitmix64 of the position)."""
-    import numpy as np
-
-    z = (np.arange(1, _CHUNK + 1, dtype=np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return torch.from_numpy(((z ^ (z >> np.uint64(31))) | np.uint64(1)).view(np.int64)).to(device)
-
-
-def checksum(flat: torch.Tensor, first: int) -> int:
-    """Position-dependent sum of a slice's bits, modulo 2^64: the sums of all slices of a tensor add up to the tensor's.
-
-    Element i counts bits(i) * P[i mod 65536] * Q[i div 65536] with odd pseudo-random P and Q, so that a value changed,
-    moved or exchanged with another changes the sum. It guards against mistakes, not against an adversary.
-
-    Args:
-        flat: 1-D slice. first: the index of its first element in the flattened tensor.
-    """
-    multipliers = _multipliers(flat.device)
-    bits = flat.contiguous().view(_INT[flat.element_size()])
-    total, at = 0, 0
-    while at < bits.numel():
-        chunk, inside = divmod(first + at, _CHUNK)
-        count = min(_CHUNK - inside, bits.numel() - at)
-        part = int((bits[at : at + count].long() * multipliers[inside : inside + count]).sum())
-        total += part * ((chunk * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) | 1)
-        at += count
-    return total % (1 << 64)
-
-
 # -- load -----------------------------------------------------------------------------------------------------------
 
 
@@ -123,8 +85,10 @@ class Loaded:
     """What a load put into memory: enough to verify later that it is still there."""
 
     fingerprint: str  # sha256 over every tensor's name, shape, dtype and checksum; the same at any world size
-    as_loaded: dict[str, int] = field(default_factory=dict)  # this rank's slice, in the compute dtype
-    exact_masters: bool = False  # files hold more precision than the compute dtype: masters must come from them
+    as_loaded: dict[str, int] = field(default_factory=dict)  # checksum of this rank's slice, as it waits in memory
+    waiting: dict[str, torch.dtype] = field(default_factory=dict)  # slices that hold the file's own bits until settle()
+    low_bits: dict[str, torch.Tensor] = field(default_factory=dict)  # of fp32 values whose high bits wait in the slice
+    bytes_read: int = 0  # by this rank, headers too
     skipped: list[str] = field(default_factory=list)
 
 
@@ -157,54 +121,78 @@ def match(parameters: dict[str, nn.Parameter], entries: dict[str, Entry], tied: 
 
 
 def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path, world: World) -> Loaded:
-    """Fill this rank's slices from a model folder; every rank reads only its own byte ranges."""
+    """Fill this rank's slices from a model folder; every rank reads only its own byte ranges, once, in file order.
+
+    Where the files hold more than a bf16 slice can (LLaMA-2 is published in fp16), the fp32 masters must have it. They do not exist
+    yet, so the slice holds the file's own bits until `settle`: of fp16 all, of fp32 the high half, and the low half waits beside it.
+    """
     entries = read_folder(folder)
     found = match(parameters, entries, tied, folder)
-    sums, as_loaded, exact = {}, {}, False
-    for name, parameter in parameters.items():
-        entry, target = found[name], parameter.ds_tensor
-        first, stop = slice_range(entry.numel, world.rank, world.size)
-        in_file = loaded = 0
-        target.zero_()
-        for at, piece in read_range(entry, first, stop):
-            kept = target[at - first : at - first + piece.numel()]
-            kept.copy_(piece)
-            in_file += checksum(piece, at)
-            if entry.dtype != target.dtype:
-                loaded += checksum(kept, at)
-        sums[name] = in_file % (1 << 64)
-        as_loaded[name] = (loaded if entry.dtype != target.dtype else in_file) % (1 << 64)
-        exact |= entry.dtype != target.dtype
     extra = {a: entries[a] for a, t in tied.items() if a in entries and found[t].name != a}
-    for alias, entry in extra.items():
-        first, stop = slice_range(entry.numel, world.rank, world.size)
-        sums[alias] = sum(checksum(piece, at) for at, piece in read_range(entry, first, stop)) % (1 << 64)
-    totals = _add_up(sums, world)
+    loaded = Loaded("", skipped=sorted(n for n in entries if HARMLESS.search(n)))
+    sums = dict.fromkeys([*parameters, *extra], 0)
+    loaded.as_loaded = dict.fromkeys(parameters, 0)
+    for what, at, piece in read_ahead([_wanted(n, e, parameters.get(n), world) for n, e in _in_file_order(found | extra)]):
+        in_file = checksum(piece, at)
+        sums[what.name] += in_file
+        loaded.bytes_read += piece.nbytes
+        if what.name in parameters:
+            loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name].ds_tensor, loaded)
+    for name, parameter in parameters.items():
+        first, stop = slice_range(found[name].numel, world.rank, world.size)
+        parameter.ds_tensor[stop - first :].zero_()
+    loaded.bytes_read += sum(header_bytes(f) for f in {e.file for e in entries.values()})
+    totals = _add_up({n: s % (1 << 64) for n, s in sums.items()}, world)
     for alias in extra:
         if totals[alias] != totals[tied[alias]]:
             raise WeightsError(
                 f"{folder}: config.json ties {alias} to {tied[alias]}, but the files hold two different tensors; set tie_word_embeddings to false"
             )
     lines = "".join(f"{n} {list(found[n].shape)} {found[n].dtype} {totals[n]:016x}\n" for n in sorted(parameters))
-    skipped = sorted(n for n in entries if HARMLESS.search(n))
-    return Loaded(hashlib.sha256(lines.encode()).hexdigest()[:32], as_loaded, exact, skipped)
+    loaded.fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:32]
+    return loaded
 
 
-def load_masters(
-    parameters: dict[str, nn.Parameter],
-    tied: dict[str, str],
-    folder: Path,
-    world: World,
-    set_master: Callable[[nn.Parameter, torch.Tensor], None],
-) -> None:
-    """Give the fp32 masters the files' own precision (LLaMA-2 is published in fp16, which bf16 would round)."""
-    found = match(parameters, read_folder(folder), tied, folder)
-    for name, parameter in parameters.items():
-        first, stop = slice_range(found[name].numel, world.rank, world.size)
-        value = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32)
-        for at, piece in read_range(found[name], first, stop):
-            value[at - first : at - first + piece.numel()] = piece
-        set_master(parameter, value)
+def _in_file_order(entries: dict[str, Entry]) -> list[tuple[str, Entry]]:
+    return sorted(entries.items(), key=lambda item: (item[1].file.name, item[1].start))
+
+
+def _wanted(name: str, entry: Entry, parameter: nn.Parameter | None, world: World) -> Wanted:
+    """What this rank reads of a tensor: straight into the slice where that is the same bits on the same device."""
+    first, stop = slice_range(entry.numel, world.rank, world.size)
+    into = None
+    if parameter is not None and not parameter.ds_tensor.is_cuda and _waits(entry.dtype, parameter.ds_tensor.dtype) != "halves":
+        if entry.dtype.itemsize == parameter.ds_tensor.dtype.itemsize:
+            into = parameter.ds_tensor.detach()[: stop - first].view(entry.dtype)
+    return Wanted(name, entry, first, stop, into)
+
+
+def _waits(in_file: torch.dtype, in_slice: torch.dtype) -> str | None:
+    """How a slice holds the file's precision until the masters exist; None: it is the value, exactly or rounded as masters are."""
+    if in_file == in_slice or in_slice == torch.float32:
+        return None
+    return "bits" if in_file.itemsize == in_slice.itemsize else "halves"
+
+
+def _keep(piece: torch.Tensor, in_file: int, what: Wanted, at: int, slice_: torch.Tensor, loaded: Loaded) -> int:
+    """Put a piece into its slice; returns the checksum it is verified by later."""
+    target = slice_.detach()[at - what.first :][: piece.numel()]
+    how = _waits(piece.dtype, slice_.dtype)
+    if how == "halves":
+        whole = piece.float()
+        halves = whole.view(torch.int16).view(-1, 2)  # little-endian: low half first
+        if what.name not in loaded.low_bits:
+            loaded.low_bits[what.name] = torch.empty(what.stop - what.first, dtype=torch.int16)
+        loaded.low_bits[what.name][at - what.first :][: piece.numel()] = halves[:, 0]
+        target.view(torch.int16).copy_(halves[:, 1])
+        loaded.waiting[what.name] = torch.float32
+        return in_file if piece.dtype == torch.float32 else checksum(whole, at)
+    if how == "bits":
+        loaded.waiting[what.name] = piece.dtype
+        target = target.view(piece.dtype)
+    if what.into is None:
+        target.copy_(piece)
+    return in_file if target.dtype == piece.dtype else checksum(target, at)
 
 
 def _add_up(sums: dict[str, int], world: World) -> dict[str, int]:
@@ -216,24 +204,30 @@ def _add_up(sums: dict[str, int], world: World) -> dict[str, int]:
     return {name: value % (1 << 64) for name, value in zip(sums, total.tolist(), strict=True)}
 
 
-def verify_in_memory(
-    parameters: dict[str, nn.Parameter], loaded: Loaded, world: World, get_master: Callable[[nn.Parameter], torch.Tensor]
+def settle(
+    parameters: dict[str, nn.Parameter],
+    loaded: Loaded,
+    world: World,
+    get_master: Callable[[nn.Parameter], torch.Tensor],
+    set_master: Callable[[nn.Parameter, torch.Tensor], None],
 ) -> None:
-    """After the engine has been built: every slice is still what was loaded, and every master agrees with it.
+    """After the engine has been built: waiting slices become masters and weights, then every slice and master is what the files hold.
 
+    Args:
+        set_master: sets a master's slice (padded length) and the slice of the weight that follows from it.
     Raises:
-        WeightsError: on every rank, naming the tensors, when one does not.
+        WeightsError: on every rank, naming the tensors, when one is not.
     """
     wrong = []
     for name, parameter in parameters.items():
         first, stop = slice_range(parameter.ds_numel, world.rank, world.size)
-        here = parameter.ds_tensor[: stop - first]
-        if checksum(here, first) != loaded.as_loaded[name]:
-            wrong.append(name)
-        elif not torch.equal(get_master(parameter)[: stop - first].to(here.device).to(here.dtype), here):
-            wrong.append(f"{name} (fp32 master)")
-        elif not bool(torch.isfinite(here).all()):
-            wrong.append(f"{name} (not finite)")
+        in_file = loaded.waiting.get(name)
+        if in_file is not None:
+            set_master(parameter, _waited(parameter.ds_tensor, loaded.low_bits.pop(name, None), in_file, stop - first))
+        weight, master = parameter.ds_tensor.detach()[: stop - first], get_master(parameter).detach().view(-1)[: stop - first]
+        fault = _fault(weight, master, in_file, loaded.as_loaded[name], first)
+        if fault is not None:
+            wrong.append(name + fault)
     everywhere = [f"{n} on rank {r}" for r, names in enumerate(world.gather(wrong)) for n in names]
     if everywhere:
         raise WeightsError(
@@ -241,14 +235,40 @@ def verify_in_memory(
         )
 
 
+def _waited(slice_: torch.Tensor, low: torch.Tensor | None, in_file: torch.dtype, count: int) -> torch.Tensor:
+    """(padded,) fp32 values of a slice that holds the file's bits."""
+    value = torch.zeros(slice_.numel(), dtype=torch.float32, device=slice_.device if low is None else "cpu")
+    if low is None:
+        value[:count] = slice_.detach()[:count].view(in_file)
+    else:
+        halves = value.view(torch.int16).view(-1, 2)
+        halves[:count, 0], halves[:count, 1] = low, slice_.detach()[:count].view(torch.int16).cpu()
+    return value
+
+
+def _fault(
+    weight: torch.Tensor, master: torch.Tensor, in_file: torch.dtype | None, wanted: int, first: int, step: int = 1 << 20
+) -> str | None:
+    """What is wrong with a slice, a bounded part at a time; in_file: the dtype in which the master holds what was read."""
+    total, agree, finite = 0, True, True
+    for at in range(0, weight.numel(), step):
+        w, m = weight[at : at + step], master[at : at + step]
+        total += checksum(w if in_file is None else m.to(in_file), first + at)
+        agree &= m.data_ptr() == w.data_ptr() or torch.equal(m.to(w.device).to(w.dtype), w)
+        finite &= bool(torch.isfinite(w).all())
+    if total % (1 << 64) != wanted % (1 << 64):
+        return ""
+    return None if agree and finite else " (fp32 master)" if not agree else " (not finite)"
+
+
 __all__ = [
     "INDEX",
     "Loaded",
     "SafetensorsError",
     "WeightsError",
+    "checksum",
     "load",
-    "load_masters",
     "read_folder",
+    "settle",
     "slice_range",
-    "verify_in_memory",
 ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import sys
@@ -24,6 +25,7 @@ class World:
     size: int
     local_rank: int
     device: torch.device
+    group: dist.ProcessGroup | None = None  # None: the default one
 
     @classmethod
     def from_env(cls) -> World:
@@ -77,13 +79,20 @@ class World:
                 "deepspeed --master_port PORT; if not, check that every node reaches that address"
             ) from None
 
+    def side(self, timeout_seconds: int) -> World:
+        """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
+        if self.size == 1:
+            return dataclasses.replace(self, device=torch.device("cpu"))
+        group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
+        return dataclasses.replace(self, device=torch.device("cpu"), group=group)
+
     def sum(self, values: list[float]) -> list[float]:
         """Add up a few numbers over all ranks, in float64."""
         if self.size == 1:
             return list(values)
         # float64 sums counts of tokens exactly up to 2^53
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total.tolist()
 
     def max(self, values: list[float]) -> list[float]:
@@ -91,7 +100,7 @@ class World:
         if self.size == 1:
             return list(values)
         top = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(top, op=dist.ReduceOp.MAX)
+        dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
         return top.tolist()
 
     def gather(self, value: object) -> list:
@@ -99,19 +108,19 @@ class World:
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def broadcast(self, value: object) -> object:
         """Rank 0's small picklable value on every rank."""
         box = [value]
         if self.size > 1:
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def barrier(self) -> None:
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def log0(self, text: str) -> None:
         """One line for people, from rank 0 only."""

@@ -1,0 +1,63 @@
+"""What memory and disk this machine gives a process: the system's, a container's limit, the device's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Free bytes: of a node's main memory, of one device (None on a CPU: the host is the device), of the disk of the runs."""
+
+    host: float
+    device: float | None
+    disk: float
+
+    @classmethod
+    def least(cls, all_ranks: list[Machine]) -> Machine:
+        """The scarcest of each over the ranks: a plan must fit everywhere."""
+        devices = [m.device for m in all_ranks if m.device is not None]
+        return cls(min(m.host for m in all_ranks), min(devices) if devices else None, min(m.disk for m in all_ranks))
+
+
+def what_there_is(device: torch.device, runs: Path) -> Machine:
+    there = runs.resolve()
+    while not there.exists():
+        there = there.parent
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    return Machine(host_available(), free, shutil.disk_usage(there).free)
+
+
+def host_available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes this process can still take before the system or its container (cgroup v1 or v2) runs out."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(proc / "meminfo"), re.MULTILINE)
+    free = [int(found[1]) * 1024] if found else []
+    for line in _text(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, usage = cgroups, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, usage = cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        here = root / path.lstrip("/")
+        for folder in [here, *here.parents]:  # a limit of any group above holds too
+            allowed, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+            if allowed.isdigit() and used.isdigit():
+                cache = re.search(r"^(?:total_)?inactive_file (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                free.append(max(0, int(allowed) - int(used) + (int(cache[1]) if cache else 0)))
+            if folder == root:
+                break
+    return float(min(free)) if free else float("inf")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

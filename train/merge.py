@@ -1,0 +1,51 @@
+"""Several models → one, elementwise: a weighted sum, or the mean of a run's steps. In fp32, a bounded part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from train.tensor_stream import CHUNK_BYTES, Tensor
+
+ELEMENTS = CHUNK_BYTES // 4
+
+
+def linear(models: Sequence[tuple[float, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """weight_0 * model_0 + weight_1 * model_1 + …, added in that order; every model has the same names and shapes."""
+    return {name: _combined([(weight, tensors[name]) for weight, tensors in models], 1) for name in models[0][1]}
+
+
+def mean(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """(model_0 + model_1 + …) / count."""
+    return {name: _combined([(1.0, tensors[name]) for tensors in models], len(models)) for name in models[0]}
+
+
+def _combined(rows: list[tuple[float, Tensor]], count: int) -> Tensor:
+    def parts() -> Iterator[torch.Tensor]:
+        for chunks in zip(*(aligned(tensor) for _, tensor in rows), strict=True):
+            total: torch.Tensor | None = None
+            for (weight, _), chunk in zip(rows, chunks, strict=True):
+                # product and sum apart: a fused one would round differently at the end of a chunk than inside it
+                term = chunk * weight
+                total = term if total is None else total.add_(term)
+            assert total is not None
+            yield total.div_(count) if count > 1 else total
+
+    assert len({tensor.shape for _, tensor in rows}) == 1, rows
+    return Tensor(rows[0][1].shape, parts)
+
+
+def aligned(tensor: Tensor) -> Iterator[torch.Tensor]:
+    """The elements in fp32, cut at multiples of ELEMENTS wherever the parts were cut; each valid until the next."""
+    buffer, filled = torch.empty(min(ELEMENTS, tensor.numel)), 0
+    for part in tensor.parts():
+        while part.numel():
+            count = min(part.numel(), ELEMENTS - filled)
+            buffer[filled : filled + count].copy_(part[:count])
+            part, filled = part[count:], filled + count
+            if filled == ELEMENTS:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
