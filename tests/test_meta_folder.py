@@ -248,11 +248,19 @@ def test_a_tokenizer_of_another_model_is_refused(small, tmp_path, capsys):
 
 
 def test_values_that_do_not_fit_the_dtype_are_not_published(pieces, tmp_path, capsys):
-    weights = meta_weights(HEADS, hidden_size(32, 1))
-    weights["norm.weight"][3] = 1e5
-    folder = write_meta(tmp_path / "big", weights, 1)
-    said = refusal(capsys, folder, tmp_path / "out", "--tokenizer", str(pieces), "--dtype", "fp16")
-    assert "model.norm.weight: holds values that are not finite in torch.float16" in said
+    for i, (value, name, dtype) in enumerate(
+        [
+            (1e5, "fp16", torch.float16),
+            (math.nan, "bf16", torch.bfloat16),
+            (-math.inf, "keep", torch.float32),
+            (math.nan, "keep", torch.float32),
+        ]
+    ):
+        weights = meta_weights(HEADS, hidden_size(32, 1))
+        weights["norm.weight"][3] = value
+        folder = write_meta(tmp_path / f"meta{i}", weights, 1)
+        said = refusal(capsys, folder, tmp_path / "out", "--tokenizer", str(pieces), "--dtype", name)
+        assert f"model.norm.weight: holds values that are not finite in {dtype}" in said
 
 
 def test_a_file_that_would_run_code_runs_none(small, tmp_path, capsys):
