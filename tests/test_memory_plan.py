@@ -170,14 +170,16 @@ def test_every_real_run_gets_its_plan_in_lines(tmp_path):
     assert here.host > 0 and here.device is None and here.disk > 0
     said = require(recipe, tiny.tiny_config(), world_of([here]))
     assert (
-        said[0].startswith("memory plan for ") and any("Adam's moments" in line for line in said) and any("disk" in line for line in said)
+        said[0].startswith("memory plan for ")
+        and any("pieces being read" in line for line in said)
+        and any("disk" in line for line in said)
     )
 
 
 def test_the_scarcest_node_decides(tmp_path):
     recipe = load(tiny.write_recipe(tmp_path))
     scarce = Machine(host=1e6, device=None, disk=1e12)
-    with pytest.raises(MemoryPlanError, match="a node's 3 ranks need .* of main memory, there are 0.00 GiB"):
+    with pytest.raises(MemoryPlanError, match="a node's 3 ranks need .* of main memory, there are 1.0 MiB"):
         require(
             recipe, tiny.tiny_config(), world_of([dataclasses.replace(scarce, host=1e12), scarce, dataclasses.replace(scarce, host=1e12)])
         )

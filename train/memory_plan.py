@@ -18,6 +18,7 @@ from train.config import Recipe
 from train.machine_memory import Machine, what_there_is
 from train.memory_items import PHASES, Plan, Shape, plan, shape_of
 
+SMALL = 1 << 20  # not worth a line
 REMEDIES: tuple[dict[str, Any], ...] = (
     {"model.activation_checkpointing": "full"},
     {"micro_batch": 1},
@@ -39,7 +40,7 @@ def lines(p: Plan, shape: Shape) -> list[str]:
         if not any(i.where == where for i in p.items):
             continue
         for i in p.items:
-            if i.where == where and i.nbytes:
+            if i.where == where and i.nbytes >= SMALL:
                 text.append(f"  {where:<6} {i.when:<6} {_gib(i.nbytes):>11}  {'' if i.sure else 'up to: '}{i.what}")
         phases = [f"{w} {_span(p.need(where, w), p.need(where, w, sure=False))}" for w in PHASES]
         node = f"; a node {_gib(p.local_ranks * p.need(where, sure=False))}" if where == "host" else ""
@@ -51,11 +52,11 @@ def lines(p: Plan, shape: Shape) -> list[str]:
 
 
 def _span(low: float, high: float) -> str:
-    return _gib(high) if high - low < 2**20 else f"{low / 2**30:.2f} to {_gib(high)}"
+    return _gib(high) if high - low < SMALL else f"{_gib(low)} to {_gib(high)}"
 
 
 def _gib(nbytes: float) -> str:
-    return f"{nbytes / 2**30:.2f} GiB"
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
 # -- does it fit ------------------------------------------------------------------------------------------------------
