@@ -10,6 +10,7 @@ A run is refused for what is sure alone, and warned of what may be.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def require(recipe: Recipe, config: Any, world: Any) -> list[str]:
     shape = shape_of(config)
     p = plan(recipe, shape, world.size, world.local_size, merged_config(recipe, world.size, on_cuda)["zero_optimization"], on_cuda)
     there = Machine.least(world.gather(what_there_is(world.device, recipe.runs)))
+    if recipe.checkpoint.to:  # not on this disk
+        there = dataclasses.replace(there, disk=math.inf)
     if faults := short_of(p, there):
         raise MemoryPlanError(refusal(recipe, shape, p, there, on_cuda, faults))
     return [*lines(p, shape), *(f"  may not fit: {w}" for w in short_of(p, there, sure=False))]
