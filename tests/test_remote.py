@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from data_tools.prepare import main
 from data_tools.shards import Shards
@@ -147,6 +148,7 @@ def test_a_missing_package_is_named_before_any_work(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(_registry, "s3", raising=False)  # nor ever used before
     path = write_lines(tmp_path / "a.jsonl", rows(5))
     prepare(tokenizer, "s3://bucket/out", path, "--work", tmp_path / "work", status=1)
     prepare(tokenizer, tmp_path / "out", "s3://bucket/a.jsonl", status=1)

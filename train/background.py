@@ -138,7 +138,7 @@ class Saver:
         try:
             if ready:
                 torch.cuda.set_device(self.world.device)
-                with torch.cuda.stream(torch.cuda.Stream()) as _:
+                with torch.cuda.stream(torch.cuda.Stream()):
                     ready.wait()
                     slices = self._copy.take(slices, extras.trainer_state)
             else:
