@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from train.export_plan import Request
 
 # Largest difference allowed, relative to the largest logit, by the dtypes of engine and export. Measured with SmolLM2-135M (30
-# layers) on 32 tokens of an abstract: bf16 weights under an fp32 engine's 4.7e-3, an engine that computes in bf16 4.2e-2.
-TOLERANCES = {("fp32", "fp32"): 1e-5, ("fp32", "bf16"): 2e-2, ("bf16", "bf16"): 1e-1, ("bf16", "fp32"): 1e-1}
+# layers) on 16 and 32 tokens of abstracts: bf16 weights under an fp32 engine's 4.7e-3 and 2.6e-2, an engine that computes in bf16
+# 4.2e-2. Two heads exchanged in one layer give 2.6e-2 to 2.2e-1, a layer's gate in another's place 2.3e-1: where bf16 comes in, only
+# gross faults can be told from rounding; an fp32 engine's fp32 export is the sharp check.
+TOLERANCES = {("fp32", "fp32"): 1e-5, ("fp32", "bf16"): 1e-1, ("bf16", "bf16"): 1e-1, ("bf16", "fp32"): 1e-1}
 
 
 class CheckError(ValueError):
