@@ -7,7 +7,6 @@ from launch.benchmark import main
 
 @pytest.mark.parametrize(("kind", "beside"), [("ours", "cp + sync"), ("deepspeed", "zero_to_fp32.py + cast")])
 def test_an_export_is_measured_beside_what_one_would_use_instead(tmp_path, capsys, kind, beside):
-    pytest.importorskip("deepspeed")
     assert main(["export", "--parameters", "1e5", "--kind", kind, "--dir", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "export_hf.py" in text and beside in text and "peak MB" in text and "disk reads GB/s" in text

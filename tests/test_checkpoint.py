@@ -8,13 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import tiny
 from tests.ranks import run_ranks
 from tests.test_run import checkpoint_of, losses_of, many_refused, one_run, refused
-from train import checkpoint, places
+from train import checkpoint, manifest, places
 from train.manifest import faults_of
-from train.retention import to_delete
+from train.retention import RetentionError, retain, to_delete
+from train.world import World
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,29 @@ def test_a_file_from_another_step_a_foreign_file_and_a_link_are_found(ground, tm
     assert "a link" in faults_of(copy)[0]
     copy.rename(tmp_path / "step_000009")
     assert "of step 4, in folder step_000009" in faults_of(tmp_path / "step_000009")[0]
+
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def test_a_complete_checkpoint_moved_aside_by_a_save_that_died_is_found_again(ground, tmp_path):
+    for step in (2, 4):
+        shutil.copytree(checkpoint_of(ground, step), tmp_path / f"step_{step:06d}")
+    (tmp_path / "step_000004").rename(tmp_path / "step_000004.tmp-replaced")
+    assert manifest.find(tmp_path, "auto", ALONE) == tmp_path / "step_000004"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000004"]
+
+
+def test_nothing_is_deleted_when_the_newest_checkpoint_does_not_verify(ground, tmp_path):
+    for step in (2, 4, 6):
+        shutil.copytree(checkpoint_of(ground, step), tmp_path / f"step_{step:06d}")
+    newest = tmp_path / "step_000006"
+    flip(newest / "trainer" / "rank_00000_of_00002.safetensors")
+    with pytest.raises(RetentionError, match="step_000006: does not verify after it was written .* no older checkpoint was deleted"):
+        retain(tmp_path, 1, 0, 0, newest, ALONE)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000004", "step_000006"]
+    shutil.copy(checkpoint_of(ground, 6) / "trainer" / "rank_00000_of_00002.safetensors", newest / "trainer")
+    assert retain(tmp_path, 1, 0, 0, newest, ALONE) == [2, 4] and [p.name for p in tmp_path.iterdir()] == ["step_000006"]
 
 
 def run_and_listen(world, recipe_path: Path, overrides: list[str]) -> tuple[str, str]:

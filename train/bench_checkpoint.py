@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train.bench_ranks import BenchError, Watch, give_back, launch, own_memory, timed
-from train.config import Checkpoint, Data, Model, Optim, Recipe, Source
+from train.bench_ranks import BenchError, Watch, give_back, launch, own_memory, small_recipe, timed
+from train.config import Recipe
 
 SLACK = 256 << 20  # what a save may take besides two largest tensors
 
@@ -77,7 +77,7 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     from train.engine import start
     from train.retention import retain
 
-    recipe, root = _recipe(job, world), Path(job["scratch"]) / "checkpoints"
+    recipe, root = small_recipe(job, world), Path(job["scratch"]) / "checkpoints"
     engine, _, _ = start(recipe, world, Path(job["folder"]), 1)
     _step(engine, recipe, world)
     _step(engine, recipe, world)
@@ -117,15 +117,6 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     assert not faults, faults
     got["disk"] = min(timed(lambda: _write_plainly(root / f"plain_{world.rank}", got["bytes"] // world.size), world)[0] for _ in range(2))
     return got
-
-
-def _recipe(job: dict[str, Any], world: Any) -> Recipe:
-    on_cuda = world.device.type == "cuda"
-    return Recipe(
-        name="benchmark", steps=1, tokens_per_step=128 * world.size, micro_batch=1, model=Model(path=job["folder"], dtype=job["dtype"]),
-        data=Data(sources={"made": Source(path=Path("made"))}, seq_len=128), optim=Optim(kernel="auto"), checkpoint=Checkpoint(),
-        deepspeed=Path(job["deepspeed"] or ("ds_configs/zero3.json" if on_cuda else "ds_configs/cpu.json")),
-    )  # fmt: skip
 
 
 def _step(engine: Any, recipe: Recipe, world: Any, saver: Any = None) -> None:

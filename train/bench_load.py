@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.bench_ranks import BenchError, Watch, bytes_read, give_back, launch, own_memory, timed
-from train.config import Checkpoint, Data, Model, Optim, Recipe, Source
+from train.bench_ranks import BenchError, Watch, bytes_read, give_back, launch, own_memory, small_recipe, timed
+from train.config import Recipe
 
 SLACK = 256 << 20  # what a load may take besides the rank's share and 1.5 largest tensors
 OURS, THEIRS, START = "load", "from_pretrained under zero.Init", "start and a step"
@@ -139,7 +139,7 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
 
     import train.engine  # noqa: F401
 
-    recipe, folder = _recipe(job, world), Path(job["folder"])
+    recipe, folder = small_recipe(job, world), Path(job["folder"])
     way: Callable[[], Any] = {
         OURS: lambda: _ours(recipe, folder, world),
         THEIRS: lambda: _theirs(recipe, folder, world),
@@ -175,15 +175,6 @@ def _forget(job: dict[str, Any], world: Any, cold: bool) -> None:
     world.barrier()
 
 
-def _recipe(job: dict[str, Any], world: Any) -> Recipe:
-    on_cuda = world.device.type == "cuda"
-    return Recipe(
-        name="benchmark", steps=1, tokens_per_step=128 * world.size, micro_batch=1, model=Model(path=job["folder"], dtype=job["dtype"]),
-        data=Data(sources={"made": Source(path=Path("made"))}, seq_len=128), optim=Optim(kernel="auto"), checkpoint=Checkpoint(),
-        deepspeed=Path(job["deepspeed"] or ("ds_configs/zero3.json" if on_cuda else "ds_configs/cpu.json")),
-    )  # fmt: skip
-
-
 def _ours(recipe: Recipe, folder: Path, world: Any) -> Any:
     from train import engine, model, weights
 
@@ -214,7 +205,7 @@ def _first_engine(job: dict[str, Any], world: Any) -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = made_models.write(Path(scratch) / "model", made_models.shape_of(1e6, 500), torch.float32)
-        _start(_recipe(job | {"folder": str(folder)}, world), folder, world, 0)
+        _start(small_recipe(job | {"folder": str(folder)}, world), folder, world, 0)
 
 
 def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, Any]:

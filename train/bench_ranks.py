@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.config import ROOT
+from train.config import ROOT, Checkpoint, Data, Model, Optim, Recipe, Source
 
 
 class BenchError(ValueError):
@@ -48,6 +48,16 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def small_recipe(job: dict[str, Any], world: Any) -> Recipe:
+    """A run of one step of a row of 128 tokens a rank, for a job with `folder`, `dtype` and `deepspeed`."""
+    on_cuda = world.device.type == "cuda"
+    return Recipe(
+        name="benchmark", steps=1, tokens_per_step=128 * world.size, micro_batch=1, model=Model(path=job["folder"], dtype=job["dtype"]),
+        data=Data(sources={"made": Source(path=Path("made"))}, seq_len=128), optim=Optim(kernel="auto"), checkpoint=Checkpoint(),
+        deepspeed=Path(job["deepspeed"] or ("ds_configs/zero3.json" if on_cuda else "ds_configs/cpu.json")),
+    )  # fmt: skip
 
 
 class Watch:

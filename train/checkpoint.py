@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from train import manifest, shard_files, trainer_state
-from train.manifest import LATEST, MANIFEST, STATE, faults_of, folder_name, steps_in
+from train.manifest import LATEST, MANIFEST, REPLACED, STATE, faults_of, folder_name, steps_in
 from train.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
 from train.safetensors_writer import Writer
 from train.trainer_state import Slices
@@ -73,17 +73,18 @@ def save(slices: Slices, root: Path, extras: Extras, world: World) -> Path:
     # one name for all ranks
     tmp = root / (name if is_remote(root) else str(world.broadcast(f"{name}.tmp-{secrets.token_hex(4)}")))
     hashes: dict[str, tuple[int, str]] = {}
-    together(lambda: _prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
+    together(lambda: prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
     together(lambda: hashes.update(shard_files.save(slices, tmp, world)), tmp, world)
     if extras.trainer_state:
         together(lambda: hashes.update(trainer_state.save(slices, tmp, world)), tmp, world)
-    together(lambda: hashes.update(_small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world)
+    together(lambda: hashes.update(small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world)
     everything = {k: v for part in world.gather(hashes) for k, v in part.items()}
     together(lambda: _publish(root, tmp, extras.state["step"], everything) if world.rank == 0 else None, tmp, world)
     return root / name
 
 
-def _prepare(slices: Slices, root: Path, tmp: Path, with_trainer: bool) -> None:
+def prepare(slices: Slices, root: Path, tmp: Path, with_trainer: bool) -> None:
+    """Room on the disk, leftovers away, an empty folder to write into."""
     if not is_remote(root):  # a store's folders come with their files
         root.mkdir(parents=True, exist_ok=True)
     clear_leftovers(root)
@@ -108,7 +109,7 @@ def clear_leftovers(root: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
+def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
     """Everything but weights and slices; returns {file: (bytes, sha256)}."""
     texts = companion_files(extras.companions, extras.instead, slices.dtype)
     texts[STATE] = (json.dumps({"format": manifest.FORMAT, **extras.state}, indent=1) + "\n").encode()
@@ -145,7 +146,7 @@ def _publish(root: Path, tmp: Path, step: int, files: dict[str, tuple[int, str]]
         return
     for folder in (tmp / trainer_state.FOLDER, tmp):
         sync(folder)
-    final, replaced = root / name, root / f"{name}.tmp-replaced"
+    final, replaced = root / name, root / f"{name}{REPLACED}"
     if final.exists():  # an older save of this step, damaged or from before a fallback: replaced as a whole
         os.rename(final, replaced)
     try:

@@ -15,6 +15,7 @@ from train.world import World
 
 FORMAT = 1
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
+REPLACED = ".tmp-replaced"  # an older save of a step, moved aside while the new one takes its name
 STEP = re.compile(r"step_(\d{6,})$")
 
 
@@ -96,12 +97,23 @@ def steps_in(root: Path) -> dict[int, Path]:
     return found
 
 
+def put_back_replaced(root: Path) -> None:
+    """A save that died between its two renames left a step without its name: the older save, whole, gets it back."""
+    for left in [] if is_remote(root) else root.glob(f"step_*{REPLACED}"):
+        final = left.with_name(left.name.removesuffix(REPLACED))
+        if not final.exists():
+            os.rename(left, final)
+
+
 def find(root: Path, wanted: str, world: World) -> Path | None:
     """The checkpoint to resume from: the newest that verifies (`auto`), none (`never`), or the one named.
 
     Raises:
         ResumeError: the named one does not verify; or none of several does; or `never` in a run that has some.
     """
+    if world.rank == 0:
+        put_back_replaced(root)
+    world.barrier()
     if wanted == "never":
         if world.broadcast(bool(steps_in(root))):
             raise ResumeError(

@@ -53,10 +53,10 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
     made = [] if is_remote(root) else [p for p in (root, *root.parents) if not p.exists()]
     tmp = root / str(world.broadcast(f"rehearsal.tmp-{secrets.token_hex(4)}"))
     hashes: dict[str, tuple[int, str]] = {}
-    checkpoint.together(lambda: checkpoint._prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
+    checkpoint.together(lambda: checkpoint.prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
     checkpoint.together(lambda: _empty_files(slices, tmp, extras.trainer_state, world), tmp, world)
     checkpoint.together(
-        lambda: hashes.update(checkpoint._small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world
+        lambda: hashes.update(checkpoint.small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world
     )
 
     def close() -> None:

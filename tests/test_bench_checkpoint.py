@@ -1,0 +1,18 @@
+"""launch/benchmark.py checkpoint: real ranks, a small made model."""
+
+import json
+
+from launch.benchmark import main
+
+
+def test_saves_of_both_kinds_are_measured_beside_the_disk(tmp_path, capfd):
+    words = ["checkpoint", "--parameters", "1e6", "--repeats", "1", "--scratch", str(tmp_path), "--json", str(tmp_path / "f.json")]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "f.json").read_text())
+    rows = {row["what"]: row for row in report["rows"]}
+    assert set(rows) == {"disk, write and sync", "save, foreground", "save, behind the steps", "read back and hash"}
+    parameters, nbytes = report["parameters"], rows["save, foreground"]["GB"] * 1e9
+    assert 16 * parameters <= nbytes <= 16 * parameters + 1e6, "fp32 weights, masters and two moments, and small files"
+    assert all(row["seconds"] > 0 for row in rows.values())
+    assert rows["save, behind the steps"]["stalled s"] <= rows["save, behind the steps"]["seconds"]
+    assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
