@@ -30,15 +30,9 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
-    from train import warm_up
+    from train import dtypes, export, export_plan
 
-    with warm_up.reading(warm_up.likely(args.checkpoint)):
-        import torch
-
-        from train import export, export_plan
-
-    torch.set_num_threads(1)  # the work is in a few threads of our own, which torch's would disturb
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[args.dtype]
+    dtype = {"bf16": dtypes.BF16, "fp32": dtypes.FP32}[args.dtype]
     request = export_plan.Request(
         checkpoint=args.checkpoint,
         out=args.out,

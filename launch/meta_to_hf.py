@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.positions < 1:
         parser.error(f"--positions {args.positions}: must be at least 1")
 
-    import torch
     from tqdm import tqdm
 
+    from train.dtypes import BF16, FP16, FP32
     from train.meta_folder import MetaFolderError, convert
     from train.torch_files import TorchFileError
 
-    dtype = {"keep": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[args.dtype]
+    dtype = {"keep": None, "bf16": BF16, "fp16": FP16, "fp32": FP32}[args.dtype]
     begun = time.perf_counter()
     try:
         size = sum(p.stat().st_size for p in args.folder.glob("consolidated.*.pth"))

@@ -83,6 +83,11 @@ def test_a_recipe_is_checked_without_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_model_folders_are_read_and_written_without_torch():
+    code = "import sys; sys.modules['torch'] = None; import train.export, train.meta_folder, train.ds_folder"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_optional_packages_are_imported_nowhere_at_module_level():
     optional = {"flash_attn", "liger_kernel", "triton", "gigatoken"}
     for package in PACKAGES:

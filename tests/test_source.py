@@ -8,11 +8,14 @@ import torch
 
 from tests import tiny
 from tests.test_metrics import ALONE
+from train.dtypes import known
 from train.model import ModelError
-from train.safetensors_io import SafetensorsError, read_header, read_range
+from train.model_folder import WeightsError, read_folder
+from train.safetensors_header import SafetensorsError, read_header
+from train.safetensors_io import read_range
 from train.safetensors_writer import Writer
 from train.source import local_folder, resolve
-from train.weights import WeightsError, checksum, read_folder, slice_range
+from train.weights import checksum, slice_range
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_our_files_are_read_by_safetensors_and_theirs_by_us(tmp_path):
     from safetensors.torch import load_file, save_file
 
     tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "empty": torch.zeros(0, 4)}
-    writer = Writer(tmp_path / "ours", {n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()})
+    writer = Writer(tmp_path / "ours", {n: (known(t.dtype), tuple(t.shape)) for n, t in tensors.items()})
     for name, t in tensors.items():
         writer.stream(name, [t.reshape(-1)])
     nbytes, digest = writer.close()

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.ranks import run_ranks
 from train import weights
-from train.safetensors_io import SafetensorsError, Wanted, read_ahead, read_header
+from train.model_folder import INDEX
+from train.safetensors_header import SafetensorsError, read_header
+from train.safetensors_io import Wanted, read_ahead
 from train.world import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -272,6 +274,6 @@ def test_pickled_weights_are_refused_with_the_remedy(tmp_path):
 
 
 def test_an_index_that_names_a_missing_file_is_refused_on_a_store_too(tmp_path):
-    (tmp_path / weights.INDEX).write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     with pytest.raises(weights.WeightsError, match="gone.safetensors: missing, the index names it"):
         weights.read_folder(Remote(tmp_path))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from train import dtypes
 
 VOCAB = 320
 
@@ -179,3 +182,8 @@ def ground(folder: Path, documents: int = 60, longest: int = 50) -> Path:
     write_shards(folder / "heldout", folder / "model", random_documents(rng, rng.integers(2, longest, 9).tolist()))
     write_recipe(folder)
     return folder
+
+
+def joined(parts: Iterable[np.ndarray], dtype: dtypes.DType) -> torch.Tensor:
+    """The parts of a tensor as one 1-D torch tensor."""
+    return dtypes.tensor(np.concatenate([np.empty(0, dtype.array), *(part.copy() for part in parts)]), dtype)

@@ -63,11 +63,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
     from train import export_plan
+    from train.dtypes import BF16
 
-    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=torch.bfloat16, config=args.config)
+    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=BF16, config=args.config)
     ready = export_plan.prepare(request)
     parameters = sum(t.numel for t in ready.tensors.values())
     is_deepspeed = not ready.sources[0].stored
@@ -225,6 +224,7 @@ def _make_ours(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
     import torch
 
+    from train.dtypes import BF16
     from train.safetensors_writer import Writer
 
     block = torch.randn(BLOCK // 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
@@ -233,7 +233,7 @@ def _make_ours(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     files: dict[str, tuple[int, str]] = {}
     for i, half in enumerate(halves):
         file = f"model-{i + 1:05d}-of-00002.safetensors"
-        writer = Writer(folder / file, {n: (torch.bfloat16, shapes[n]) for n in half})
+        writer = Writer(folder / file, {n: (BF16, shapes[n]) for n in half})
         for name in half:
             count = math.prod(shapes[name])
             writer.stream(name, (block[: min(len(block), count - at)] for at in range(0, count, len(block))))

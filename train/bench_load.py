@@ -59,7 +59,7 @@ def _made(args: argparse.Namespace, scratch: Path) -> Path:
 
 
 def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    from train.weights import read_folder
+    from train.model_folder import read_folder
 
     entries = read_folder(folder)
     files = sorted({e.file for e in entries.values()})

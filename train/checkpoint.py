@@ -25,20 +25,15 @@ from typing import Any
 
 import torch
 
-from train import manifest, shard_files, trainer_state
-from train.manifest import LATEST, MANIFEST, REPLACED, STATE, faults_of, folder_name, steps_in
+from train import manifest, model_folder, shard_files, trainer_state
+from train.dtypes import known
+from train.manifest import LATEST, MANIFEST, REPLACED, STATE, folder_name, steps_in
 from train.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
 from train.safetensors_writer import Writer
 from train.trainer_state import Slices
-from train.weights import INDEX
 from train.world import World
 
 PROBE = "trainer/probe.safetensors"
-# what a model folder needs besides weights, so that transformers opens a checkpoint and chat templates travel along
-COMPANIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
-)  # fmt: skip
 
 
 class CheckpointError(RuntimeError):
@@ -111,28 +106,20 @@ def clear_leftovers(root: Path) -> None:
 
 def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
     """Everything but weights and slices; returns {file: (bytes, sha256)}."""
-    texts = companion_files(extras.companions, extras.instead, slices.dtype)
+    texts = model_folder.companion_files(extras.companions, extras.instead, known(slices.dtype))
     texts[STATE] = (json.dumps({"format": manifest.FORMAT, **extras.state}, indent=1) + "\n").encode()
     if extras.trainer_state:
         texts[trainer_state.INDEX] = trainer_state.index_text(slices, size).encode()
     numels, itemsize = slices.numels, slices.dtype.itemsize
-    files = shard_files.plan_files(numels, itemsize, size)
-    texts[INDEX] = shard_files.index_text(files, numels, itemsize).encode()
+    files = model_folder.plan_files(numels, itemsize, size)
+    texts[model_folder.INDEX] = model_folder.index_text(files, numels, itemsize).encode()
     hashes = {name: write_small(tmp / name, content) for name, content in texts.items()}
     if extras.probe:
-        writer = Writer(tmp / PROBE, {n: (t.dtype, tuple(t.shape)) for n, t in extras.probe.items()})
+        writer = Writer(tmp / PROBE, {n: (known(t.dtype), tuple(t.shape)) for n, t in extras.probe.items()})
         for n, t in extras.probe.items():
             writer.stream(n, [t.reshape(-1)])
         hashes[PROBE] = writer.close()
     return hashes
-
-
-def companion_files(companions: Path, instead: dict[str, str], dtype: torch.dtype) -> dict[str, bytes]:
-    """Config, tokenizer and chat template of a model folder, as they go into a checkpoint."""
-    files = {name: (companions / name).read_bytes() for name in COMPANIONS if (companions / name).is_file()}
-    files |= {name: text.encode() for name, text in instead.items()}
-    files["config.json"] = config_text(files["config.json"], dtype).encode()
-    return files
 
 
 def _publish(root: Path, tmp: Path, step: int, files: dict[str, tuple[int, str]]) -> None:
@@ -201,18 +188,3 @@ def require_space(root: Path, wanted: int) -> None:
     free = free_bytes(root)
     if free is not None and free < wanted * 1.01:
         raise OSError(errno.ENOSPC, f"a checkpoint takes {wanted / 1e9:.2f} GB, {root} has {free / 1e9:.2f} GB free")
-
-
-def config_text(config: bytes, dtype: torch.dtype) -> str:
-    """config.json, saying the dtype the weights have here."""
-    values = json.loads(config)
-    values.pop("torch_dtype", None)
-    values["dtype"] = str(dtype).removeprefix("torch.")
-    return json.dumps(values, indent=2) + "\n"
-
-
-def fix_config(folder: Path, dtype: torch.dtype) -> None:
-    (folder / "config.json").write_text(config_text((folder / "config.json").read_bytes(), dtype))
-
-
-__all__ = ["COMPANIONS", "CheckpointError", "Extras", "MANIFEST", "STATE", "faults_of", "fix_config", "save", "sync"]

@@ -11,17 +11,17 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from train.ds_masters import DsFolderError, Partition, Tape, place_of, read_partition
 from train.ds_states import Files, States, is_states_file, list_files, read_states
 from train.ds_universal import universal_runs
+from train.dtypes import FP32, DType, cast
+from train.model_folder import HARMLESS
 from train.tensor_stream import Tensor
 from train.torch_files import Reader, Run, TorchFileError
-from train.weights import HARMLESS
 
 _PROBE = 64  # elements at either end of a tensor
 _TAG = re.compile(r"[^/\\\0]{1,255}")
@@ -36,7 +36,7 @@ def looks_like(folder: Path) -> bool:
     return any(_said(folder / name).startswith("global_step") for name in ("latest", "latest_universal") if (folder / name).is_file())
 
 
-def tensors_of(folder: Path, tag: str | None, wanted: torch.dtype) -> dict[str, Tensor]:
+def tensors_of(folder: Path, tag: str | None, wanted: DType) -> dict[str, Tensor]:
     """Every tensor of a checkpoint by its Hugging Face name, in the dtype it is kept in: fp32 masters where there are some.
 
     A name that shares another's values is the very same Tensor object.
@@ -123,13 +123,13 @@ def _read_partitions(place: Path, files: Files, states: States, reader: Reader) 
     return partitions
 
 
-def _without_masters(place: Path, states: States, wanted: torch.dtype) -> dict[str, list[Run]]:
+def _without_masters(place: Path, states: States, wanted: DType) -> dict[str, list[Run]]:
     """Trained parameters of a run whose optimizer files are not there: the engine's own weights, where they say the same."""
     if states.shapes is None:
         return {}  # no ZeRO: the module is all there is
     names = [n for group in states.shapes for n in group]
     kept = {states.module[n].dtype for n in names if n in states.module}
-    if states.stage3 or not kept <= {wanted, torch.float32}:
+    if states.stage3 or not kept <= {wanted, FP32}:
         raise DsFolderError(
             f"{place}: has no *_optim_states.pt, which hold the fp32 masters; copy them from where they were saved"
             + ("" if states.stage3 else f", or ask for the dtype of the weights that are here ({', '.join(map(str, kept))})")
@@ -145,17 +145,21 @@ def _check_agreement(place: Path, states: States, trained: dict[str, list[Run]],
     """
     for name, runs in trained.items():
         weight = states.module.get(name)
-        if states.stage3 or weight is None or weight.numel != sum(r.count for r in runs):
+        if states.stage3 or weight is None or not weight.numel or weight.numel != sum(r.count for r in runs):
             continue
         near = min(_PROBE, weight.numel)
         for at in {0, weight.numel - near}:
-            ours = torch.cat([p.clone() for p in reader.pieces(_cut(runs, at, at + near))]) if near else torch.empty(0)
-            theirs = torch.cat([p.clone() for p in reader.pieces([weight.run(at, at + near)])]) if near else torch.empty(0)
-            if not torch.allclose(ours.to(theirs.dtype), theirs, rtol=0, atol=0, equal_nan=True):
+            ours, theirs = _values(reader, _cut(runs, at, at + near)), _values(reader, [weight.run(at, at + near)])
+            rounded = cast(cast(ours, runs[0].dtype, weight.dtype), weight.dtype, FP32)
+            if not np.array_equal(rounded, cast(theirs, weight.dtype, FP32), equal_nan=True):
                 raise DsFolderError(
                     f"{place}: the fp32 master of {name} is not what the engine's weights in {states.file.name} are; files of two saves are"
                     " mixed, or the universal folder was made of a run with round_robin_gradients: export the original folder"
                 )
+
+
+def _values(reader: Reader, runs: list[Run]) -> np.ndarray:
+    return np.concatenate([piece.copy() for piece in reader.pieces(runs)])
 
 
 def _cut(runs: list[Run], first: int, stop: int) -> list[Run]:
@@ -198,16 +202,10 @@ def _assemble(place: Path, states: States, trained: dict[str, list[Run]], reader
         raise DsFolderError(
             f"{place}: {adapter} is an adapter's (LoRA); merge it into its model with peft first, whole models are exported"
         )
-    tensors = {
-        name: Tensor(shapes[name], functools.partial(_parts, reader, parts)) for name, parts in runs.items() if parts or not shapes[name]
-    }
+    tensors = {name: Tensor(shapes[name], parts[0].dtype, functools.partial(reader.pieces, parts)) for name, parts in runs.items() if parts}
     tensors |= {name: tensors[target] for name, target in states.shared.items()}
     order = [*(n for n in states.module if n in tensors), *(n for n in tensors if n not in states.module)]
     return {renamed: tensors[name] for name, renamed in _plain_names(place, order).items()}
-
-
-def _parts(reader: Reader, runs: list[Run]) -> Iterator[torch.Tensor]:
-    return reader.pieces(runs)
 
 
 def _frozen(states: States) -> dict[str, list[Run]]:

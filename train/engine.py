@@ -19,6 +19,7 @@ from torch import nn
 from train import model as model_room
 from train import weights
 from train.config import Recipe, RecipeError, find_file
+from train.model_folder import WeightsError
 from train.world import World
 
 # key of a DeepSpeed JSON -> what the recipe calls it
@@ -268,7 +269,7 @@ def start(
     parameters, tied = model_room.parameters_by_name(model), tied_names(model)
     loaded = weights.load(parameters, tied, folder, world)
     if recipe.model.fingerprint and recipe.model.fingerprint != loaded.fingerprint:
-        raise weights.WeightsError(
+        raise WeightsError(
             f"{folder}: the weights add up to fingerprint {loaded.fingerprint}, model.fingerprint={recipe.model.fingerprint}; "
             "this is another model, or a damaged copy: fetch it again, or correct the recipe"
         )

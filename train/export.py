@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from train import export_companions, weights
+from train import export_companions
+from train.dtypes import DType, cast, is_finite
 from train.export_plan import Prepared, Request, Shard, identity, prepare
 from train.export_source import ExportError, Source
 from train.export_stage import Stage
+from train.model_folder import INDEX, read_folder
 from train.model_shapes import Described
 from train.safetensors_writer import Writer
 from train.tensor_stream import Ahead, ReadError, Tensor
@@ -81,14 +82,14 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
     card = export_companions.model_card(request.checkpoint, request.dtype, ready.made_of)
     small = export_companions.copy(ready.companions, stage.folder, request.dtype, card)
     index = {"metadata": {"total_size": nbytes}, "weight_map": {n: s.name for s in ready.shards for n in s.tensors}}
-    (stage.folder / weights.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (stage.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     _read_back(stage.folder, ready.model, request.dtype)
     judge(stage.folder)
-    stage.publish([*small, weights.INDEX], {"made_of": ready.made_of or [s.kind for s in ready.sources]})
+    stage.publish([*small, INDEX], {"made_of": ready.made_of or [s.kind for s in ready.sources]})
     return Made(len(ready.tensors), ", ".join(dict.fromkeys(s.kind for s in ready.sources)), nbytes, len(kept), tuple(ready.remarks))
 
 
-def _write_shards(shards: list[Shard], ready: Prepared, dtype: torch.dtype, stage: Stage, progress: Progress) -> None:
+def _write_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
     """Write the files one after another; each is synced and recorded while the next one is written."""
     stream = (_cast(ready.tensors[name], name, dtype) for shard in shards for name in shard.tensors)
     finishing: list[Future] = []
@@ -125,30 +126,24 @@ def _header_bytes(path: Path) -> bytes:
         return length + f.read(int.from_bytes(length, "little"))
 
 
-def _cast(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    def parts() -> Iterator[torch.Tensor]:
+def _cast(tensor: Tensor, name: str, dtype: DType) -> Tensor:
+    def parts() -> Iterator[np.ndarray]:
         for part in tensor.parts():
-            yield _finite(part.to(dtype), name)
+            rounded = cast(part, tensor.dtype, dtype)
+            if not is_finite(rounded, dtype):
+                raise ExportError(f"{name}: holds values that are not finite; this checkpoint must not be published, take an earlier one")
+            yield rounded
 
-    return Tensor(tensor.shape, parts)
-
-
-def _finite(part: torch.Tensor, name: str) -> torch.Tensor:
-    if not part.numel():
-        return part
-    low, high = torch.aminmax(part)  # hands NaN on, and is 20 times faster than isfinite on 16-bit values
-    if not math.isfinite(low) or not math.isfinite(high):
-        raise ExportError(f"{name}: holds values that are not finite; this checkpoint must not be published, take an earlier one")
-    return part
+    return Tensor(tensor.shape, dtype, parts)
 
 
-def _read_back(folder: Path, model: Described, dtype: torch.dtype) -> None:
+def _read_back(folder: Path, model: Described, dtype: DType) -> None:
     """Open what was written as any reader would, and hold it against the config.
 
     Raises:
         OSError: it is not what was written.
     """
-    entries = weights.read_folder(folder)
+    entries = read_folder(folder)
     shapes = {name: tuple(entry.shape) for name, entry in entries.items()}
     if shapes != model.shapes or {e.dtype for e in entries.values()} != {dtype}:
         raise OSError(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from train import checkpoint
+from train import model_folder
+from train.dtypes import DType
 from train.export_source import ExportError
 from train.manifest import STATE
 from train.model_shapes import EMBEDDING, Described, read_config
@@ -110,20 +108,19 @@ def generation_faults(file: Path) -> list[str]:
 
 def fingerprints(folder: Path) -> dict[str, str]:
     """sha256 of each companion file there is."""
-    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in checkpoint.COMPANIONS if (folder / n).is_file()}
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in model_folder.COMPANIONS if (folder / n).is_file()}
 
 
-def copy(folder: Path, out: Path, dtype: torch.dtype, card: str) -> list[str]:
+def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
     """Write the companions and README.md; returns their names."""
-    names = [n for n in checkpoint.COMPANIONS if (folder / n).is_file()]
-    for name in names:
-        shutil.copyfile(folder / name, out / name)
-    checkpoint.fix_config(out, dtype)
+    files = model_folder.companion_files(folder, {}, dtype)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
     (out / "README.md").write_text(card, encoding="utf-8")
-    return [*names, "README.md"]
+    return [*files, "README.md"]
 
 
-def model_card(folder: Path, dtype: torch.dtype, made_of: list[str]) -> str:
+def model_card(folder: Path, dtype: DType, made_of: list[str]) -> str:
     """README.md of an export: what it was made from, by which recipe, and how far.
 
     Args:
@@ -135,13 +132,13 @@ def model_card(folder: Path, dtype: torch.dtype, made_of: list[str]) -> str:
     if made_of:
         lines += ["Made of:", "", *(f"- {line}" for line in made_of), ""]
     if not is_ours:
-        return "\n".join([*lines, f"Weights in {_name(dtype)}.", ""])
+        return "\n".join([*lines, f"Weights in {dtype}.", ""])
     state = json.loads((folder / STATE).read_text())
     lines += ["Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents).", "", "| | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {k} | {v} |" for k, v in _facts(state, dtype).items()), ""])
 
 
-def _facts(state: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
+def _facts(state: dict[str, Any], dtype: DType) -> dict[str, str]:
     recipe = state["recipe"]
     optim, sources = recipe["optim"], recipe["data"]["sources"]
     facts = {
@@ -149,13 +146,9 @@ def _facts(state: dict[str, Any], dtype: torch.dtype) -> dict[str, str]:
         "training": f"{state['step']:,} steps, {state['tokens']:,} tokens, {recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
         "sources": ", ".join(f"{n}{'' if s['weight'] is None else ' ' + format(s['weight'], 'g')}" for n, s in sources.items()),
         "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",
-        "weights": _name(dtype),
+        "weights": dtype.name,
         "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
     }
     if state.get("heldout_loss") is not None:
         facts["held-out perplexity"] = f"{math.exp(state['heldout_loss']):.3f} (mean over held-out sources of the loss)"
     return facts
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from train import export_companions, merge
+from train.dtypes import FP32, DType
 from train.export_source import ExportError, Source, fit, open_source
 from train.manifest import steps_in
+from train.model_folder import plan_files
 from train.model_shapes import Described, described
-from train.safetensors_io import read_header
+from train.safetensors_header import read_header
 from train.tensor_stream import Tensor
 
 MAX_SHARD_BYTES = 5 << 30
@@ -29,7 +29,7 @@ class Request:
 
     checkpoint: Path
     out: Path
-    dtype: torch.dtype
+    dtype: DType
     config: Path | None = None
     tag: str | None = None
     merge: tuple[tuple[Path, float], ...] = ()
@@ -71,7 +71,7 @@ def prepare(request: Request) -> Prepared:
     """
     several = bool(request.merge or request.average)
     # sums are made of fp32 masters where there are some, and rounded once
-    wanted = torch.float32 if several else request.dtype
+    wanted = FP32 if several else request.dtype
     folders = _steps(request) if request.average else [request.checkpoint]
     if sum(weight for _, weight in request.merge) > 1 + 1e-9 or any(not 0 < weight <= 1 for _, weight in request.merge):
         raise ExportError(f"--merge: weights are {[w for _, w in request.merge]}; each lies above 0, and together they are at most 1")
@@ -113,7 +113,7 @@ def _steps(request: Request) -> list[Path]:
     return [there[step] for step in steps]
 
 
-def _copies(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype) -> list[Shard] | None:
+def _copies(source: Source, tensors: dict[str, Tensor], dtype: DType) -> list[Shard] | None:
     """One copy of each file, when files and wanted dtype are alike; else None."""
     layout = source.layout()
     if layout is None or set(source.stored.values()) != {dtype} or set(tensors) != set(source.tensors):
@@ -127,26 +127,18 @@ def _copies(source: Source, tensors: dict[str, Tensor], dtype: torch.dtype) -> l
     ]
 
 
-def _planned(tensors: dict[str, Tensor], dtype: torch.dtype) -> list[Shard]:
+def _planned(tensors: dict[str, Tensor], dtype: DType) -> list[Shard]:
     """Files of at most MAX_SHARD_BYTES, in the tensors' order."""
-    groups: list[tuple[list[str], int]] = [([], 0)]
-    for name, tensor in tensors.items():
-        names, held = groups[-1]
-        nbytes = tensor.numel * dtype.itemsize
-        if names and held + nbytes > MAX_SHARD_BYTES:
-            groups.append(([name], nbytes))
-        else:
-            names.append(name)
-            groups[-1] = (names, held + nbytes)
-    count = len(groups)
-    return [Shard(f"model-{i + 1:05d}-of-{count:05d}.safetensors", tuple(n), b) for i, (n, b) in enumerate(groups)]
+    numels = {name: tensor.numel for name, tensor in tensors.items()}
+    files = plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
+    return [Shard(f.name, f.tensors, sum(numels[n] for n in f.tensors) * dtype.itemsize) for f in files]
 
 
 def identity(request: Request, ready: Prepared) -> dict[str, object]:
     """What must be the same for an interrupted export to go on."""
     return {
         "version": VERSION,
-        "dtype": str(request.dtype).removeprefix("torch."),
+        "dtype": request.dtype.name,
         "sources": [source.identity for source in ready.sources],
         "merge": [weight for _, weight in request.merge],
         "average": sorted(set(request.average)),

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from train import weights
+from train.dtypes import FP32, DType
 from train.manifest import MANIFEST, STATE, faults_of
 from train.merge import aligned
+from train.model_folder import HARMLESS, read_folder
 from train.model_shapes import Described
-from train.safetensors_io import Entry, SafetensorsError, read_header
+from train.safetensors_header import Entry, SafetensorsError, read_header
 from train.tensor_stream import Extent, Files, Tensor
 
 TRAINER_INDEX = "trainer/index.json"
@@ -39,7 +40,7 @@ class Source:
     tensors: dict[str, Tensor]
     files: Files
     identity: dict[str, object]
-    stored: dict[str, torch.dtype] = field(default_factory=dict)
+    stored: dict[str, DType] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
     def layout(self) -> dict[Path, list[str]] | None:
@@ -52,7 +53,7 @@ class Source:
         return {file: [name for _, name in sorted(rows)] for file, rows in files.items()}
 
 
-def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> Source:
+def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
     """The tensors of a model; with wanted=fp32 they come from the fp32 masters where there are some.
 
     Raises:
@@ -68,7 +69,7 @@ def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> So
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
         return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(place, place.rglob("*.pt")))
-    entries = _of_the_model(weights.read_folder(folder))
+    entries = _of_the_model(read_folder(folder))
     files = Files()
     return Source(
         folder,
@@ -80,7 +81,7 @@ def open_source(folder: Path, wanted: torch.dtype, tag: str | None = None) -> So
     )
 
 
-def _ours(folder: Path, wanted: torch.dtype) -> Source:
+def _ours(folder: Path, wanted: DType) -> Source:
     # a part beyond the last file: sizes and the manifest are checked now, contents while they are read
     if faults := faults_of(folder.resolve(), (sys.maxsize, sys.maxsize)):
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
@@ -89,8 +90,8 @@ def _ours(folder: Path, wanted: torch.dtype) -> Source:
     for name in sorted(n for n in recorded if not n.endswith(".safetensors")):
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != recorded[name]:
             raise ExportError(f"{folder}: damaged, not exported:\n  - {name}: its content has changed since it was written")
-    entries = _of_the_model(weights.read_folder(folder))
-    if wanted == torch.float32 and TRAINER_INDEX in recorded and any(e.dtype != wanted for e in entries.values()):
+    entries = _of_the_model(read_folder(folder))
+    if wanted is FP32 and TRAINER_INDEX in recorded and any(e.dtype != wanted for e in entries.values()):
         pieces = _masters(folder, entries)
     else:
         pieces = {name: [entry] for name, entry in entries.items()}
@@ -117,7 +118,7 @@ def _masters(folder: Path, entries: dict[str, Entry]) -> dict[str, list[Entry]]:
     found = {}
     for name, entry in entries.items():
         rows = [rank[f"master/{name}"] for rank in ranks if f"master/{name}" in rank]
-        if len(rows) != size or sum(r.numel for r in rows) != entry.numel:
+        if len(rows) != size or sum(r.numel for r in rows) != entry.numel or any(r.dtype is not FP32 for r in rows):
             raise SafetensorsError(
                 f"{folder}/trainer: the fp32 masters of {name} are not complete; export --dtype bf16, or take another step"
             )
@@ -126,7 +127,7 @@ def _masters(folder: Path, entries: dict[str, Entry]) -> dict[str, list[Entry]]:
 
 
 def _of_the_model(entries: dict[str, Entry]) -> dict[str, Entry]:
-    kept = {n: e for n, e in entries.items() if not weights.HARMLESS.search(n)}
+    kept = {n: e for n, e in entries.items() if not HARMLESS.search(n)}
     for name, entry in kept.items():
         if not entry.dtype.is_floating_point:
             raise ExportError(f"{entry.file}: {name} is {entry.dtype}; quantized weights cannot be exported, take the original ones")
@@ -174,4 +175,4 @@ def fit(source: Source, model: Described) -> dict[str, Tensor]:
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one is other or (one.extents is not None and one.extents == other.extents):
         return True
-    return all(torch.equal(a, b) for a, b in zip(aligned(one), aligned(other), strict=True))
+    return all(np.array_equal(a, b) for a, b in zip(aligned(one), aligned(other), strict=True))

@@ -7,7 +7,6 @@ size and hash. The same command finds it again and keeps the finished files that
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -15,8 +14,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from train.checkpoint import sync
 from train.export_source import ExportError
+from train.places import sha256, sync
 
 PLAN, RECORD = "plan.json", "export.json"
 PARTIAL = ".part"
@@ -107,7 +106,7 @@ class Stage:
         files = dict(self.done)
         for name in small:
             sync(self.folder / name)
-            files[name] = ((self.folder / name).stat().st_size, _sha256(self.folder / name))
+            files[name] = ((self.folder / name).stat().st_size, sha256(self.folder / name))
         self._durably(RECORD, {**record, "request": self.request, "files": _rows(files)})
         (self.folder / PLAN).unlink()
         sync(self.folder)
@@ -133,11 +132,6 @@ def _rows(files: dict[str, tuple[int, str]]) -> dict[str, dict[str, object]]:
 
 def _is(path: Path, nbytes: int, digest: str) -> bool:
     try:
-        return not path.is_symlink() and path.stat().st_size == nbytes and _sha256(path) == digest
+        return not path.is_symlink() and path.stat().st_size == nbytes and sha256(path) == digest
     except OSError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train import weights
 from train.checkpoint import PROBE
+from train.dtypes import BF16, FP32, in_torch
 from train.export_source import ExportError
 from train.manifest import MANIFEST, STATE
+from train.model_folder import read_folder
 from train.model_shapes import described
-from train.safetensors_io import Entry, read_header, read_range
+from train.safetensors_header import Entry, read_header
+from train.safetensors_io import read_range
 
 if TYPE_CHECKING:
     from train.export_plan import Request
@@ -69,7 +71,7 @@ def probe_of(request: Request) -> Probe:
     entries = read_header(file)
     tokens, logits = (_read(entries[name]) for name in ("tokens", "logits"))
     engine_dtype = json.loads((folder / STATE).read_text())["recipe"]["model"]["dtype"]
-    return Probe(tokens, logits, engine_dtype, {torch.bfloat16: "bf16", torch.float32: "fp32"}[request.dtype])
+    return Probe(tokens, logits, engine_dtype, {BF16: "bf16", FP32: "fp32"}[request.dtype])
 
 
 def compare(probe: Probe, folder: Path) -> str:
@@ -109,7 +111,7 @@ def run(folder: Path, tokens: torch.Tensor, room: int | None = None) -> tuple[to
     Args:
         room: bytes the weights may take; more than that, and each module's weights are read when it runs (default: half of what is free).
     """
-    entries = weights.read_folder(folder)
+    entries = read_folder(folder)
     needed = 4 * sum(entry.numel for entry in entries.values())
     if room is None:
         import psutil
@@ -161,7 +163,7 @@ def _lend(module: torch.nn.Module, own: dict[str, Entry]) -> None:
 
 
 def _read(entry: Entry) -> torch.Tensor:
-    value = torch.empty(entry.numel, dtype=entry.dtype)
+    value = torch.empty(entry.numel, dtype=in_torch(entry.dtype))
     for at, piece in read_range(entry, 0, entry.numel):
         value[at : at + piece.numel()] = piece
     return value.view(entry.shape)

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from data_tools.shards import Shards, tokenizer_fingerprint
-from train import checkpoint, heldout, manifest, memory_plan, probe, rehearsal, resume, run_lock, trainer_state, weights
+from train import checkpoint, heldout, manifest, memory_plan, model_folder, probe, rehearsal, resume, run_lock, trainer_state
 from train.background import Keep, Saver
 from train.chat_format import ChatFormat
 from train.config import Recipe
@@ -62,7 +62,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     if saved:
         _require_same_recipe(saved["recipe"], recipe, found, world)
     source = found or resolve(recipe.model.path, world)
-    folder = local_copy(source, checkpoint.COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(source) else source
+    folder = local_copy(source, model_folder.COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(source) else source
     shards, heldout_shards = _open_data(recipe, folder, world)
     chat = ChatFormat.of(shards.values())
     dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
@@ -264,7 +264,7 @@ def _require_same_recipe(old: dict[str, Any], recipe: Recipe, found: Path, world
 def _require_sane_start(recipe: Recipe, state: TrainState) -> None:
     limit = recipe.model.max_start_loss
     if limit is not None and state.heldout_loss is not None and not state.heldout_loss <= limit:
-        raise weights.WeightsError(
+        raise model_folder.WeightsError(
             f"{recipe.model.path}: held-out loss before training is {state.heldout_loss:.3f}, model.max_start_loss={limit}; the weights are not what they "
             "should be, or the text is of another kind. Check the model folder and its tokenizer"
         )

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from train.dtypes import known
+from train.model_folder import INDEX, plan_files
 from train.safetensors_writer import Writer
-from train.shard_files import plan_files
-from train.weights import INDEX
 
 VOCABULARY, PIECE = 32000, 1 << 22
 
@@ -48,7 +48,7 @@ def write(folder: Path, shape: dict[str, Any], dtype: torch.dtype, max_shard_byt
     block = torch.randn(PIECE, generator=torch.Generator().manual_seed(seed)) * 0.02
     weight_map = {}
     for file in plan_files(numels, dtype.itemsize, 1, max_shard_bytes):
-        writer = Writer(folder / file.name, {n: (dtype, shapes[n]) for n in file.tensors})
+        writer = Writer(folder / file.name, {n: (known(dtype), shapes[n]) for n in file.tensors})
         for number, name in enumerate(file.tensors):
             writer.stream(name, _values(block, numels[name], len(shapes[name]), len(weight_map) + number, dtype))
         writer.close()

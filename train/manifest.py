@@ -8,10 +8,12 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from train.places import as_os_errors, is_remote, place, sha256, write_durably
-from train.world import World
+
+if TYPE_CHECKING:
+    from train.world import World
 
 FORMAT = 1
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 
+from train.dtypes import FP32, cast
 from train.tensor_stream import CHUNK_BYTES, Tensor
 
 ELEMENTS = CHUNK_BYTES // 4
@@ -22,27 +23,26 @@ def mean(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _combined(rows: list[tuple[float, Tensor]], count: int) -> Tensor:
-    def parts() -> Iterator[torch.Tensor]:
+    def parts() -> Iterator[np.ndarray]:
         for chunks in zip(*(aligned(tensor) for _, tensor in rows), strict=True):
-            total: torch.Tensor | None = None
+            total: np.ndarray | None = None
             for (weight, _), chunk in zip(rows, chunks, strict=True):
-                # product and sum apart: a fused one would round differently at the end of a chunk than inside it
-                term = chunk * weight
-                total = term if total is None else total.add_(term)
+                term = chunk * np.float32(weight)
+                total = term if total is None else np.add(total, term, out=total)
             assert total is not None
-            yield total.div_(count) if count > 1 else total
+            yield np.divide(total, np.float32(count), out=total) if count > 1 else total
 
     assert len({tensor.shape for _, tensor in rows}) == 1, rows
-    return Tensor(rows[0][1].shape, parts)
+    return Tensor(rows[0][1].shape, FP32, parts)
 
 
-def aligned(tensor: Tensor) -> Iterator[torch.Tensor]:
+def aligned(tensor: Tensor) -> Iterator[np.ndarray]:
     """The elements in fp32, cut at multiples of ELEMENTS wherever the parts were cut; each valid until the next."""
-    buffer, filled = torch.empty(min(ELEMENTS, tensor.numel)), 0
+    buffer, filled = np.empty(min(ELEMENTS, tensor.numel), np.float32), 0
     for part in tensor.parts():
-        while part.numel():
-            count = min(part.numel(), ELEMENTS - filled)
-            buffer[filled : filled + count].copy_(part[:count])
+        while len(part):
+            count = min(len(part), ELEMENTS - filled)
+            cast(part[:count], tensor.dtype, FP32, buffer[filled : filled + count])
             part, filled = part[count:], filled + count
             if filled == ELEMENTS:
                 yield buffer

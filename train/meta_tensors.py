@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
+from train.dtypes import DType
 from train.tensor_stream import Tensor
 from train.torch_files import Reader, StoredTensor, read_torch_file
 
@@ -89,7 +90,7 @@ _DEFAULTS = {"dim": None, "n_heads": None, "n_layers": None, "multiple_of": 256,
 _WHOLE = ("dim", "n_heads", "n_layers", "multiple_of", "vocab_size")
 
 
-def tensors_of(folder: Path, params: Params) -> tuple[dict[str, Tensor], torch.dtype]:
+def tensors_of(folder: Path, params: Params) -> tuple[dict[str, Tensor], DType]:
     """Every tensor by its Hugging Face name, streamed from byte ranges, and the dtype they are stored in.
 
     Raises:
@@ -118,6 +119,9 @@ def tensors_of(folder: Path, params: Params) -> tuple[dict[str, Tensor], torch.d
         if len({t.dtype for t in tensors.values()} | {t.dtype for t in first.values()}) != 1:
             raise MetaFolderError(f"{path}: holds several dtypes, or another than {files[0].name}; files of two models are mixed")
     reader, found = Reader(), {}
+    dtype = next(iter(first.values())).dtype
+    if not dtype.is_floating_point:
+        raise MetaFolderError(f"{files[0]}: holds {dtype}; quantized weights are not converted, fetch the original ones")
     vocab = sum(p["tok_embeddings.weight"].shape[0] for p in parts) if _by_rows(first, params, slices) else None
     for name, (renamed, kind) in _plan(params).items():
         if name not in first:
@@ -133,12 +137,9 @@ def tensors_of(folder: Path, params: Params) -> tuple[dict[str, Tensor], torch.d
                 )
         if joined == "whole":
             _same(reader, pieces, name)
-        found[renamed] = Tensor(shape, functools.partial(_STREAMS[joined], reader, pieces, params.dim // params.heads))
+        found[renamed] = Tensor(shape, dtype, functools.partial(_STREAMS[joined], reader, pieces, params.dim // params.heads))
     if extra := sorted(set(first) - set(_plan(params))):
         raise MetaFolderError(f"{files[0]}: {extra[0]} is nothing params.json's model has; fetch both again")
-    dtype = next(iter(first.values())).dtype
-    if not dtype.is_floating_point:
-        raise MetaFolderError(f"{files[0]}: holds {dtype}; quantized weights are not converted, fetch the original ones")
     return found, dtype
 
 
@@ -201,43 +202,43 @@ def _cut(shape: tuple[int, ...], kind: str, slices: int) -> tuple[int, ...]:
 # -- streams: pieces of the whole tensor, in order ------------------------------------------------------------------
 
 
-def _whole(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[torch.Tensor]:
+def _whole(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     return reader.pieces([parts[0].run(0, parts[0].numel)])
 
 
-def _rows(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[torch.Tensor]:
+def _rows(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     return reader.pieces([p.run(0, p.numel) for p in parts])
 
 
-def _columns(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[torch.Tensor]:
+def _columns(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     rows, width = parts[0].shape[0], sum(p.shape[1] for p in parts)
     at_once = max(1, reader.piece_bytes // parts[0].dtype.itemsize // width)
     for first in range(0, rows, at_once):
         stop = min(first + at_once, rows)
-        yield torch.cat([_block(reader, p, first, stop) for p in parts], dim=1).view(-1)
+        yield np.concatenate([_block(reader, p, first, stop) for p in parts], axis=1).reshape(-1)
 
 
-def _turned(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[torch.Tensor]:
+def _turned(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     """Row i of half h of a head, in transformers' order, is Meta's row 2i + h."""
     for part in parts:
         for first in range(0, part.shape[0], head):
             block = _block(reader, part, first, first + head)
-            yield block.view(head // 2, 2, -1).transpose(0, 1).reshape(-1)
+            yield block.reshape(head // 2, 2, -1).swapaxes(0, 1).reshape(-1)
 
 
-def _block(reader: Reader, part: StoredTensor, first: int, stop: int) -> torch.Tensor:
+def _block(reader: Reader, part: StoredTensor, first: int, stop: int) -> np.ndarray:
     """(stop - first, columns): rows of a part."""
     pieces = list(reader.pieces([part.run(first * part.shape[1], stop * part.shape[1])]))
-    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(stop - first, part.shape[1])
+    return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(stop - first, part.shape[1])
 
 
 _STREAMS = {"whole": _whole, "rows": _rows, "columns": _columns, "turned": _turned}
 
 
 def _same(reader: Reader, parts: list[StoredTensor], name: str) -> None:
-    kept = torch.cat([p.clone() for p in _whole(reader, parts, 0)])
+    kept = np.concatenate([p.copy() for p in _whole(reader, parts, 0)])
     for part in parts[1:]:
-        if not torch.equal(torch.cat([p.clone() for p in _whole(reader, [part], 0)]), kept):
+        if not np.array_equal(np.concatenate([p.copy() for p in _whole(reader, [part], 0)]), kept):
             raise MetaFolderError(
                 f"{part.file}: its {name} differs from {parts[0].file.name}'s; files of two models are mixed, fetch them again"
             )

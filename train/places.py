@@ -13,8 +13,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from train.world import World
+if TYPE_CHECKING:
+    from train.world import World
 
 
 class PlaceError(ValueError):

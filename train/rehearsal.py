@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from train import checkpoint, manifest, shard_files, trainer_state, weights
+from train import checkpoint, manifest, model_folder, trainer_state
 from train.checkpoint import Extras
+from train.dtypes import FP32, known
 from train.export_companions import generation_faults
 from train.model_shapes import described, read_config
 from train.places import as_os_errors, is_remote, remove
-from train.safetensors_io import read_header
+from train.safetensors_header import read_header
 from train.safetensors_writer import Writer
 from train.trainer_state import Slices
 from train.world import World
@@ -77,19 +78,19 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
     if is_remote(tmp):
         (tmp / f"rank_{world.rank:05d}").write_bytes(b"rehearsal")
         return
-    files = shard_files.plan_files(slices.numels, slices.dtype.itemsize, world.size)
+    files = model_folder.plan_files(slices.numels, slices.dtype.itemsize, world.size)
     for f in (f for f in files if f.owner == world.rank):
-        Writer(tmp / f.name, {n: (slices.dtype, slices.shapes[n]) for n in f.tensors}).leave_empty()
+        Writer(tmp / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors}).leave_empty()
     if with_trainer:
         Writer(tmp / trainer_state.file_name(world.rank, world.size), trainer_state.own_shapes(slices, world)).leave_empty()
 
 
 def _open_as_users_do(folder: Path, slices: Slices) -> None:
     """Names, shapes and dtype of the folder against the config in it."""
-    entries = weights.read_folder(folder)
+    entries = model_folder.read_folder(folder)
     found = {n: e.shape for n, e in entries.items()}
     assert found == slices.shapes, sorted(set(found.items()) ^ set(slices.shapes.items()))[:3]
-    assert {e.dtype for e in entries.values()} == {slices.dtype}
+    assert {e.dtype for e in entries.values()} == {known(slices.dtype)}
     assert all(read_header(p) for p in (folder / trainer_state.FOLDER).glob("rank_*"))
     assert described(folder / "config.json").shapes == slices.shapes
 
@@ -105,7 +106,7 @@ def _faults_of_companions(extras: Extras) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as made:
         copy = Path(made)
         try:
-            for name, content in checkpoint.companion_files(folder, extras.instead, torch.float32).items():
+            for name, content in model_folder.companion_files(folder, extras.instead, FP32).items():
                 (copy / name).write_bytes(content)
             config = json.loads((copy / "config.json").read_text())
         except ValueError as error:

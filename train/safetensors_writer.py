@@ -12,15 +12,19 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from train.safetensors_io import NAMES
+from train.dtypes import DType
+
+if TYPE_CHECKING:
+    import torch
 
 WRITE_BACK_BYTES = 32 << 20  # how much is written before the disk is told to begin: fsync at the end then finds little left
 HASH_BESIDE_BYTES = 256 << 10  # below this a hand-over to the hashing thread costs more than it saves
 
-Shapes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+Shapes = dict[str, tuple[DType, tuple[int, ...]]]
 
 
 def header_of(shapes: Shapes, metadata: dict[str, str] | None = None) -> bytes:
@@ -29,7 +33,7 @@ def header_of(shapes: Shapes, metadata: dict[str, str] | None = None) -> bytes:
     at = 0
     for name, (dtype, shape) in shapes.items():
         nbytes = math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + nbytes]}
+        header[name] = {"dtype": dtype.code, "shape": list(shape), "data_offsets": [at, at + nbytes]}
         at += nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data starts on an 8-byte boundary, so that it can be mapped
@@ -56,19 +60,20 @@ class Writer:
         self._written = self._begun = 0
         self._put(header)
 
-    def stream(self, name: str, parts: Iterable[torch.Tensor]) -> None:
+    def stream(self, name: str, parts: Iterable[np.ndarray | torch.Tensor]) -> None:
         """The next tensor, as consecutive 1-D parts; made one by one, only one of them is in memory.
 
-        A part may be reused as soon as the next one is asked for.
+        A part may be reused as soon as the next one is asked for. Arrays are as `dtypes` has them, bf16 as uint16.
         """
         expected, (dtype, shape) = self._left.pop(0)
         assert name == expected, (name, expected)
         count = 0
         for part in parts:
-            assert part.dtype == dtype, (name, part.dtype, dtype)
-            count += part.numel()
-            if part.numel():
-                self._put(memoryview(part.detach().cpu().contiguous().view(torch.uint8).numpy()))
+            values = part if isinstance(part, np.ndarray) else _array(part, dtype)
+            assert values.dtype == dtype.array and values.ndim == 1, (name, values.dtype, values.shape, dtype)
+            count += len(values)
+            if len(values):
+                self._put(memoryview(values.view(np.uint8)))
         assert count == math.prod(shape), (name, count, shape)
 
     def _put(self, data: bytes | memoryview) -> None:
@@ -106,6 +111,13 @@ class Writer:
             os.fsync(self._descriptor)
         self._file.close()
         return self.bytes, self._hash.hexdigest()
+
+
+def _array(part: torch.Tensor, dtype: DType) -> np.ndarray:
+    import torch
+
+    assert str(part.dtype) == f"torch.{dtype}", (part.dtype, dtype)
+    return part.detach().cpu().contiguous().view(torch.uint8).numpy().view(dtype.array)
 
 
 def _descriptor(file: io.IOBase) -> int | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
+from train.dtypes import known
+from train.model_folder import plan_files
 from train.places import as_os_errors
 from train.safetensors_writer import Writer
 from train.weights import slice_range
@@ -18,39 +18,6 @@ from train.world import World
 
 if TYPE_CHECKING:
     from train.trainer_state import Slices
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    name: str
-    owner: int  # rank that writes it
-    tensors: tuple[str, ...]
-
-
-def plan_files(numels: dict[str, int], bytes_per_element: int, size: int, max_bytes: int = 5 << 30) -> list[WeightFile]:
-    """Which tensor goes into which file: in model order, at most max_bytes a file, enough files for every rank to write one."""
-    total = sum(numels.values()) * bytes_per_element
-    limit = min(max_bytes, max(-(-total // size), 64 << 20))
-    groups: list[list[str]] = [[]]
-    held = 0
-    for name, numel in numels.items():
-        nbytes = numel * bytes_per_element
-        if groups[-1] and held + nbytes > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += nbytes
-    n = len(groups)
-    return [WeightFile(f"model-{i + 1:05d}-of-{n:05d}.safetensors", i % size, tuple(g)) for i, g in enumerate(groups)]
-
-
-def index_text(files: list[WeightFile], numels: dict[str, int], bytes_per_element: int) -> str:
-    """model.safetensors.index.json."""
-    content = {
-        "metadata": {"total_size": sum(numels.values()) * bytes_per_element},
-        "weight_map": {n: f.name for f in files for n in f.tensors},
-    }
-    return json.dumps(content, indent=2) + "\n"
 
 
 def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:
@@ -71,7 +38,7 @@ def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str
             try:
                 with as_os_errors(folder / f.name):
                     if turn == 0:
-                        writers[f.name] = Writer(folder / f.name, {n: (slices.dtype, slices.shapes[n]) for n in f.tensors})
+                        writers[f.name] = Writer(folder / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors})
                     writers[f.name].stream(name, parts)
             except OSError as error:
                 fault = error

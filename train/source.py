@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from train.dtypes import known
 from train.model import ModelError
 from train.safetensors_writer import Writer
 from train.world import World
@@ -104,7 +105,7 @@ def unpack_gguf(file: Path, folder: Path) -> None:
     tmp = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         # not model.save_pretrained: transformers refuses to save a model that came quantized
-        writer = Writer(tmp / "model.safetensors", {n: (p.dtype, tuple(p.shape)) for n, p in distinct.items()})
+        writer = Writer(tmp / "model.safetensors", {n: (known(p.dtype), tuple(p.shape)) for n, p in distinct.items()})
         for name, parameter in distinct.items():
             writer.stream(name, [parameter.reshape(-1)])
         writer.close()

@@ -17,7 +17,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+
+from train.dtypes import DType
 
 CHUNK_BYTES = 4 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
 QUEUED = 2  # parts read ahead
@@ -36,18 +38,19 @@ class Extent:
     file: Path
     start: int
     numel: int
-    dtype: torch.dtype
+    dtype: DType
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """`parts()` yields 1-D pieces in order, each small; together they are the flattened tensor.
+    """`parts()` yields 1-D pieces in order, each small, as arrays that hold `dtype`; together they are the flattened tensor.
 
     A part stays as it is until QUEUED + 2 more have been asked for. `extents`, where known, say the same as byte ranges.
     """
 
     shape: tuple[int, ...]
-    parts: Callable[[], Iterator[torch.Tensor]]
+    dtype: DType
+    parts: Callable[[], Iterator[np.ndarray]]
     extents: tuple[Extent, ...] | None = None
 
     @property
@@ -65,7 +68,7 @@ class Files:
 
     def __init__(self, known: dict[Path, str] | None = None):
         self.known = dict(known or {})
-        self._ring: list[tuple[memoryview, torch.Tensor]] = []
+        self._ring: list[np.ndarray] = []
         self._turn = 0
         self._busy: list[Future | None] = [None] * RING
         self._open: dict[Path, int] = {}
@@ -75,29 +78,31 @@ class Files:
     def tensor(self, shape: tuple[int, ...], extents: Iterable[Extent]) -> Tensor:
         extents = tuple(extents)
         assert sum(e.numel for e in extents) == math.prod(shape), (shape, extents)
-        return Tensor(shape, lambda: self._parts(extents), extents)
+        [dtype] = {e.dtype for e in extents}
+        return Tensor(shape, dtype, lambda: self._parts(extents), extents)
 
-    def _parts(self, extents: tuple[Extent, ...]) -> Iterator[torch.Tensor]:
+    def _parts(self, extents: tuple[Extent, ...]) -> Iterator[np.ndarray]:
         for extent in extents:
             each = CHUNK_BYTES // extent.dtype.itemsize
             for at in range(0, extent.numel, each):
                 count = min(each, extent.numel - at)
-                yield self._read(extent.file, extent.start + at * extent.dtype.itemsize, count * extent.dtype.itemsize).view(extent.dtype)
+                yield self._read(extent.file, extent.start + at * extent.dtype.itemsize, count * extent.dtype.itemsize).view(
+                    extent.dtype.array
+                )
 
-    def _read(self, path: Path, at: int, nbytes: int) -> torch.Tensor:
+    def _read(self, path: Path, at: int, nbytes: int) -> np.ndarray:
         turn = self._turn
         self._turn = (turn + 1) % RING
         if turn == len(self._ring):
-            memory = torch.empty(CHUNK_BYTES, dtype=torch.uint8)
-            self._ring.append((memoryview(memory.numpy()), memory))
+            self._ring.append(np.empty(CHUNK_BYTES, np.uint8))
         if (busy := self._busy[turn]) is not None:
             busy.result()
             self._busy[turn] = None
-        view, memory = self._ring[turn]
-        _fill(self._descriptor(path), path, at, view[:nbytes])
+        part = self._ring[turn][:nbytes]
+        _fill(self._descriptor(path), path, at, memoryview(part))
         if path in self._hashes and self._hasher:
-            self._busy[turn] = self._hasher.submit(self._hashes[path].saw, at, view[:nbytes])
-        return memory[:nbytes]
+            self._busy[turn] = self._hasher.submit(self._hashes[path].saw, at, memoryview(part))
+        return part
 
     def _descriptor(self, path: Path) -> int:
         found = self._open.pop(path, None)
@@ -172,30 +177,26 @@ def _fill(descriptor: int, path: Path, at: int, view: memoryview) -> None:
 
 
 class Ahead:
-    """Reads tensors in order in a thread, and hands them out one by one: `with Ahead(tensors) as ahead: ahead.take()`.
+    """Reads tensors in order in a thread, and hands them out one by one: `with Ahead(tensors) as ahead: ahead.take()`."""
 
-    Args:
-        change: done to each part in the thread, e.g. a cast.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor], change: Callable[[torch.Tensor], torch.Tensor] = lambda part: part):
+    def __init__(self, tensors: Iterable[Tensor]):
         self._queue: queue.Queue = queue.Queue(QUEUED)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(tensors, change), name="read ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(tensors,), name="read ahead", daemon=True)
         self._thread.start()
 
-    def _run(self, tensors: Iterable[Tensor], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def _run(self, tensors: Iterable[Tensor]) -> None:
         try:
             for tensor in tensors:
                 for part in tensor.parts():
-                    if not self._put(change(part)):
+                    if not self._put(part):
                         return
                 if not self._put(None):
                     return
         except BaseException as error:  # raised where the parts are taken
             self._put(error)
 
-    def _put(self, item: torch.Tensor | BaseException | None) -> bool:
+    def _put(self, item: np.ndarray | BaseException | None) -> bool:
         """False when nobody takes any more."""
         while not self._stop.is_set():
             try:
@@ -205,7 +206,7 @@ class Ahead:
                 continue
         return False
 
-    def take(self) -> Iterator[torch.Tensor]:
+    def take(self) -> Iterator[np.ndarray]:
         """The parts of the next tensor."""
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):

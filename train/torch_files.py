@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
+import numpy as np
 
+from train.dtypes import DType
 from train.torch_pickle import MAX_PICKLE_BYTES, Foreign, read_pickle
 from train.torch_zip import Member, TorchFileError, read_members, read_small
 
@@ -33,7 +34,7 @@ class Run:
     """Consecutive elements on disk: `count` elements of `dtype` from byte `start` of a file."""
 
     file: Path
-    dtype: torch.dtype
+    dtype: DType
     start: int
     count: int
 
@@ -44,7 +45,7 @@ class StoredTensor:
 
     file: Path
     storage: str  # the member's key: two tensors with the same file and key share memory
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int  # elements into the storage
@@ -121,7 +122,7 @@ class _Tensors:
     def __init__(self, path: Path, members: dict[str, Member]):
         self.path, self.members = path, members
 
-    def storage(self, dtype: torch.dtype, key: Any, numel: Any) -> tuple[torch.dtype, str, int, int]:
+    def storage(self, dtype: DType, key: Any, numel: Any) -> tuple[DType, str, int, int]:
         member = self.members.get(f"data/{key}") if isinstance(key, str) and type(numel) is int else None
         if member is None:
             raise TorchFileError(f"{self.path}: the storage {str(key)[:40]!r} it names is missing; fetch the file again")
@@ -158,8 +159,8 @@ class Reader:
         self._buffers: list[bytearray] = []
         self._lock = threading.Lock()
 
-    def pieces(self, runs: list[Run]) -> Iterator[torch.Tensor]:
-        """Yield 1-D tensors over the runs in order, runs joined and cut so that each but the last fills a buffer.
+    def pieces(self, runs: list[Run]) -> Iterator[np.ndarray]:
+        """Yield 1-D arrays over the runs in order, runs joined and cut so that each but the last fills a buffer.
 
         Raises:
             TorchFileError: a file is shorter than it was.
@@ -169,7 +170,7 @@ class Reader:
         [dtype] = {run.dtype for run in runs}
         room = self.piece_bytes // dtype.itemsize
         piece = self._take(dtype)
-        view, filled = memoryview(piece.numpy() if dtype != torch.bfloat16 else piece.view(torch.int16).numpy()).cast("B"), 0
+        view, filled = memoryview(piece).cast("B"), 0
         for run in runs:
             done = 0
             while done < run.count:
@@ -181,7 +182,7 @@ class Reader:
                     yield piece
                     del piece, view
                     piece = self._take(dtype)
-                    view, filled = memoryview(piece.numpy() if dtype != torch.bfloat16 else piece.view(torch.int16).numpy()).cast("B"), 0
+                    view, filled = memoryview(piece).cast("B"), 0
         if filled:
             del view
             yield piece[:filled]
@@ -206,14 +207,14 @@ class Reader:
                 self._files.popitem(last=False)  # closed when its last reader lets go
             return file
 
-    def _take(self, dtype: torch.dtype) -> torch.Tensor:
+    def _take(self, dtype: DType) -> np.ndarray:
         with self._lock:
             for buffer in self._buffers:
-                if sys.getrefcount(buffer) <= 3:  # the list, this name, the call: no tensor holds it
-                    return torch.frombuffer(buffer, dtype=dtype)
+                if sys.getrefcount(buffer) <= 3:  # the list, this name, the call: no array holds it
+                    return np.frombuffer(buffer, dtype.array)
             buffer = bytearray(self.piece_bytes)
             self._buffers = [*self._buffers[-3:], buffer]
-            return torch.frombuffer(buffer, dtype=dtype)
+            return np.frombuffer(buffer, dtype.array)
 
 
 __all__ = ["Foreign", "Reader", "Run", "StoredTensor", "TorchFileError", "check_place", "read_torch_file"]

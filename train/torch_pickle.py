@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from train.dtypes import BF16, FP16, FP32, FP64, NAMED, DType
 from train.torch_zip import TorchFileError
 
 MAX_PICKLE_BYTES = 32 << 20  # a 70B model's is below 1 MB
@@ -37,12 +36,16 @@ class Foreign:
 
 # what the names of storages and dtypes stand for; spelled out so that nothing is looked up by a foreign name
 _STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
+    "DoubleStorage": FP64, "FloatStorage": FP32, "HalfStorage": FP16, "BFloat16Storage": BF16, "LongStorage": NAMED["int64"],
+    "IntStorage": NAMED["int32"], "ShortStorage": NAMED["int16"], "CharStorage": NAMED["int8"], "ByteStorage": NAMED["uint8"],
+    "BoolStorage": NAMED["bool"], "ComplexFloatStorage": NAMED["complex64"], "ComplexDoubleStorage": NAMED["complex128"],
+    "UntypedStorage": NAMED["uint8"],
 }  # fmt: skip
-_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+_DTYPES = {name: value for name, value in NAMED.items()} | dict.fromkeys((
+    "complex32", "uint16", "uint32", "uint64", *(f"{sign}int{n}" for sign in ("", "u") for n in range(1, 8)), "bits8", "bits16", "bits1x8",
+    "bits2x4", "bits4x2", "qint8", "qint32", "quint8", "quint2x4", "quint4x2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
+    "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2",
+))  # fmt: skip
 _REBUILD = {"_rebuild_tensor_v2", "_rebuild_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state"}
 _OWN = {f"torch._utils.{n}" for n in _REBUILD} | {
     "collections.OrderedDict", "torch.Size", "torch._tensor._rebuild_from_type_v2", "builtins.getattr", "__builtin__.getattr",
@@ -75,7 +78,7 @@ _PLAIN = (
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
-def read_pickle(path: Path, data: bytes, storage: Callable[[torch.dtype, Any, Any], Any], tensor: Callable[..., Any]) -> Any:
+def read_pickle(path: Path, data: bytes, storage: Callable[[DType, Any, Any], Any], tensor: Callable[..., Any]) -> Any:
     """The object the stream describes: dicts, lists, tuples, scalars, dtypes, tensors, Foreign.
 
     Args:
@@ -245,7 +248,7 @@ class _Machine:
         if parts[0] == "torch" and parts[-1] in _STORAGES and full in (f"torch.{name}", f"torch.storage.{name}"):
             return _STORAGES[name], "storage"
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+            return _DTYPES[name] or Foreign(full)
         if parts[0] in _GUARDED and full not in _OWN | _INERT and not full.startswith(_INERT_WITHIN):
             raise self.refuse(f"its pickle names {full}, which could run code when unpickled")
         return Foreign(full)
@@ -299,6 +302,6 @@ class _Machine:
         if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
             raise self.refuse("its pickle holds a persistent id that is no storage")
         _, kind, key, _, numel = identity
-        if not isinstance(kind, tuple) or len(kind) != 2 or kind[1] != "storage" or not isinstance(kind[0], torch.dtype):
+        if not isinstance(kind, tuple) or len(kind) != 2 or kind[1] != "storage" or not isinstance(kind[0], DType):
             raise self.refuse("its pickle holds a storage of no known type")
         self.stack.append(self.storage(kind[0], key, numel))

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from train import weights
+from train.dtypes import FP32
 from train.engine import Engine
 from train.manifest import FORMAT, ResumeError
 from train.places import as_os_errors
-from train.safetensors_io import Entry, read_header, read_range
-from train.safetensors_writer import Writer
+from train.safetensors_header import Entry, read_header
+from train.safetensors_io import read_range
+from train.safetensors_writer import Shapes, Writer
 from train.world import World
 
 FOLDER, INDEX = "trainer", "trainer/index.json"
@@ -66,10 +68,10 @@ def file_name(rank: int, size: int) -> str:
     return f"{FOLDER}/rank_{rank:05d}_of_{size:05d}.safetensors"
 
 
-def own_shapes(slices: Slices, world: World) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def own_shapes(slices: Slices, world: World) -> Shapes:
     """Entries of this rank's file, in the order they are written."""
     own = {n: b - a for n, numel in slices.numels.items() for a, b in [weights.slice_range(numel, world.rank, world.size)]}
-    return {f"{key}/{n}": (torch.float32, (count,)) for n, count in own.items() for key in slices.keys}
+    return {f"{key}/{n}": (FP32, (count,)) for n, count in own.items() for key in slices.keys}
 
 
 def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:

@@ -7,8 +7,6 @@ padded at the end. So a rank reads just those bytes of each tensor from the file
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,63 +16,17 @@ import torch.distributed as dist
 from torch import nn
 
 from train.bit_sums import checksum
-from train.safetensors_io import Entry, SafetensorsError, Wanted, header_bytes, read_ahead, read_header
+from train.dtypes import in_torch
+from train.model_folder import HARMLESS, WeightsError, read_folder
+from train.safetensors_header import Entry, header_bytes
+from train.safetensors_io import Wanted, read_ahead
 from train.world import World
-
-INDEX = "model.safetensors.index.json"
-# buffers that old LLaMA files carry and no model wants; anything else left over is a fault
-HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
-
-
-class WeightsError(ValueError):
-    """Files and model do not match; says which tensor, where, and what to do."""
 
 
 def slice_range(numel: int, rank: int, size: int) -> tuple[int, int]:
     """The elements [start, stop) of a flattened parameter that a rank owns, without padding."""
     each = -(-numel // size)
     return min(rank * each, numel), min((rank + 1) * each, numel)
-
-
-def read_folder(folder: Path) -> dict[str, Entry]:
-    """Every tensor of a model folder, by name.
-
-    Raises:
-        WeightsError, SafetensorsError: no safetensors, files missing, a tensor twice or in another file than the index says.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-        except (ValueError, KeyError, TypeError):
-            raise WeightsError(f"{index}: not an index with a weight_map; fetch the file again") from None
-        files = sorted(set(weight_map.values()))
-        if any("/" in name or name.startswith(".") for name in files):
-            raise WeightsError(f"{index}: names files outside its folder ({files[0]}); fetch it from a source you trust")
-    else:
-        weight_map, files = None, sorted(p.name for p in folder.glob("*.safetensors"))
-    if not files:
-        other = sorted(p.name for p in folder.glob("*.bin"))[:1] + sorted(p.name for p in folder.glob("*.pth"))[:1]
-        remedy = (
-            f"convert it once with: python launch/meta_to_hf.py {folder} OUT"
-            if other and other[0].startswith("consolidated.")
-            else "convert it to safetensors first"
-        )
-        why = f"only {other[0]}, which can run foreign code when read; {remedy}" if other else "no *.safetensors files"
-        raise WeightsError(f"{folder}: {why}")
-    entries: dict[str, Entry] = {}
-    for name in files:
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name}: missing, the index names it; fetch it again")
-        for tensor, entry in read_header(folder / name).items():
-            if tensor in entries:
-                raise WeightsError(f"{folder / name}: tensor {tensor} is in {entries[tensor].file.name} too; which one is right?")
-            entries[tensor] = entry
-    if weight_map is not None:
-        for tensor, name in weight_map.items():
-            if tensor not in entries or entries[tensor].file.name != name:
-                raise WeightsError(f"{folder / name}: tensor {tensor} is missing, the index says it is there; fetch the file again")
-    return entries
 
 
 # -- load -----------------------------------------------------------------------------------------------------------
@@ -148,7 +100,7 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
             raise WeightsError(
                 f"{folder}: config.json ties {alias} to {tied[alias]}, but the files hold two different tensors; set tie_word_embeddings to false"
             )
-    lines = "".join(f"{n} {list(found[n].shape)} {found[n].dtype} {totals[n]:016x}\n" for n in sorted(parameters))
+    lines = "".join(f"{n} {list(found[n].shape)} {in_torch(found[n].dtype)} {totals[n]:016x}\n" for n in sorted(parameters))
     loaded.fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:32]
     return loaded
 
@@ -161,9 +113,9 @@ def _wanted(name: str, entry: Entry, parameter: nn.Parameter | None, world: Worl
     """What this rank reads of a tensor: straight into the slice where that is the same bits on the same device."""
     first, stop = slice_range(entry.numel, world.rank, world.size)
     into = None
-    if parameter is not None and not parameter.ds_tensor.is_cuda and _waits(entry.dtype, parameter.ds_tensor.dtype) != "halves":
+    if parameter is not None and not parameter.ds_tensor.is_cuda and _waits(in_torch(entry.dtype), parameter.ds_tensor.dtype) != "halves":
         if entry.dtype.itemsize == parameter.ds_tensor.dtype.itemsize:
-            into = parameter.ds_tensor.detach()[: stop - first].view(entry.dtype)
+            into = parameter.ds_tensor.detach()[: stop - first].view(in_torch(entry.dtype))
     return Wanted(name, entry, first, stop, into)
 
 
@@ -259,16 +211,3 @@ def _fault(
     if total % (1 << 64) != wanted % (1 << 64):
         return ""
     return None if agree and finite else " (fp32 master)" if not agree else " (not finite)"
-
-
-__all__ = [
-    "INDEX",
-    "Loaded",
-    "SafetensorsError",
-    "WeightsError",
-    "checksum",
-    "load",
-    "read_folder",
-    "settle",
-    "slice_range",
-]
