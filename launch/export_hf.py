@@ -22,6 +22,7 @@ examples:
   python launch/export_hf.py runs/cpt_7b/checkpoints/step_005000 astro-llama-7b
   python launch/export_hf.py runs/cpt_7b/checkpoints/step_005000 astro-llama-7b --check
   python launch/export_hf.py runs/sft_7b/checkpoints/step_000900 astro-chat-7b --merge meta-llama-2-7b-chat:0.25
+  python launch/export_hf.py s3://bucket/runs/cpt_7b/step_005000 astro-llama-7b
   python launch/export_hf.py runs/cpt_7b/checkpoints averaged-7b --average 4000 4500 5000
   python launch/export_hf.py hf-trainer-output/checkpoint-1200 model-7b --config Llama-2-7b-hf
 """
@@ -92,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", type=Path, help="a folder like runs/NAME/checkpoints/step_000500, any Hugging Face folder, or one DeepSpeed saved"
+        "checkpoint",
+        type=_place,
+        help="a folder like runs/NAME/checkpoints/step_000500, here or as s3://…; any Hugging Face folder, or one DeepSpeed saved",
     )
     parser.add_argument("out", type=Path, help="the folder to make; must not exist")
     parser.add_argument(
@@ -125,11 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _place(word: str) -> Path:
+    from train.places import PlaceError, place
+
+    try:
+        return place(word)
+    except PlaceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _weighted(word: str) -> tuple[Path, float]:
     model, _, weight = word.rpartition(":")
     try:
         assert model
-        return Path(model), float(weight)
+        return _place(model), float(weight)
     except (ValueError, AssertionError):
         raise argparse.ArgumentTypeError(f"{word!r}: give MODEL:WEIGHT, e.g. models/llama-2-7b-chat:0.25") from None
 

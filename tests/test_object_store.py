@@ -95,6 +95,52 @@ def test_a_run_saves_to_a_store_goes_on_from_it_and_deletes_there(ground, store,
     assert {n.split("/")[0] for n in names_in("there")} == {"latest", f"step_{STEPS + 1:06d}"}
 
 
+def test_a_checkpoint_on_a_store_is_exported_like_one_on_a_disk(ground, store, tmp_path, capsys):
+    from launch.export_hf import main
+    from train.places import place
+
+    run_ranks(run_there, 2, store, ground / "recipe.yaml", ["name=public"])
+    step, there = checkpoint_of(ground, STEPS), f"s3://bucket/runs/public/step_{STEPS:06d}"
+
+    def same(one: str, other: str) -> bool:
+        names = {p.name for p in (tmp_path / one).iterdir()}
+        assert names == {p.name for p in (tmp_path / other).iterdir()} and "tokenizer.json" in names
+        names -= {"export.json", "README.md"}  # which say where it was made from
+        return all((tmp_path / one / name).read_bytes() == (tmp_path / other / name).read_bytes() for name in names)
+
+    for dtype, more in (("bf16", []), ("fp32", ["--check"])):
+        assert main([str(step), str(tmp_path / f"here-{dtype}"), "--dtype", dtype]) == 0
+        assert main([there, str(tmp_path / f"over-{dtype}"), "--dtype", dtype, *more]) == 0
+        assert same(f"here-{dtype}", f"over-{dtype}")
+    average = ["--average", "1", str(STEPS)]
+    assert main([str(step.parent), str(tmp_path / "here-mean"), *average]) == 0
+    assert main(["s3://bucket/runs/public", str(tmp_path / "over-mean"), *average]) == 0
+    assert same("here-mean", "over-mean") and not same("here-mean", "here-bf16")
+    assert main([str(step), str(tmp_path / "merged"), "--merge", f"{there}:0.5"]) == 0
+    assert same("merged", "here-bf16")
+
+    # a changed byte is found there too, and nothing is made
+    [file] = place(there).glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    capsys.readouterr()
+    assert main([there, str(tmp_path / "no")]) == 1
+    assert f"{file.name}: content has changed" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists() and not list(tmp_path.glob(".no*"))
+
+
+def test_an_export_from_a_store_that_is_out_of_reach_is_one_message(store, tmp_path, capsys, monkeypatch):
+    from launch.export_hf import main
+
+    assert main(["s3://bucket/runs/nobody", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: s3://bucket/runs/nobody: no such folder") and error.count("\n") == 1
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert main(["s3://elsewhere/runs", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "canary-secret" not in error and not (tmp_path / "out").exists()
+
+
 def killed_there(world, settings: dict[str, str], recipe: Path, overrides: list[str], victim: int, at: int) -> int:
     """Rank `victim` dies at its at-th write to the store."""
     import upath

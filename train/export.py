@@ -27,6 +27,7 @@ from train.export_source import ExportError, Source
 from train.export_stage import Stage
 from train.model_folder import INDEX, read_folder
 from train.model_shapes import Described
+from train.places import as_os_errors
 from train.safetensors_writer import Writer
 from train.tensor_stream import Ahead, ReadError, Tensor
 
@@ -54,7 +55,8 @@ def export(request: Request, progress: Progress = lambda nbytes, of: None, judge
     """
     if request.out.exists():
         raise ExportError(f"{request.out}: exists already; give another folder, or remove it first")
-    ready = prepare(request)
+    with as_os_errors(request.checkpoint):
+        ready = prepare(request)
     try:
         with Stage(request.out, identity(request, ready)) as stage:
             try:

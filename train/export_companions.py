@@ -13,6 +13,7 @@ from train.dtypes import DType
 from train.export_source import ExportError
 from train.manifest import STATE
 from train.model_shapes import EMBEDDING, Described, read_config
+from train.places import resolved
 
 # what transformers takes for "not set" in a generation config; another value without do_sample makes its save_pretrained refuse
 SAMPLING = {
@@ -68,7 +69,7 @@ def tokenizer_ids(folder: Path) -> dict[str, int]:
             extra = folder / "added_tokens.json"
             added = json.loads(extra.read_bytes()) if extra.is_file() else {}
             found[pieces.name] = max(
-                [SentencePieceProcessor(model_file=str(pieces)).get_piece_size(), *(int(i) + 1 for i in added.values())]
+                [SentencePieceProcessor(model_proto=pieces.read_bytes()).get_piece_size(), *(int(i) + 1 for i in added.values())]
             )
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, RecursionError) as error:
         raise ExportError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch its files again") from None
@@ -127,7 +128,7 @@ def model_card(folder: Path, dtype: DType, made_of: list[str]) -> str:
         made_of: one line for each model of a merge or an average.
     """
     is_ours = (folder / STATE).is_file()
-    name = folder.resolve().parent.parent.name if is_ours else folder.resolve().name
+    name = resolved(folder).parent.parent.name if is_ours else resolved(folder).name
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [astronomy, llama]", "---", f"# {name}", ""]
     if made_of:
         lines += ["Made of:", "", *(f"- {line}" for line in made_of), ""]

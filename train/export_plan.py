@@ -11,6 +11,7 @@ from train.export_source import ExportError, Source, fit, open_source
 from train.manifest import steps_in
 from train.model_folder import plan_files
 from train.model_shapes import Described, described
+from train.places import resolved
 from train.safetensors_header import read_header
 from train.tensor_stream import Tensor
 
@@ -101,7 +102,7 @@ def prepare(request: Request) -> Prepared:
 
 def _steps(request: Request) -> list[Path]:
     """The folders of --average STEP…, whose CHECKPOINT is a run's checkpoints folder or one step in it."""
-    there = steps_in(request.checkpoint) or steps_in(request.checkpoint.resolve().parent)
+    there = steps_in(request.checkpoint) or steps_in(resolved(request.checkpoint).parent)
     steps = sorted(set(request.average))
     if missing := [s for s in steps if s not in there]:
         known = ", ".join(map(str, sorted(there))) or "none"

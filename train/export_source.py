@@ -16,6 +16,7 @@ from train.manifest import MANIFEST, STATE, faults_of
 from train.merge import aligned
 from train.model_folder import HARMLESS, read_folder
 from train.model_shapes import Described
+from train.places import is_remote, resolved
 from train.safetensors_header import Entry, SafetensorsError, read_header
 from train.tensor_stream import Extent, Files, Tensor
 
@@ -65,7 +66,9 @@ def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
         return _ours(folder, wanted)
     from train import ds_folder
 
-    if tag is not None or ds_folder.looks_like(folder):
+    if is_remote(folder) and (tag is not None or (folder / "latest").is_file()):
+        raise ExportError(f"{folder}: a folder that DeepSpeed saved is read from a disk only; copy it to one first")
+    if not is_remote(folder) and (tag is not None or ds_folder.looks_like(folder)):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
         return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(place, place.rglob("*.pt")))
@@ -83,7 +86,7 @@ def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
 
 def _ours(folder: Path, wanted: DType) -> Source:
     # a part beyond the last file: sizes and the manifest are checked now, contents while they are read
-    if faults := faults_of(folder.resolve(), (sys.maxsize, sys.maxsize)):
+    if faults := faults_of(resolved(folder), (sys.maxsize, sys.maxsize)):
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
     manifest = (folder / MANIFEST).read_bytes()
     recorded = {name: str(v["sha256"]) for name, v in json.loads(manifest)["files"].items()}
@@ -105,7 +108,7 @@ def _ours(folder: Path, wanted: DType) -> Source:
         "checkpoint",
         {n: files.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
         files,
-        {"path": str(folder.resolve()), "manifest": hashlib.sha256(manifest).hexdigest()},
+        {"path": str(resolved(folder)), "manifest": hashlib.sha256(manifest).hexdigest()},
         {n: rows[0].dtype for n, rows in pieces.items()},
         digests,
     )
@@ -140,8 +143,8 @@ def _extent(entry: Entry) -> Extent:
 
 def _stamp(folder: Path, files: Iterable[Path]) -> dict[str, object]:
     """Sizes and times of files that nothing vouches for."""
-    rows = {str(f.relative_to(folder)): [f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files)}
-    return {"path": str(folder.resolve()), "files": rows}
+    rows = {str(f.relative_to(folder)): [f.stat().st_size, int(f.stat().st_mtime * 1e9)] for f in sorted(files)}
+    return {"path": str(resolved(folder)), "files": rows}
 
 
 def fit(source: Source, model: Described) -> dict[str, Tensor]:

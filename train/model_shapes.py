@@ -7,6 +7,7 @@ any other architecture is built without memory by transformers. (The tests hold 
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def _by_transformers(config_file: Path) -> Described:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
+        with tempfile.TemporaryDirectory() as local:  # the file may lie on an object store
+            (Path(local) / "config.json").write_bytes(config_file.read_bytes())
+            config = AutoConfig.from_pretrained(local, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from train.world import World
@@ -47,6 +47,11 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def resolved(path: Path) -> Path:
+    """Without links, which a store does not have."""
+    return path if is_remote(path) else path.resolve()
+
+
 @contextmanager
 def as_os_errors(path: Path) -> Iterator[None]:
     """Whatever a store's client raises comes out as OSError, so that ranks can agree on it."""
@@ -55,7 +60,7 @@ def as_os_errors(path: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        if not is_remote(path):
+        if not is_remote(path) or type(error).__module__.startswith("train."):
             raise
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
 
@@ -95,6 +100,11 @@ def sync(path: Path) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def open_for_reading(path: Path) -> BinaryIO:
+    """Unbuffered where that can be asked for."""
+    return path.open("rb") if is_remote(path) else path.open("rb", buffering=0)
 
 
 def free_bytes(path: Path) -> int | None:

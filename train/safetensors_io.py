@@ -14,14 +14,10 @@ from typing import BinaryIO
 import torch
 
 from train.dtypes import in_torch
+from train.places import open_for_reading
 from train.safetensors_header import Entry, SafetensorsError
 
 PIECE_BYTES = 16 << 20
-
-
-def open_for_reading(path: Path) -> BinaryIO:
-    """Unbuffered where that can be asked for: paths of object stores only look like Path."""
-    return path.open("rb", buffering=0) if type(path) is type(Path()) else path.open("rb")
 
 
 def read_into(file: BinaryIO, entry: Entry, first: int, piece: torch.Tensor) -> None:

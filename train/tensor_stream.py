@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from train.dtypes import DType
+from train.places import as_os_errors, is_remote, open_for_reading
 
 CHUNK_BYTES = 4 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
 QUEUED = 2  # parts read ahead
@@ -71,7 +73,7 @@ class Files:
         self._ring: list[np.ndarray] = []
         self._turn = 0
         self._busy: list[Future | None] = [None] * RING
-        self._open: dict[Path, int] = {}
+        self._open: dict[Path, BinaryIO] = {}
         self._hashes = {path: _Hash(path) for path in self.known}
         self._hasher = ThreadPoolExecutor(1, "hash") if self.known else None
 
@@ -99,19 +101,19 @@ class Files:
             busy.result()
             self._busy[turn] = None
         part = self._ring[turn][:nbytes]
-        _fill(self._descriptor(path), path, at, memoryview(part))
+        _fill(self._file(path), path, at, memoryview(part))
         if path in self._hashes and self._hasher:
             self._busy[turn] = self._hasher.submit(self._hashes[path].saw, at, memoryview(part))
         return part
 
-    def _descriptor(self, path: Path) -> int:
+    def _file(self, path: Path) -> BinaryIO:
         found = self._open.pop(path, None)
         if found is None:
             if len(self._open) >= OPEN_FILES:
-                os.close(self._open.pop(next(iter(self._open))))
-            found = os.open(path, os.O_RDONLY)
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(found, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                self._open.pop(next(iter(self._open))).close()
+            found = open_for_reading(path)
+            if hasattr(os, "posix_fadvise") and not is_remote(path):
+                os.posix_fadvise(found.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         self._open[path] = found  # the latest used stands last
         return found
 
@@ -134,7 +136,7 @@ class Files:
         if self._hasher:
             self._hasher.shutdown(cancel_futures=True)
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._open.popitem()[1].close()
 
 
 class _Hash:
@@ -156,10 +158,10 @@ class _Hash:
     def _gap(self, stop: int) -> None:
         if stop > self.at:
             buffer = memoryview(bytearray(min(CHUNK_BYTES, stop - self.at)))
-            with self.path.open("rb", buffering=0) as f:
+            with open_for_reading(self.path) as file:
                 while self.at < stop:
                     part = buffer[: stop - self.at]
-                    _fill(f.fileno(), self.path, self.at, part)
+                    _fill(file, self.path, self.at, part)
                     self._hash.update(part)
                     self.at += len(part)
 
@@ -167,13 +169,15 @@ class _Hash:
         return self._hash.hexdigest()
 
 
-def _fill(descriptor: int, path: Path, at: int, view: memoryview) -> None:
+def _fill(file: BinaryIO, path: Path, at: int, view: memoryview) -> None:
     done = 0
-    while done < len(view):
-        got = os.preadv(descriptor, [view[done:]], at + done)
-        if not got:
-            raise ReadError(f"{path}: ends at byte {at + done}; it was cut short while it was read, or its copy is incomplete")
-        done += got
+    with as_os_errors(path):
+        file.seek(at)
+        while done < len(view):
+            got = file.readinto(view[done:])
+            if not got:
+                raise ReadError(f"{path}: ends at byte {at + done}; it was cut short while it was read, or its copy is incomplete")
+            done += got
 
 
 class Ahead:
