@@ -20,14 +20,6 @@ from train.model_shapes import described
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """The door gives torch one thread, for its process."""
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     return export_made.real_checkpoints(tmp_path_factory.mktemp)["bf16"]
@@ -430,3 +422,17 @@ def test_our_checkpoint_a_hugging_face_and_a_deepspeed_folder_can_be_merged(deep
     )
     one, made = weights_of(folder), weights_of(tmp_path / "out")
     assert all(torch.equal(made[n], t * 0.5 + t * 0.25 + t * 0.25) for n, t in one.items())
+
+
+@pytest.mark.parametrize("kind", ["copied", "masters", "merged", "deepspeed"])
+def test_no_export_needs_torch(tmp_path, deepspeed_folder, kind):
+    """Its import takes longer than most exports, and a machine that only publishes needs none."""
+    step = export_made.checkpoint(tmp_path / "run", 2, seed=1, dtype=torch.bfloat16)
+    other = export_made.model_folder(tmp_path / "chat", 2, torch.float16)
+    more = {"copied": [], "masters": ["--dtype", "fp32"], "merged": ["--merge", f"{other}:0.25"], "deepspeed": []}[kind]
+    source = deepspeed_folder if kind == "deepspeed" else step
+    code = "import sys; sys.modules['torch'] = None; from launch.export_hf import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, source, tmp_path / "out", *more], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert main([str(source), str(tmp_path / "again"), *more]) == 0
+    assert export_made.files_of(tmp_path / "out") == export_made.files_of(tmp_path / "again")

@@ -43,10 +43,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    threads = torch.get_num_threads()
     monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

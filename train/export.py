@@ -3,7 +3,7 @@
 1 open: `export_source` says where each tensor lies; config, tokenizer and generation config are checked, nothing is read yet
 2 combine: `merge` makes a weighted sum, or the mean of steps; `export_plan` settles what goes into which file
 3 stream: a thread reads ahead, hashes what a manifest vouches for, casts and looks for values that are not finite; this one writes;
-  another hashes what is written. Files whose tensors all have the wanted dtype already are copied as they are and hashed once.
+  another hashes what is written. Files whose tensors all have the wanted dtype already are copied by `export_copy`.
 4 verify: hashes of what was read, headers of what was written against the config
 5 publish: `export_stage` records every file's hash and renames
 """
@@ -22,8 +22,9 @@ import numpy as np
 
 from train import export_companions
 from train.dtypes import DType, cast, is_finite
+from train.export_copy import Copier
 from train.export_plan import Prepared, Request, Shard, identity, prepare
-from train.export_source import ExportError, Source
+from train.export_source import ExportError
 from train.export_stage import Stage
 from train.model_folder import INDEX, read_folder
 from train.model_shapes import Described
@@ -76,10 +77,11 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
     _require_space(stage.folder, sum(s.bytes for s in left))
     nbytes = sum(s.bytes for s in ready.shards)
     progress(sum(s.bytes for s in kept), nbytes)
-    _write_shards(left, ready, request.dtype, stage, progress)
-    copied = {s.copy_of for s in ready.shards}
-    for source in ready.sources:
-        if not copied >= set(source.digests):  # a copy was hashed while it was written
+    if ready.shards[0].copy_of:
+        _copy_shards(left, ready, request.dtype, stage, progress)
+    else:
+        _write_shards(left, ready, request.dtype, stage, progress)
+        for source in ready.sources:
             source.files.verify()
     card = export_companions.model_card(request.checkpoint, request.dtype, ready.made_of)
     small = export_companions.copy(ready.companions, stage.folder, request.dtype, card)
@@ -98,45 +100,52 @@ def _write_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Sta
     nbytes = sum(s.bytes for s in ready.shards)
     with ThreadPoolExecutor(1, "finish") as finisher, Ahead(stream) as ahead:
         for shard in shards:
-            header = _header_bytes(shard.copy_of) if shard.copy_of else None
             shapes = {name: (dtype, ready.tensors[name].shape) for name in shard.tensors}
-            writer = Writer(stage.partial(shard.name), shapes, header=header)
+            writer = Writer(stage.partial(shard.name), shapes)
             for name in shard.tensors:
                 writer.stream(name, ahead.take())
                 progress(ready.tensors[name].numel * dtype.itemsize, nbytes)
             for earlier in finishing:
                 earlier.result()  # at most one file is being synced while another is written
-            finishing = [finisher.submit(_finish, writer, shard, ready.sources[0], stage)]
+            finishing = [finisher.submit(lambda w, name: stage.record(name, *w.close()), writer, shard.name)]
         for last in finishing:
             last.result()
 
 
-def _finish(writer: Writer, shard: Shard, source: Source, stage: Stage) -> None:
-    nbytes, digest = writer.close()
-    known = source.digests.get(shard.copy_of) if shard.copy_of else None
-    if known not in (None, digest):
-        raise ReadError(
-            f"{shard.copy_of}: its content has changed since it was written (sha256 {digest[:12]}…, not {known[:12]}…); "
-            "restore the file from a copy, or take another checkpoint"
-        )
-    stage.record(shard.name, nbytes, digest)
+def _copy_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
+    """Copy files whose tensors all have the wanted dtype; each copy is looked at, and held against the manifest where there is one."""
+    nbytes, digests = sum(s.bytes for s in ready.shards), ready.sources[0].digests
+    with Copier([(shard.copy_of, stage.partial(shard.name)) for shard in shards]) as copier:
+        for shard in shards:
+            begins = [0, *(ready.tensors[name].extents[0].start for name in shard.tensors)]
 
+            def look(part: int, piece: np.ndarray, names: tuple[str, ...] = shard.tensors) -> None:
+                if part:  # 0 is the header
+                    _require_finite(piece.view(dtype.array), dtype, names[part - 1])
+                    progress(len(piece), nbytes)
 
-def _header_bytes(path: Path) -> bytes:
-    with path.open("rb") as f:
-        length = f.read(8)
-        return length + f.read(int.from_bytes(length, "little"))
+            size, digest = copier.follow(begins, look)
+            if (known := digests.get(shard.copy_of, digest)) != digest:
+                raise ReadError(
+                    f"{shard.copy_of}: its content has changed since it was written (sha256 {digest[:12]}…, not {known[:12]}…); "
+                    "restore the file from a copy, or take another checkpoint"
+                )
+            stage.record(shard.name, size, digest)
 
 
 def _cast(tensor: Tensor, name: str, dtype: DType) -> Tensor:
     def parts() -> Iterator[np.ndarray]:
         for part in tensor.parts():
             rounded = cast(part, tensor.dtype, dtype)
-            if not is_finite(rounded, dtype):
-                raise ExportError(f"{name}: holds values that are not finite; this checkpoint must not be published, take an earlier one")
+            _require_finite(rounded, dtype, name)
             yield rounded
 
     return Tensor(tensor.shape, dtype, parts)
+
+
+def _require_finite(values: np.ndarray, dtype: DType, name: str) -> None:
+    if not is_finite(values, dtype):
+        raise ExportError(f"{name}: holds values that are not finite; this checkpoint must not be published, take an earlier one")
 
 
 def _read_back(folder: Path, model: Described, dtype: DType) -> None:

@@ -86,20 +86,24 @@ class Stage:
         return self.folder / (name + PARTIAL)
 
     def record(self, name: str, nbytes: int, digest: str) -> None:
-        """A synced file is finished: it will be kept."""
+        """A synced file is finished: it will be kept.
+
+        The record is not synced, since that can cost as much as the file: it outlives a kill, and what is found after the machine
+        itself went down is believed only as far as the hashes go.
+        """
         os.rename(self.partial(name), self.folder / name)
         self.done[name] = (nbytes, digest)
         self._write_plan()
 
     def _write_plan(self) -> None:
-        self._durably(PLAN, {"request": self.request, "files": _rows(self.done)})
+        self._replace(PLAN, {"request": self.request, "files": _rows(self.done)})
 
-    def _durably(self, name: str, content: dict) -> None:
+    def _replace(self, name: str, content: dict, synced: bool = False) -> None:
         fresh = self.folder / f"{name}{PARTIAL}"
         fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        sync(fresh)
+        if synced:
+            sync(fresh)
         os.replace(fresh, self.folder / name)
-        sync(self.folder)
 
     def publish(self, small: Iterable[str], record: dict[str, object]) -> None:
         """Sync and hash the small files, write export.json, make OUT appear."""
@@ -107,7 +111,7 @@ class Stage:
         for name in small:
             sync(self.folder / name)
             files[name] = ((self.folder / name).stat().st_size, sha256(self.folder / name))
-        self._durably(RECORD, {**record, "request": self.request, "files": _rows(files)})
+        self._replace(RECORD, {**record, "request": self.request, "files": _rows(files)}, synced=True)
         (self.folder / PLAN).unlink()
         sync(self.folder)
         if self.out.exists():  # made by somebody else meanwhile; a rename would replace an empty folder silently

@@ -46,11 +46,11 @@ class Writer:
     The tensors must come in the order of `shapes`. `close()` syncs; nothing is complete before it.
 
     Args:
-        path: local, or anything with `open("wb")`, such as fsspec's paths. header: the file's first bytes, when they are to be those of another file.
+        path: local, or anything with `open("wb")`, such as fsspec's paths.
     """
 
-    def __init__(self, path: Path, shapes: Shapes, metadata: dict[str, str] | None = None, header: bytes | None = None):
-        header = header or header_of(shapes, metadata)
+    def __init__(self, path: Path, shapes: Shapes, metadata: dict[str, str] | None = None):
+        header = header_of(shapes, metadata)
         self.path, self.bytes = path, len(header) + sum(math.prod(s) * d.itemsize for d, s in shapes.values())
         self._left = list(shapes.items())
         self._hash, self._beside = hashlib.sha256(), ThreadPoolExecutor(1, "hash")
