@@ -53,10 +53,10 @@ def test_a_part_stays_as_it_is_while_the_next_ones_are_read(numbers):
     tensor = Files().tensor((20_000,), [extent(path, 0, 13_000), extent(path, 13_000, 7000)])
     held, at = [], 0
     for part in tensor.parts():
-        held = [*held, (at, part)][-(tensor_stream.QUEUED + 2) :]
+        held = [*held, (at, part)][-(tensor_stream.RING - 1) :]
         at += len(part)
         assert all(np.array_equal(p, values[a : a + len(p)]) for a, p in held)
-    assert at == 20_000 and len(held) == 4
+    assert at == 20_000 and len(held) == tensor_stream.RING - 1 == 6
 
 
 def test_reading_ahead_hands_out_tensors_in_order_and_raises_where_they_are_taken(numbers):

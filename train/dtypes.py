@@ -5,6 +5,7 @@ numpy has no bfloat16: such values travel as uint16 of the same bits, and nothin
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def cast(values: np.ndarray, have: DType, want: DType, out: np.ndarray | None = 
         if BF16 not in (have, want):
             out[:] = values
             return out
-        scratch = np.empty(min(BLOCK, len(values)), np.uint32)
+        scratch = _scratch()
         for at in range(0, len(values), BLOCK):
             part, into = values[at : at + BLOCK], out[at : at + BLOCK]
             if have is not FP32:
@@ -99,6 +100,16 @@ def cast(values: np.ndarray, have: DType, want: DType, out: np.ndarray | None = 
             else:
                 into[:] = part
     return out
+
+
+_OWN = threading.local()
+
+
+def _scratch() -> np.ndarray:
+    """This thread's: fresh memory for every cast would cost as much as the cast."""
+    if not hasattr(_OWN, "scratch"):
+        _OWN.scratch = np.empty(BLOCK, np.uint32)
+    return _OWN.scratch
 
 
 def _round(values: np.ndarray, out: np.ndarray, bits: np.ndarray) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from train.model_folder import INDEX, read_folder
 from train.model_shapes import Described
 from train.places import as_os_errors
 from train.safetensors_writer import Writer
-from train.tensor_stream import Ahead, ReadError, Tensor
+from train.tensor_stream import CHUNK_BYTES, RING, Ahead, ReadError, Tensor
 
 Progress = Callable[[int, int], None]
 
@@ -94,11 +95,16 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
 
 
 def _write_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
-    """Write the files one after another; each is synced and recorded while the next one is written."""
-    stream = (_cast(ready.tensors[name], name, dtype) for shard in shards for name in shard.tensors)
+    """Write the files one after another, one thread reading, one casting; each is synced and recorded while the next one is written."""
+    ring = itertools.cycle([np.empty(CHUNK_BYTES // 2, dtype.array) for _ in range(RING)])  # a part has 2 bytes an element or more
+    wanted = {name: ready.tensors[name] for shard in shards for name in shard.tensors}
     finishing: list[Future] = []
     nbytes = sum(s.bytes for s in ready.shards)
-    with ThreadPoolExecutor(1, "finish") as finisher, Ahead(stream) as ahead:
+    with (
+        ThreadPoolExecutor(1, "finish") as finisher,
+        Ahead(wanted.values()) as raw,
+        Ahead(_cast(tensor, raw, name, dtype, ring) for name, tensor in wanted.items()) as ahead,
+    ):
         for shard in shards:
             shapes = {name: (dtype, ready.tensors[name].shape) for name in shard.tensors}
             writer = Writer(stage.partial(shard.name), shapes)
@@ -133,10 +139,12 @@ def _copy_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stag
             stage.record(shard.name, size, digest)
 
 
-def _cast(tensor: Tensor, name: str, dtype: DType) -> Tensor:
+def _cast(tensor: Tensor, raw: Ahead, name: str, dtype: DType, ring: Iterator[np.ndarray]) -> Tensor:
+    """The next tensor that is read, in another dtype; its parts lie in memory that is used again after RING of them."""
+
     def parts() -> Iterator[np.ndarray]:
-        for part in tensor.parts():
-            rounded = cast(part, tensor.dtype, dtype)
+        for part in raw.take():
+            rounded = part if tensor.dtype is dtype else cast(part, tensor.dtype, dtype, next(ring)[: len(part)])
             _require_finite(rounded, dtype, name)
             yield rounded
 

@@ -23,9 +23,11 @@ import numpy as np
 from train.dtypes import DType
 from train.places import as_os_errors, is_remote, open_for_reading
 
-CHUNK_BYTES = 4 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
+CHUNK_BYTES = 2 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
 QUEUED = 2  # parts read ahead
-RING = QUEUED + 3  # parts alive at once: those queued, the one in hand, the one before it, the one being read
+RING = (
+    2 * QUEUED + 3
+)  # parts alive at once, with two threads that read and change ahead: those queued, and one in hand at each end and between
 OPEN_FILES = 64
 
 
@@ -47,7 +49,7 @@ class Extent:
 class Tensor:
     """`parts()` yields 1-D pieces in order, each small, as arrays that hold `dtype`; together they are the flattened tensor.
 
-    A part stays as it is until QUEUED + 2 more have been asked for. `extents`, where known, say the same as byte ranges.
+    A part stays as it is until RING - 1 more have been asked for. `extents`, where known, say the same as byte ranges.
     """
 
     shape: tuple[int, ...]

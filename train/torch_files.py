@@ -23,10 +23,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from train.dtypes import DType
+from train.tensor_stream import CHUNK_BYTES
 from train.torch_pickle import MAX_PICKLE_BYTES, Foreign, read_pickle
 from train.torch_zip import Member, TorchFileError, read_members, read_small
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
