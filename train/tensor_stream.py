@@ -23,7 +23,7 @@ import numpy as np
 from train.dtypes import DType
 from train.places import as_os_errors, is_remote, open_for_reading
 
-CHUNK_BYTES = 2 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
+CHUNK_BYTES = 1 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
 QUEUED = 2  # parts read ahead
 RING = (
     2 * QUEUED + 3
