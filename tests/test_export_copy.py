@@ -43,8 +43,8 @@ def random_files(folder: Path, count: int = 3) -> list[Path]:
     return paths
 
 
-def no_kernel(*_: object) -> None:
-    return None
+def no_kernel(*_: object) -> int:
+    return 0
 
 
 @pytest.mark.parametrize("move", [KERNEL, no_kernel], ids=["kernel", "by hand"])
@@ -106,7 +106,7 @@ def test_a_copy_that_is_not_what_the_manifest_says_is_not_published(step, tmp_pa
 def test_a_full_or_failing_disk_keeps_the_copies_that_are_whole(step, tmp_path, monkeypatch, capsys, error):
     calls = [0]
 
-    def fails(file, out, nbytes: int) -> int | None:
+    def fails(file, out, nbytes: int) -> int:
         calls[0] += 1
         if calls[0] == 14:
             raise OSError(error, os.strerror(error))
@@ -115,7 +115,11 @@ def test_a_full_or_failing_disk_keeps_the_copies_that_are_whole(step, tmp_path, 
     monkeypatch.setattr(export_copy, "_by_kernel", fails)
     assert main([str(step), str(tmp_path / "out")]) == 1
     text = capsys.readouterr().err
-    assert os.strerror(error) in text and "the same command goes on from there" in text and not (tmp_path / "out").exists()
+    assert (
+        f"{os.strerror(error)} while {step}/model-0000" in text
+        and "the same command goes on from there" in text
+        and not (tmp_path / "out").exists()
+    )
     assert ("free 0.00 GB" in text) == (error == errno.ENOSPC)
     kept = sorted(p.name for p in (tmp_path / ".out.export").glob("*.safetensors"))
     assert kept and not list((tmp_path / ".out.export").glob("*.part"))

@@ -131,10 +131,14 @@ def test_a_checkpoint_on_a_store_is_exported_like_one_on_a_disk(ground, store, t
 
 def test_an_export_from_a_store_that_is_out_of_reach_is_one_message(store, tmp_path, capsys, monkeypatch):
     from launch.export_hf import main
+    from train.places import place
 
     assert main(["s3://bucket/runs/nobody", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: s3://bucket/runs/nobody: no such folder") and error.count("\n") == 1
+    place("s3://bucket/theirs/latest").write_bytes(b"global_step1")
+    assert main(["s3://bucket/theirs", str(tmp_path / "out")]) == 1
+    assert "s3://bucket/theirs: a folder that DeepSpeed saved is read from a disk only; copy it" in capsys.readouterr().err
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert main(["s3://elsewhere/runs", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err

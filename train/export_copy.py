@@ -94,13 +94,16 @@ class Copier:
         with as_os_errors(source), open_for_reading(source) as file, target.open("wb", buffering=0) as out:
             move = _by_hand if is_remote(source) else _by_kernel
             while (left := self._sizes[turn] - self._copied[turn]) and not self._stop.is_set():
-                moved = move(file, out, min(left, STEP_BYTES))
-                if moved is None:
-                    move = _by_hand
-                elif not moved:
+                try:
+                    moved = move(file, out, min(left, STEP_BYTES))
+                except OSError as error:
+                    raise OSError(error.errno, f"{error.strerror} while {source} was copied", str(target)) from error
+                if moved:
+                    self._tell(self._copied, turn, self._copied[turn] + moved)
+                elif move is _by_hand:
                     raise ReadError(f"{source}: ends at byte {self._copied[turn]}; it was cut short while it was read")
                 else:
-                    self._tell(self._copied, turn, self._copied[turn] + moved)
+                    move = _by_hand
 
     def _sync(self, turn: int) -> None:
         if not self._stop.is_set():
@@ -121,15 +124,15 @@ class Copier:
         self._thread.join()
 
 
-def _by_kernel(file: BinaryIO, out: BinaryIO, nbytes: int) -> int | None:
-    """Bytes moved; None where the kernel cannot do it by itself. On disks that can, the copy shares the original's blocks."""
+def _by_kernel(file: BinaryIO, out: BinaryIO, nbytes: int) -> int:
+    """Bytes moved; 0 where the kernel cannot do it by itself. On disks that can, the copy shares the original's blocks."""
     if not hasattr(os, "copy_file_range"):
-        return None
+        return 0
     try:
         return os.copy_file_range(file.fileno(), out.fileno(), nbytes)
     except OSError as error:
         if error.errno in _CANNOT:
-            return None
+            return 0
         raise
 
 
