@@ -118,6 +118,9 @@ def test_a_checkpoint_on_a_store_is_exported_like_one_on_a_disk(ground, store, t
     assert same("here-mean", "over-mean") and not same("here-mean", "here-bf16")
     assert main([str(step), str(tmp_path / "merged"), "--merge", f"{there}:0.5"]) == 0
     assert same("merged", "here-bf16")
+    place("s3://bucket").fs.put(str(tmp_path / "here-bf16"), "bucket/plain", recursive=True)  # a folder that is no checkpoint
+    assert main(["s3://bucket/plain", str(tmp_path / "plain")]) == 0
+    assert same("plain", "here-bf16")
 
     # a changed byte is found there too, and nothing is made
     [file] = place(there).glob("*.safetensors")
