@@ -25,9 +25,8 @@ from train.places import as_os_errors, is_remote, open_for_reading
 
 CHUNK_BYTES = 1 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
 QUEUED = 2  # parts read ahead
-RING = (
-    2 * QUEUED + 3
-)  # parts alive at once, with two threads that read and change ahead: those queued, and one in hand at each end and between
+# parts alive at once, where one thread reads ahead and another changes: those in two queues, one in hand at each end and between
+RING = 2 * QUEUED + 3
 OPEN_FILES = 64
 
 
@@ -90,9 +89,8 @@ class Files:
             each = CHUNK_BYTES // extent.dtype.itemsize
             for at in range(0, extent.numel, each):
                 count = min(each, extent.numel - at)
-                yield self._read(extent.file, extent.start + at * extent.dtype.itemsize, count * extent.dtype.itemsize).view(
-                    extent.dtype.array
-                )
+                itemsize = extent.dtype.itemsize
+                yield self._read(extent.file, extent.start + at * itemsize, count * itemsize).view(extent.dtype.array)
 
     def _read(self, path: Path, at: int, nbytes: int) -> np.ndarray:
         turn = self._turn
