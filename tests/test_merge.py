@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from launch.export_hf import main
 from tests import export_made
@@ -125,3 +126,19 @@ def test_a_merge_without_a_weight_is_a_usage_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         export(tmp_path, tmp_path / "out", "--merge", str(Path("models/chat")))
     assert stopped.value.code == 2 and "give MODEL:WEIGHT" in capsys.readouterr().err
+
+
+def test_a_sum_that_overflows_is_refused_by_its_tensors_name_alone(tmp_path, capsys, recwarn):
+    folders = [export_made.model_folder(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    for folder in folders:
+        [file] = folder.glob("*.safetensors")
+        tensors = weights_of(folder)
+        tensors["model.norm.weight"][3] = 3.4e38
+        save_file(tensors, file, metadata={"format": "pt"})
+    steps = tmp_path / "checkpoints"
+    steps.mkdir()
+    for i, folder in enumerate(folders):
+        folder.rename(steps / f"step_{i + 1:06d}")
+    assert export(steps, tmp_path / "out", "--average", 1, 2) == 1
+    assert "model.norm.weight: holds values that are not finite" in capsys.readouterr().err
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)] and not (tmp_path / "out").exists()

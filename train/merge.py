@@ -24,16 +24,20 @@ def mean(models: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _combined(rows: list[tuple[float, Tensor]], count: int) -> Tensor:
     def parts() -> Iterator[np.ndarray]:
+        weights = [np.float32(weight) for weight, _ in rows]
         for chunks in zip(*(aligned(tensor) for _, tensor in rows), strict=True):
-            total: np.ndarray | None = None
-            for (weight, _), chunk in zip(rows, chunks, strict=True):
-                term = chunk * np.float32(weight)
-                total = term if total is None else np.add(total, term, out=total)
-            assert total is not None
-            yield np.divide(total, np.float32(count), out=total) if count > 1 else total
+            yield _sum(weights, chunks, count)
 
     assert len({tensor.shape for _, tensor in rows}) == 1, rows
     return Tensor(rows[0][1].shape, FP32, parts)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # whoever writes the sum refuses what is not finite, by the tensor's name
+def _sum(weights: Sequence[np.float32], chunks: Sequence[np.ndarray], count: int) -> np.ndarray:
+    total = chunks[0] * weights[0]
+    for weight, chunk in zip(weights[1:], chunks[1:], strict=True):
+        total += chunk * weight
+    return np.divide(total, np.float32(count), out=total) if count > 1 else total
 
 
 def aligned(tensor: Tensor) -> Iterator[np.ndarray]:
