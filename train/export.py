@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train import export_companions
+from train import export_companions, tensor_stream
 from train.dtypes import DType, cast, is_finite
 from train.export_copy import Copier
 from train.export_plan import Prepared, Request, Shard, identity, prepare
@@ -31,7 +31,7 @@ from train.model_folder import INDEX, read_folder
 from train.model_shapes import Described
 from train.places import as_os_errors
 from train.safetensors_writer import Writer
-from train.tensor_stream import CHUNK_BYTES, RING, Ahead, ReadError, Tensor
+from train.tensor_stream import RING, Ahead, ReadError, Tensor
 
 Progress = Callable[[int, int], None]
 
@@ -96,7 +96,8 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
 
 def _write_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
     """Write the files one after another, one thread reading, one casting; each is synced and recorded while the next one is written."""
-    ring = itertools.cycle([np.empty(CHUNK_BYTES // 2, dtype.array) for _ in range(RING)])  # a part has 2 bytes an element or more
+    most = tensor_stream.CHUNK_BYTES // 2  # elements of a part: none has less than 2 bytes
+    ring = itertools.cycle([np.empty(most, dtype.array) for _ in range(RING)])
     wanted = {name: ready.tensors[name] for shard in shards for name in shard.tensors}
     finishing: list[Future] = []
     nbytes = sum(s.bytes for s in ready.shards)
