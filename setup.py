@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 CORE = [
     "torch>=2.10",  # below 2.10 torch.load(weights_only=True) can be bypassed (CVE-2026-24747)
@@ -37,7 +37,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",  # transformers 5.23 needs it
-    packages=["train", "data_tools", "launch", "ds_configs"],
+    packages=find_packages(include=["train", "train.*", "data_tools", "data_tools.*", "launch", "launch.*", "ds_configs"]),
     package_data={"ds_configs": ["*.json"], "launch": ["recipes/*"]},
     install_requires=CORE,
     extras_require={

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Callable
 
 COMMANDS = {  # name: (module with add_arguments(parser) and run(args), what it does)
-    "arxiv": ("data_tools.arxiv", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
-    "corpus": ("data_tools.corpus", "documents, or any text that datasets reads → token shards"),
-    "chat": ("data_tools.chat_prepare", "conversations → token shards with a loss mask"),
-    "report": ("data_tools.report", "one HTML page with figures of what was kept and dropped"),
+    "arxiv": ("data_tools.arxiv.prepare", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
+    "corpus": ("data_tools.corpus.prepare", "documents, or any text that datasets reads → token shards"),
+    "chat": ("data_tools.chat.prepare", "conversations → token shards with a loss mask"),
+    "report": ("data_tools.arxiv.report", "one HTML page with figures of what was kept and dropped"),
 }
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.corpus.rows import InputError, read_rows, split_inputs
 from data_tools.prepare import call
-from data_tools.rows import InputError, read_rows, split_inputs
-from data_tools.shards import Shards
-from data_tools.tokenizer import Tokenizer
+from data_tools.shards.reader import Shards
+from data_tools.tokens.tokenizer import Tokenizer
 
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -177,7 +177,7 @@ def _origin(shards: Shards, id: str) -> str:
 
 
 def _reader_of(path: Path) -> str:
-    from data_tools.rows import find_inputs
+    from data_tools.corpus.rows import find_inputs
 
     return find_inputs([str(path)])[0]["reader"]
 

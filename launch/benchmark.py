@@ -21,13 +21,13 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
 ROOT = Path(__file__).resolve().parents[1]
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
 PARTS = {
-    "train": "train.bench_train",
-    "tokenize": "data_tools.tokenize_bench",
-    "loader": "launch.bench_loader",
-    "packing": "train.bench_packing",
-    "load": "train.bench_load",
-    "export": "train.bench_export",
-    "checkpoint": "train.bench_checkpoint",
+    "train": "train.benchmark.train",
+    "tokenize": "data_tools.corpus.bench",
+    "loader": "train.benchmark.loader",
+    "packing": "train.benchmark.packing",
+    "load": "train.benchmark.load",
+    "export": "train.benchmark.export",
+    "checkpoint": "train.benchmark.checkpoint",
 }
 EXAMPLE = """example:
   python launch/benchmark.py {part} --json {part}.json

@@ -12,9 +12,9 @@ import json
 import threading
 from typing import Any
 
-from data_tools.chat_formats import ChatError, Refused, Turn
-from data_tools.files import write_atomically
-from data_tools.shards import ShardError
+from data_tools.chat.conversations import ChatError, Refused, Turn
+from data_tools.files.atomic import write_atomically
+from data_tools.shards.reader import ShardError
 
 HELP = "/system TEXT sets the system prompt and starts anew, /reset starts anew, /save FILE keeps the conversation, /quit leaves"
 EPILOG = """in the conversation:
@@ -32,12 +32,12 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    from launch.chat_model import ModelError, Sampling, Talker
+    from launch.talk.model import ModelError, Sampling, Talker
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.seed)
     try:
         if args.web:
-            from launch.chat_web import serve
+            from launch.talk.web import serve
 
             talkers = [Talker.load(folder, args.template, args.dtype) for folder in (args.model, args.compare) if folder is not None]
             for talker in talkers:
@@ -132,7 +132,7 @@ class Conversation:
 
 def talk(conversation: Conversation) -> int:
     """Read lines until /quit or the end of input; 1 if a question of a script got no answer."""
-    from launch.chat_model import ModelError
+    from launch.talk.model import ModelError
 
     by_hand, failed = sys.stdin.isatty(), False
     if by_hand:
@@ -168,7 +168,7 @@ def _say(line: str) -> None:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    from data_tools.chat import NAMES
+    from data_tools.chat.template import NAMES
 
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument

@@ -50,23 +50,23 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
 
 
 def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
-    from train.config import load
+    from train.recipe.vocabulary import load
 
     recipe = load(args.recipe, args.overrides)
     for warning in check(recipe) if check else []:
         if rank == 0:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if args.dry_run:
-        from train.dry_run import explain
+        from train.preflight.dry_run import explain
 
         print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1))))
         return 0
 
-    from train.world import World
+    from train.world.ranks import World
 
     world = World.from_env()
-    from train.guard import PREEMPTED
-    from train.loop import run
+    from train.guard.signals import PREEMPTED
+    from train.run.loop import run
 
     outcome = run(recipe, world, args.resume)
     where = f"; model and checkpoint: {outcome.checkpoint}" if outcome.checkpoint else ""

@@ -14,7 +14,7 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 if TYPE_CHECKING:
-    from train.export_plan import Request
+    from train.export.plan import Request
 
 EXAMPLE = """A killed or interrupted export goes on when the same command is given again.
 
@@ -31,7 +31,9 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
-    from train import dtypes, export, export_plan
+    from train.export import exporter as export
+    from train.export import plan as export_plan
+    from train.model_files import dtypes
 
     dtype = {"bf16": dtypes.BF16, "fp32": dtypes.FP32}[args.dtype]
     request = export_plan.Request(
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _judge(request: Request, said: list[str]) -> Callable[[Path], None]:
     """What --check does to the finished folder before it is published."""
-    from train import logit_check
+    from train.export import logit_check
 
     probe = logit_check.probe_of(request)
 
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _place(word: str) -> Path:
-    from train.places import PlaceError, place
+    from train.world.places import PlaceError, place
 
     try:
         return place(word)

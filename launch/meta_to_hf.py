@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from train.dtypes import BF16, FP16, FP32
-    from train.meta_folder import MetaFolderError, convert
-    from train.torch_files import TorchFileError
+    from train.foreign.meta.folder import MetaFolderError, convert
+    from train.foreign.torch_save.file import TorchFileError
+    from train.model_files.dtypes import BF16, FP16, FP32
 
     dtype = {"keep": None, "bf16": BF16, "fp16": FP16, "fp32": FP32}[args.dtype]
     begun = time.perf_counter()

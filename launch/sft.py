@@ -10,7 +10,7 @@ from launch.door import train_door
 
 
 def main(argv: list[str] | None = None) -> int:
-    from train.sft_checks import check
+    from train.preflight.chat_run import check
 
     return train_door(
         "chat fine-tuning of a LLaMA-family model: whole conversations a row, loss on the assistant's words only",

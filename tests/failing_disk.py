@@ -5,7 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
-from train import safetensors_writer
+from train.model_files import writer as safetensors_writer
 
 
 class FailingDisk:

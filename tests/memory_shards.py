@@ -4,7 +4,7 @@ import numpy as np
 
 
 class MemoryShards:
-    """The reading side of data_tools.shards.Shards, as far as train reads it. Token j of document i is `first[i] + j`."""
+    """The reading side of data_tools.shards.reader.Shards, as far as train reads it. Token j of document i is `first[i] + j`."""
 
     def __init__(self, lengths: list[int], first_token: int = 0, masks: list[np.ndarray] | None = None, name: str = "m") -> None:
         self.lengths = np.array(lengths, np.int64)

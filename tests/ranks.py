@@ -17,7 +17,7 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["torch", "deepspeed", "transformers", "transformers.models.llama.modeling_llama", "train.engine", "tests.preload"]
+    ["torch", "deepspeed", "transformers", "transformers.models.llama.modeling_llama", "train.engine.zero3", "tests.preload"]
 )
 
 
@@ -72,7 +72,7 @@ def enter_world(rank: int, size: int, port: int) -> Any:
     )  # fmt: skip
     import torch
 
-    from train.world import World
+    from train.world.ranks import World
 
     torch.set_num_threads(1)
     world = World.from_env()

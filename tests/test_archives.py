@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.archive_limits import ArchiveError, Caps
-from data_tools.archives import read_source
-from data_tools.tar_stream import bulk_members, safe_name, tar_members
+from data_tools.archives.limits import ArchiveError, Caps
+from data_tools.archives.source import read_source
+from data_tools.archives.tar_stream import bulk_members, safe_name, tar_members
 
 TEX = b"\\documentclass{article}\\begin{document}Stars.\\end{document}\n"
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,8 +96,8 @@ def hostile() -> dict[str, tuple[str, bytes]]:
 READER = """
 import json, os, resource, sys, time
 from pathlib import Path
-from data_tools.archive_limits import ArchiveError
-from data_tools.archives import read_source
+from data_tools.archives.limits import ArchiveError
+from data_tools.archives.source import read_source
 writes = []
 def watch(event, args):
     if event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT): writes.append(str(args[0]))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.archive_limits import ArchiveError
-from data_tools.arxiv_make import is_heldout
-from data_tools.clean import MATH, clean_abstract, clean_tex, clean_title
-from data_tools.metadata import RecordError, Selection, is_withdrawn, paper_id, parse, repaired_id, short_license
-from data_tools.reader import PaperReader
+from data_tools.archives.limits import ArchiveError
+from data_tools.arxiv.make import is_heldout
+from data_tools.arxiv.metadata import RecordError, Selection, is_withdrawn, paper_id, parse, repaired_id, short_license
+from data_tools.arxiv.paper_reader import PaperReader
+from data_tools.documents.clean import MATH, clean_abstract, clean_tex, clean_title
 from tests.made_papers import documents, make, paper, record, sentences, tar, tree, write_lines
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -283,7 +283,7 @@ def test_workers_and_the_cut_of_the_input_into_files_do_not_change_a_byte(tmp_pa
 
 
 def test_large_files_are_read_in_parts_without_losing_or_repeating_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_tools import sources
+    from data_tools.arxiv import inputs as sources
 
     path = write_lines(tmp_path / "a.jsonl", [record(number) for number in range(40)])
     lines = path.read_bytes().splitlines(keepends=True)

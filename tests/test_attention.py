@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests import tiny
-from train import attention
-from train.config import Model
-from train.model import ModelError, PackedCausalLM, build, decoder_layers
+from train.model import attention
+from train.model.causal_lm import ModelError, PackedCausalLM, build, decoder_layers
+from train.recipe.vocabulary import Model
 
 LENGTHS = [9, 1, 23, 2, 17]
 
@@ -193,7 +193,7 @@ def test_rotary_frequencies_stay_fp32_in_a_bf16_model():
 def test_a_model_whose_head_computes_something_else_is_refused(tmp_path):
     import json
 
-    from train.model import config_of
+    from train.model.causal_lm import config_of
 
     tiny.tiny_config().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -13,8 +13,8 @@ from tests.failing_disk import FailingDisk, fails_with
 from tests.ranks import run_ranks
 from tests.test_run import checkpoint_of, losses_of, one_run
 from tests.test_save_faults import content_of
-from train import checkpoint
-from train.manifest import faults_of
+from train.checkpoint import folder as checkpoint
+from train.checkpoint.manifest import faults_of
 
 STEPS = 4
 
@@ -45,8 +45,8 @@ def slow(world, recipe_path: Path, overrides: list[str], owner: type, name: str,
 
 
 def all_runs(world, recipe: Path) -> dict[str, str]:
-    from train.background import HostCopy
-    from train.safetensors_writer import Writer
+    from train.checkpoint.saver import HostCopy
+    from train.model_files.writer import Writer
 
     here, there = "checkpoint.background=false", "checkpoint.background=true"
     one_run(world, recipe, ["name=fore", here])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory_shards import MemoryShards
-from train.batches import IGNORED, PADDING_ROW, PackedRows, Rows, join, pack, plan_split, plan_whole
+from train.data.packing import IGNORED, PADDING_ROW, PackedRows, Rows, join, pack, plan_split, plan_whole
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 SEQ_LEN = st.integers(2, 24)

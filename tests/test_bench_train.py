@@ -11,7 +11,7 @@ import pytest
 
 from launch.benchmark import main
 from tests import tiny
-from train.bench_train import MadeDocuments, _lengths, _padded
+from train.benchmark.train import MadeDocuments, _lengths, _padded
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from data_tools.shard_writer import ShardWriter
+from data_tools.shards.writer import ShardWriter
 from launch.benchmark import main
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.best_fit import fill_rows
+from train.data.best_fit import fill_rows
 
 quick = settings(max_examples=100, deadline=None)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from data_tools.chat import ChatTemplate, Encoded
-from data_tools.chat_formats import ChatError, Refused, Turn, read_row
+from data_tools.chat.conversations import ChatError, Refused, Turn, read_row
+from data_tools.chat.template import ChatTemplate, Encoded
 from tests.chat_tokenizers import TURN_TEMPLATE, write_byte_level, write_chatml, write_llama2, write_llama3, write_own_template
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_chats.json").read_text())

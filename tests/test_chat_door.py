@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.chat_formats import Turn, read_row
-from data_tools.files import sha256_file
+from data_tools.chat.conversations import Turn, read_row
+from data_tools.files.atomic import sha256_file
 from launch import chat
-from launch.chat_model import ModelError, Sampling, Talker
+from launch.talk.model import ModelError, Sampling, Talker
 from tests.tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[1]

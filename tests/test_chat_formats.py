@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.chat_formats import ChatError, Refused, Turn, read_row
-from data_tools.chat_rows import find_inputs, read_rows
+from data_tools.chat.conversations import ChatError, Refused, Turn, read_row
+from data_tools.chat.rows import find_inputs, read_rows
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "chat"
 ASK = [Turn("user", "What is a quasar?"), Turn("assistant", "A bright nucleus.")]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data_tools import prepare
-from data_tools.shards import Shards, tokenizer_fingerprint
+from data_tools.shards.reader import Shards, tokenizer_fingerprint
 from tests.chat_tokenizers import write_chatml, write_llama2
 from tests.test_chat_formats import REAL, REAL_FILES
 

@@ -17,9 +17,9 @@ pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 
 import uvicorn
 
-from data_tools.chat_formats import Turn, read_row
-from launch import chat_web
-from launch.chat_model import Sampling, Talker
+from data_tools.chat.conversations import Turn, read_row
+from launch.talk import web as chat_web
+from launch.talk.model import Sampling, Talker
 from tests.tiny import save_tiny
 
 DRIVER = shutil.which("chromedriver")

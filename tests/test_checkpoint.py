@@ -13,10 +13,12 @@ import torch
 from tests import tiny
 from tests.ranks import run_ranks
 from tests.test_run import checkpoint_of, losses_of, many_refused, one_run, refused
-from train import checkpoint, manifest, places
-from train.manifest import faults_of
-from train.retention import RetentionError, retain, to_delete
-from train.world import World
+from train.checkpoint import folder as checkpoint
+from train.checkpoint import manifest
+from train.checkpoint.manifest import faults_of
+from train.checkpoint.retention import RetentionError, retain, to_delete
+from train.world import places
+from train.world.ranks import World
 
 
 @pytest.fixture(scope="module")

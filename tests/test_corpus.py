@@ -19,14 +19,14 @@ import pyarrow.parquet
 import pytest
 import sentencepiece
 
-from data_tools import corpus_tasks
-from data_tools.corpus import cut_into_shards
-from data_tools.corpus_tasks import read_part, split_of
-from data_tools.documents import Document, write_documents
-from data_tools.files import sha256_file
+from data_tools.corpus import tasks as corpus_tasks
+from data_tools.corpus.prepare import cut_into_shards
+from data_tools.corpus.rows import PART_BYTES, find_inputs, first_line_number, read_rows, split_inputs
+from data_tools.corpus.tasks import read_part, split_of
+from data_tools.documents.document import Document, write_documents
+from data_tools.files.atomic import sha256_file
 from data_tools.prepare import main
-from data_tools.rows import PART_BYTES, find_inputs, first_line_number, read_rows, split_inputs
-from data_tools.shards import Shards
+from data_tools.shards.reader import Shards
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the galaxy cluster redshift star black hole of a in we observe spectra mass dark matter halo é 日本 $z=0.5$ emission".split()
@@ -203,7 +203,7 @@ def test_byte_ranges_of_a_file_give_each_line_once(tmp_path: Path, monkeypatch: 
     path = write_lines(tmp_path / "a.jsonl", rows(50))
     ends = np.cumsum([len(line) for line in path.read_bytes().splitlines(keepends=True)]).tolist()
     for size in (1, 7, 100, 5000, PART_BYTES, ends[0] - 1, ends[0], ends[0] + 1, ends[20]):
-        monkeypatch.setattr("data_tools.rows.PART_BYTES", size)
+        monkeypatch.setattr("data_tools.corpus.rows.PART_BYTES", size)
         parts = split_inputs(find_inputs([str(path)]))
         assert [row["id"] for part in parts for _, row in read_rows(part)] == [f"p{k}" for k in range(50)], size
         assert sum(part["bytes"] for part in parts) == path.stat().st_size
@@ -250,7 +250,7 @@ def test_another_command_into_the_same_folder_is_refused_with_the_difference(
 def test_unfinished_work_of_another_command_is_kept_and_named(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write_lines(tmp_path / "a.jsonl", rows()), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_tools.corpus.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr("data_tools.corpus.prepare.write_manifest", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         prepare(tokenizer, out, path, status=130)
     before = files_of(out)
     prepare(tokenizer, out, path, "--text-field", "year", status=1)
@@ -400,7 +400,7 @@ def test_an_input_changed_meanwhile_is_found(tmp_path: Path, tokenizer: Path, ca
         write_lines(path, rows()[::-1])
         return result
 
-    read_then_change.__module__, read_then_change.__qualname__ = "data_tools.corpus_tasks", "read_part"
+    read_then_change.__module__, read_then_change.__qualname__ = "data_tools.corpus.tasks", "read_part"
     monkeypatch.setattr(corpus_tasks, "read_part", read_then_change)  # stands for another process that writes the file
     prepare(tokenizer, tmp_path / "out", path, status=1)
     assert "the input changed meanwhile (" in capsys.readouterr().err and not (tmp_path / "out" / "manifest.json").exists()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.documents import Document, DocumentError, read_documents, write_documents
-from data_tools.files import sha256_file
+from data_tools.documents.document import Document, DocumentError, read_documents, write_documents
+from data_tools.files.atomic import sha256_file
 
 SOME = [Document("astro-ph/9301001", "Seyfert galaxy\nNGC 6814", {"year": 1993}), Document("2", 'é 日本 " \\ \u2028 end', {})]
 

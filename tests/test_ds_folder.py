@@ -1,4 +1,4 @@
-"""train/ds_folder.py on checkpoints DeepSpeed saved: bit-equal to DeepSpeed's own conversion, or one clear error."""
+"""train/foreign/deepspeed/folder.py on checkpoints DeepSpeed saved: bit-equal to DeepSpeed's own conversion, or one clear error."""
 
 import contextlib
 import io
@@ -15,10 +15,10 @@ import torch
 from tests.ds_made import TAG, Case, make
 from tests.ranks import run_ranks
 from tests.tiny import joined
-from train import ds_folder
-from train.ds_folder import DsFolderError
-from train.dtypes import BF16, FP32, DType
-from train.torch_files import PIECE_BYTES, StoredTensor, TorchFileError, read_torch_file
+from train.foreign.deepspeed import folder as ds_folder
+from train.foreign.deepspeed.folder import DsFolderError
+from train.foreign.torch_save.file import PIECE_BYTES, StoredTensor, TorchFileError, read_torch_file
+from train.model_files.dtypes import BF16, FP32, DType
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDING = "model.embed_tokens.weight"
@@ -384,8 +384,8 @@ def test_memory_is_a_few_pieces_and_only_masters_are_read(tmp_path):
     code = """
 import json, resource, sys
 from pathlib import Path
-from train.dtypes import BF16
-from train.ds_folder import tensors_of
+from train.model_files.dtypes import BF16
+from train.foreign.deepspeed.folder import tensors_of
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 chars = lambda: int(Path("/proc/self/io").read_text().split()[1])
 before, read = peak(), chars()

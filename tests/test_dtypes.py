@@ -1,4 +1,4 @@
-"""train/dtypes.py against torch: every 16-bit value, and the fp32 and fp64 ones where rounding is delicate."""
+"""train/model_files/dtypes.py against torch: every 16-bit value, and the fp32 and fp64 ones where rounding is delicate."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.dtypes import BF16, FP16, FP32, FP64, cast, in_torch, is_finite, known, tensor
+from train.model_files.dtypes import BF16, FP16, FP32, FP64, cast, in_torch, is_finite, known, tensor
 
 EDGES = (
     0, 1, 0x7FFF, 0x8000, 0x8001, 0x18000, 0x7F7F7FFF, 0x7F7F8000, 0x7F7FFFFF,  # the last ones round to infinity

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from data_tools.duplicates import (
+from data_tools.documents.duplicates import (
     NGRAM,
     SHINGLE,
     Duplicate,

@@ -15,7 +15,7 @@ from tests import export_made, tiny
 from tests.export_made import weights_of
 from tests.test_checkpoint import flip
 from tests.test_run import all_slices
-from train.model_shapes import described
+from train.model_files.shapes import described
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -369,7 +369,7 @@ def test_weights_in_pickle_are_refused_with_the_remedy(tmp_path, said):
 
 @pytest.fixture(scope="module")
 def deepspeed_folder(tmp_path_factory) -> Path:
-    from train.bench_export import make
+    from train.benchmark.export import make
 
     return make(tmp_path_factory.mktemp("deepspeed") / "checkpoint-1", 100_000, "deepspeed")
 

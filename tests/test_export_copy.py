@@ -16,9 +16,9 @@ import torch
 from launch.export_hf import main
 from tests import export_made
 from tests.export_made import files_of
-from train import export_copy
-from train.export_copy import Copier
-from train.tensor_stream import ReadError
+from train.export import copier as export_copy
+from train.export.copier import Copier
+from train.model_files.stream import ReadError
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = export_copy._by_kernel

@@ -16,7 +16,9 @@ import torch
 from launch.export_hf import main
 from tests import export_made
 from tests.export_made import files_of
-from train import export, export_plan, safetensors_writer
+from train.export import exporter as export
+from train.export import plan as export_plan
+from train.model_files import writer as safetensors_writer
 
 ROOT = Path(__file__).resolve().parents[1]
 # the door in a process of its own, in small files; KILL dies at that write, PACE makes writes slow enough to be hit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.filters import (
+from data_tools.documents.filters import (
     FILTERS,
     FilterError,
     Prose,

@@ -5,7 +5,7 @@ import time
 
 from torch.utils.file_baton import FileBaton
 
-from train.jit_lock import clear_stale
+from train.world.jit_lock import clear_stale
 
 
 def test_a_lock_nobody_holds_is_removed_and_a_held_one_is_not(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.latex import Paper, PaperError, main, read_paper
+from data_tools.latex.paper import Paper, PaperError, main, read_paper
 
 ROOT = Path(__file__).resolve().parents[1]
 FILL = "The star is observed during many nights with the telescope and its light varies slowly over the season. " * 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.latex import Paper, PaperError, read_paper
+from data_tools.latex.paper import Paper, PaperError, read_paper
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LABELS = json.loads((Path(__file__).parent / "data" / "latex_labels.json").read_text())["papers"]

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.shard_writer import ShardWriter
-from data_tools.shards import ShardError, Shards
+from data_tools.shards.reader import ShardError, Shards
+from data_tools.shards.writer import ShardWriter
 from tests.memory_shards import MemoryShards
-from train.batches import IGNORED, pack
-from train.loader import Loader, LoaderError, PackedBatch, heldout_rows
-from train.mixture import MixtureError, SourceSpec
+from train.data.loader import Loader, LoaderError, PackedBatch, heldout_rows
+from train.data.mixture import MixtureError, SourceSpec
+from train.data.packing import IGNORED, pack
 
 A = np.random.default_rng(1).integers(1, 30, 70).tolist()
 B = np.random.default_rng(2).integers(1, 60, 40).tolist()

@@ -7,8 +7,8 @@ import torch
 
 from launch.export_hf import main
 from tests import export_made, tiny
-from train import logit_check
-from train.logit_check import compared
+from train.export import logit_check
+from train.export.logit_check import compared
 
 
 @pytest.fixture(autouse=True)

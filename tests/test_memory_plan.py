@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests import tiny
-from train import memory_plan
-from train.config import load
-from train.dry_run import shape_of_path
-from train.engine import merged_config
-from train.machine_memory import Machine, host_available, what_there_is
-from train.memory_plan import MemoryPlanError, plan, require, short_of
+from train.engine.zero3 import merged_config
+from train.preflight import memory_plan
+from train.preflight.dry_run import shape_of_path
+from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
+from train.recipe.vocabulary import load
+from train.world.machine import Machine, host_available, what_there_is
 
 GIB = 2**30
 SMALL, LARGE = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-70b-hf"

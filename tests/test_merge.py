@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from launch.export_hf import main
 from tests import export_made
 from tests.export_made import masters_of, weights_of
-from train import merge, tensor_stream
+from train.export import merge
+from train.model_files import stream as tensor_stream
 
 
 @pytest.fixture(autouse=True)

@@ -275,7 +275,7 @@ def test_a_file_that_would_run_code_runs_none(small, tmp_path, capsys):
 
 
 def test_a_recipe_pointed_at_metas_folder_is_told_the_command(small):
-    from train.model_folder import WeightsError, read_folder
+    from train.model_files.folder import WeightsError, read_folder
 
     with pytest.raises(WeightsError, match=r"only consolidated\.00\.pth.*python launch/meta_to_hf\.py .*small OUT"):
         read_folder(small)
@@ -286,7 +286,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     code = """
 import resource, sys
 from pathlib import Path
-from train.meta_tensors import read_params, tensors_of
+from train.foreign.meta.tensors import read_params, tensors_of
 folder = Path(sys.argv[1])
 tensors, _ = tensors_of(folder, read_params(folder))
 begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from train.guard import Guard, NonFiniteError
-from train.metrics import Machine, MetricsLog, StepNumbers, line, peak_tflops, rates, readable_time
-from train.model import flops_per_token
-from train.resume import differences, refusal
-from train.world import World
+from train.guard.signals import Guard, NonFiniteError
+from train.model.causal_lm import flops_per_token
+from train.recipe.changes import differences, refusal
+from train.run.metrics_log import Machine, MetricsLog, StepNumbers, line, peak_tflops, rates, readable_time
+from train.world.ranks import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 STEP = StepNumbers(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.mixture import MixtureError, SourceSpec, epoch_documents, epoch_shares, require_tokens, tokens_available
+from train.data.mixture import MixtureError, SourceSpec, epoch_documents, epoch_shares, require_tokens, tokens_available
 
 LENGTHS = [np.random.default_rng(k).integers(5, 50, size) for k, size in enumerate((400, 60, 200))]
 TOTALS = [int(n.sum()) for n in LENGTHS]
@@ -33,7 +33,7 @@ def test_without_weights_an_epoch_is_every_document_once_in_another_order_each_t
 
 def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
     code = (
-        "import numpy as np; from train.mixture import *\n"
+        "import numpy as np; from train.data.mixture import *\n"
         "n = [np.arange(1, 300), np.arange(1, 90)]\n"
         "print(epoch_documents(n, [SourceSpec('ä', .7), SourceSpec('b', .3)], 5, 2).tolist())"
     )

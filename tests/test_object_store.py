@@ -45,7 +45,7 @@ def store():
                 break
             except OSError:
                 time.sleep(0.1)
-        from train.places import place
+        from train.world.places import place
 
         place("s3://bucket").fs.mkdir("bucket")
         yield settings
@@ -70,15 +70,15 @@ def run_there(world, settings: dict[str, str], recipe: Path, overrides: list[str
 
 
 def names_in(name: str) -> set[str]:
-    from train.places import place
+    from train.world.places import place
 
     root = place(f"s3://bucket/runs/{name}")
     return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
 
 
 def test_a_run_saves_to_a_store_goes_on_from_it_and_deletes_there(ground, store, tmp_path):
-    from train.manifest import faults_of
-    from train.places import place
+    from train.checkpoint.manifest import faults_of
+    from train.world.places import place
 
     rules = ["name=there", "checkpoint.keep_last=1", "checkpoint.keep_best=0"]
     run_ranks(run_there, 2, store, ground / "recipe.yaml", [*rules, "checkpoint.background=true"])
@@ -97,7 +97,7 @@ def test_a_run_saves_to_a_store_goes_on_from_it_and_deletes_there(ground, store,
 
 def test_a_checkpoint_on_a_store_is_exported_like_one_on_a_disk(ground, store, tmp_path, capsys):
     from launch.export_hf import main
-    from train.places import place
+    from train.world.places import place
 
     run_ranks(run_there, 2, store, ground / "recipe.yaml", ["name=public"])
     step, there = checkpoint_of(ground, STEPS), f"s3://bucket/runs/public/step_{STEPS:06d}"
@@ -134,7 +134,7 @@ def test_a_checkpoint_on_a_store_is_exported_like_one_on_a_disk(ground, store, t
 
 def test_an_export_from_a_store_that_is_out_of_reach_is_one_message(store, tmp_path, capsys, monkeypatch):
     from launch.export_hf import main
-    from train.places import place
+    from train.world.places import place
 
     assert main(["s3://bucket/runs/nobody", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
@@ -152,7 +152,7 @@ def killed_there(world, settings: dict[str, str], recipe: Path, overrides: list[
     """Rank `victim` dies at its at-th write to the store."""
     import upath
 
-    from train.safetensors_writer import Writer
+    from train.model_files.writer import Writer
 
     count = [0]
 
@@ -172,8 +172,8 @@ def killed_there(world, settings: dict[str, str], recipe: Path, overrides: list[
 
 
 def test_a_save_killed_while_it_writes_to_a_store_is_invisible_and_the_run_goes_on(ground, store):
-    from train.manifest import faults_of, steps_in
-    from train.places import place
+    from train.checkpoint.manifest import faults_of, steps_in
+    from train.world.places import place
 
     root = place("s3://bucket/runs/killed")
     invisible = 0
@@ -198,7 +198,7 @@ def test_a_store_that_cannot_be_reached_is_told_in_one_message_before_the_first_
 
 
 def test_a_url_whose_package_is_missing_says_what_to_install():
-    from train.places import PlaceError, place
+    from train.world.places import PlaceError, place
 
     with pytest.raises(PlaceError, match=r"nowhere://bucket: cannot be opened .*pip install -e '.\[s3\]'"):
         place("nowhere://bucket")

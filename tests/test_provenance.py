@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data_tools.prepare import main as prepare
-from data_tools.shards import Shards
+from data_tools.shards.reader import Shards
 from data_tools.show import main as show
 from tests.made_papers import make, paper, record, write_lines
 from tests.test_corpus import WORDS, train

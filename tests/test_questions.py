@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import questions
-from data_tools.questions_check import judge, parse
+from data_tools.questions import make as questions
+from data_tools.questions.check import judge, parse
 from tests import misbehaving_server as server
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -102,7 +102,8 @@ def test_a_rehearsal_leaves_nothing_and_takes_no_room(ground):
 def rehearsed(world, model: Path, root: Path) -> None:
     import torch
 
-    from train import checkpoint, rehearsal
+    from train.checkpoint import folder as checkpoint
+    from train.checkpoint import rehearsal
 
     sizes = []
     original = rehearsal._open_as_users_do

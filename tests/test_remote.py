@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from data_tools.prepare import main
-from data_tools.shards import Shards
+from data_tools.shards.reader import Shards
 from tests.made_papers import make, record
 from tests.test_corpus import ROOT, WORDS, files_of, rows, train, write_lines
 

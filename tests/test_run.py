@@ -1,4 +1,4 @@
-"""R8, R9, R10 and the checkpoint format: whole runs through `train.loop.run`, compared with the uncut run and with transformers."""
+"""R8, R9, R10 and the checkpoint format: whole runs through `train.run.loop.run`, compared with the uncut run and with transformers."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ def losses_of(run: Path) -> dict[int, float]:
 
 
 def one_run(world, recipe_path: Path, overrides: list[str], resume: str = "auto"):
-    from train.config import load
-    from train.loop import run
+    from train.recipe.vocabulary import load
+    from train.run.loop import run
 
     outcome = run(load(recipe_path, overrides), world, resume)
     return outcome.state.step, outcome.finished
@@ -75,9 +75,10 @@ def test_three_chained_resumes_across_an_epoch_end_stay_bit_equal(ground):
 
 def reshape(world, recipe_path: Path, folder: Path, out: Path) -> str:
     """Load a checkpoint at this world size and save it again, untrained."""
-    from train import checkpoint, manifest, trainer_state
-    from train.config import load
-    from train.engine import start
+    from train.checkpoint import folder as checkpoint
+    from train.checkpoint import manifest, trainer_state
+    from train.engine.zero3 import start
+    from train.recipe.vocabulary import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)
@@ -131,8 +132,8 @@ def test_masters_and_moments_are_bit_equal_after_a_round_trip_over_world_sizes(g
 
 
 def engine_logits(world, recipe_path: Path, folder: Path, ids: list[int]) -> torch.Tensor:
-    from train.config import load
-    from train.engine import start
+    from train.engine.zero3 import start
+    from train.recipe.vocabulary import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     return engine.logits(tiny.pack_by_hand([np.array(ids)], len(ids)))
@@ -153,7 +154,7 @@ def test_transformers_opens_a_checkpoint_and_computes_the_engines_logits(ground)
 def test_the_held_out_perplexity_in_the_log_is_what_transformers_computes(ground):
     from transformers import AutoModelForCausalLM
 
-    from data_tools.shards import Shards
+    from data_tools.shards.reader import Shards
 
     model = AutoModelForCausalLM.from_pretrained(ground / "model").float()
     shards = Shards.open(ground / "heldout")
@@ -163,8 +164,8 @@ def test_the_held_out_perplexity_in_the_log_is_what_transformers_computes(ground
 
 
 def refused(world, recipe_path: Path, overrides: list[str], resume: str = "auto") -> str:
-    from train.config import load
-    from train.loop import run
+    from train.recipe.vocabulary import load
+    from train.run.loop import run
 
     try:
         run(load(recipe_path, overrides), world, resume)
@@ -228,9 +229,9 @@ def test_a_loader_that_writes_the_wrong_slice_is_found_in_memory(ground):
 
 def wrong_slice(world, recipe_path: Path, folder: Path) -> str:
     """A library drift: after the load, something else stands in one slice of rank 1."""
-    from train import engine as engine_room
-    from train import weights
-    from train.config import load
+    from train.engine import weights
+    from train.engine import zero3 as engine_room
+    from train.recipe.vocabulary import load
 
     original = weights.load
 
@@ -299,8 +300,8 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
     from deepspeed.utils import safe_get_full_fp32_param
     from safetensors.torch import load_file
 
-    from train.config import load
-    from train.engine import start
+    from train.engine.zero3 import start
+    from train.recipe.vocabulary import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     original = load_file(folder / "model.safetensors")
@@ -309,8 +310,8 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
 
 def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
     """A run while its name is held, and again when it is free."""
-    from train import run_lock
-    from train.config import load
+    from train.guard import run_lock
+    from train.recipe.vocabulary import load
 
     held = run_lock.take(load(recipe_path, ["name=once"]).run_dir, world)
     first = refused(world, recipe_path, ["name=once"])

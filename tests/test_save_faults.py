@@ -13,8 +13,9 @@ from tests import tiny
 from tests.failing_disk import FailingDisk, dies, fails_with
 from tests.ranks import RankFailed, run_ranks
 from tests.test_run import checkpoint_of, losses_of, one_run
-from train import checkpoint, manifest
-from train.manifest import faults_of
+from train.checkpoint import folder as checkpoint
+from train.checkpoint import manifest
+from train.checkpoint.manifest import faults_of
 
 STEPS = 5
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -35,9 +36,9 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 
 def engine_at(world, recipe_path: Path, folder: Path):
-    from train import trainer_state
-    from train.config import load
-    from train.engine import start
+    from train.checkpoint import trainer_state
+    from train.engine.zero3 import start
+    from train.recipe.vocabulary import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)

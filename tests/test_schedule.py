@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from train.schedule import lr_at
+from train.recipe.schedule import lr_at
 
 COSINE = {"kind": "cosine", "peak": 2e-5, "total": 100, "warmup": 10, "floor_ratio": 0.1}
 WSD = {"kind": "wsd", "peak": 1.0, "total": 100, "warmup": 10, "floor_ratio": 0.1, "decay": 20}

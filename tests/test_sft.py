@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from data_tools import prepare
-from data_tools.shards import Shards
+from data_tools.shards.reader import Shards
 from launch.sft import main
 from tests import tiny
 from tests.ranks import run_ranks
-from train.config import RECIPES, load
-from train.sft_checks import LEAST_LR_SUM, lr_sum, too_weak
+from train.preflight.chat_run import LEAST_LR_SUM, lr_sum, too_weak
+from train.recipe.vocabulary import RECIPES, load
 
 THINGS = ("star", "dwarf", "comet", "quasar", "pulsar", "nebula", "cluster", "blazar", "magnetar")
 CHAT_RECIPES = {"sft_7b": 8, "sft_70b": 16, "sft_recommended_7b": 8}
@@ -70,7 +70,7 @@ def chat_recipe(folder: Path, **changes) -> Path:
 
 
 def train(world, recipe_path: Path) -> tuple[int, bool]:
-    from train.loop import run
+    from train.run.loop import run
 
     outcome = run(load(recipe_path), world)
     return outcome.state.step, outcome.finished
@@ -101,8 +101,8 @@ def test_packed_chat_loss_is_that_of_one_conversation_at_a_time(ground):
 
 
 def test_a_packed_training_step_has_the_loss_of_its_conversations_one_at_a_time(ground):
-    from train.loader import Loader
-    from train.mixture import SourceSpec
+    from train.data.loader import Loader
+    from train.data.mixture import SourceSpec
 
     shards = Shards.open(ground / "chats")
     loader = Loader({"chats": shards}, specs=[SourceSpec("chats")], seq_len=256, packing="whole", seed=0, rows_per_step=4)
@@ -129,10 +129,10 @@ def test_answers_to_the_prompts_go_to_tensorboard_at_each_evaluation(ground):
 
 
 def test_a_prompt_is_the_ids_that_stand_before_an_answer_in_training(ground):
-    from data_tools.chat import ChatTemplate
-    from data_tools.chat_formats import Turn
-    from train.chat_format import ChatFormat
-    from train.heldout import load_tokenizer
+    from data_tools.chat.conversations import Turn
+    from data_tools.chat.template import ChatTemplate
+    from train.data.chat_format import ChatFormat
+    from train.evaluation.heldout import load_tokenizer
 
     chat = ChatFormat.of([Shards.open(ground / "chats")])
     wanted = ChatTemplate.load("llama2", ground / "model").prompt([Turn("user", "a star?")])

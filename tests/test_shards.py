@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_tools.files import sha256_file
-from data_tools.shard_writer import ShardWriter, write_shard
-from data_tools.shards import ShardError, ShardFormat, Shards, manifest_checksum, sum_counts, tokenizer_fingerprint
+from data_tools.files.atomic import sha256_file
+from data_tools.shards.reader import ShardError, ShardFormat, Shards, manifest_checksum, sum_counts, tokenizer_fingerprint
+from data_tools.shards.writer import ShardWriter, write_shard
 
 VOCAB = 1000
 RULE = {"fingerprint": "ab" * 32, "bos_id": 1, "eos_id": 2, "add_bos": True, "add_eos": True}
@@ -361,8 +361,8 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path: Path) -> None:
 import resource, sys
 import numpy as np
 from pathlib import Path
-from data_tools.shard_writer import write_shard
-from data_tools.shards import ShardFormat
+from data_tools.shards.writer import write_shard
+from data_tools.shards.reader import ShardFormat
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
@@ -384,5 +384,5 @@ def test_one_shard_can_be_written_alone(tmp_path: Path) -> None:
 
 
 def test_shards_do_not_load_torch() -> None:
-    code = "import sys, data_tools.shards, data_tools.shard_writer; sys.exit('torch' in sys.modules)"
+    code = "import sys, data_tools.shards.reader, data_tools.shards.writer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], timeout=60).returncode == 0

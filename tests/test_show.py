@@ -7,9 +7,9 @@ import pytest
 import sentencepiece
 
 from data_tools.prepare import main as prepare
-from data_tools.shard_writer import ShardWriter
+from data_tools.shards.writer import ShardWriter
 from data_tools.show import main as show
-from data_tools.tokenizer import Tokenizer
+from data_tools.tokens.tokenizer import Tokenizer
 
 PROSE = "We observe a distant galaxy cluster at high redshift.\nIts stars are old and its gas is hot.\n"
 

@@ -8,7 +8,7 @@ import torch
 
 from tests import tiny
 from tests.ranks import run_ranks
-from train.config import Data, Model, Optim, Recipe, Source
+from train.recipe.vocabulary import Data, Model, Optim, Recipe, Source
 
 ROW = 64
 CPU = Path("ds_configs/cpu.json")
@@ -34,7 +34,7 @@ def unequal_rows(rng) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
 
 def cut(rows: list, masks: list, world, micro_batch: int) -> list:
     """The rows of this rank as micro-batches, dealt as the loader deals them."""
-    from train.loader import PackedBatch
+    from train.data.loader import PackedBatch
 
     batches = []
     for start in range(world.rank * micro_batch, len(rows), world.size * micro_batch):
@@ -53,7 +53,7 @@ def cut(rows: list, masks: list, world, micro_batch: int) -> list:
 def gradients_of_every_cut(world, folder: Path, rows: list, masks: list) -> list:
     from deepspeed.utils import safe_get_full_grad
 
-    from train.engine import start
+    from train.engine.zero3 import start
 
     engine, _, _ = start(recipe_for(folder, clip=0.0), world, folder, 1)
     engine.set_lr(0.0)
@@ -103,7 +103,7 @@ def test_the_gradient_is_the_plain_token_mean_however_the_batch_is_cut(ranks, tm
 def twenty_steps(world, folder: Path, rows: list, masks: list, kernel: str, deepspeed: Path) -> tuple[list, dict | None]:
     from deepspeed.utils import safe_get_full_fp32_param
 
-    from train.engine import start
+    from train.engine.zero3 import start
 
     engine, _, said = start(recipe_for(folder, kernel, deepspeed), world, folder, 1)
     assert said.endswith(f"Adam: {kernel}")
@@ -199,7 +199,7 @@ def test_secondary_partitions_of_hpz_change_nothing(tmp_path):
 
 
 def poisoned(world, folder: Path, where: str) -> tuple:
-    from train.engine import start
+    from train.engine.zero3 import start
 
     engine, _, _ = start(recipe_for(folder), world, folder, 1)
     engine.set_lr(1e-2)

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import joined
-from train import tensor_stream
-from train.dtypes import BF16, FP32
-from train.safetensors_writer import Writer
-from train.tensor_stream import Ahead, Extent, Files, ReadError, Tensor
+from train.model_files import stream as tensor_stream
+from train.model_files.dtypes import BF16, FP32
+from train.model_files.stream import Ahead, Extent, Files, ReadError, Tensor
+from train.model_files.writer import Writer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from data_tools import tokenize_bench
+from data_tools.corpus import bench as tokenize_bench
 
 WORDS = "the galaxy cluster redshift star black hole of a in we observe spectra mass dark matter halo é 日本 $z=0.5$ emission".split()
 

@@ -11,8 +11,8 @@ import pytest
 import sentencepiece
 import tokenizers
 
-from data_tools.tokenizer import Tokenizer, TokenizerError, with_marks
-from data_tools.words import words_are_separable
+from data_tools.tokens.tokenizer import Tokenizer, TokenizerError, with_marks
+from data_tools.tokens.words import words_are_separable
 
 PROSE = """We present spectroscopic observations of the galaxy cluster Abell 2218 at redshift z = 0.176.
 The stellar population of dwarf spheroidal galaxies is old and metal poor, as expected from chemical evolution.
@@ -156,7 +156,7 @@ def test_words_are_encoded_alone_only_where_the_model_allows_it(tmp_path: Path, 
 
 
 def test_a_full_table_of_words_starts_anew(spm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_tools.words.MOST_WORDS", 50)
+    monkeypatch.setattr("data_tools.tokens.words.MOST_WORDS", 50)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(spm_folder / "tokenizer.model"))
     tokenizer, texts = Tokenizer.load(spm_folder), strings(1000)
     assert [tokenizer.encode(text) for text in texts] == [reference.encode(text) for text in texts]
@@ -223,7 +223,7 @@ def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path, name: s
 
 
 def test_the_tokenizer_does_not_load_torch(spm_folder: Path, hf_folder: Path) -> None:
-    code = "import sys; from pathlib import Path; from data_tools.tokenizer import Tokenizer\n"
+    code = "import sys; from pathlib import Path; from data_tools.tokens.tokenizer import Tokenizer\n"
     code += "for folder in sys.argv[1:]: Tokenizer.load(Path(folder)).fast_path(['a'])\nsys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(spm_folder), str(hf_folder)]
     assert subprocess.run(command, cwd=Path(__file__).parents[1], timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""train/torch_files.py: what torch.save wrote comes out as byte ranges; what would run code runs none and is refused in one line."""
+"""train/foreign/torch_save/file.py: what torch.save wrote comes out as byte ranges; what would run code runs none and is refused in one line."""
 
 import collections
 import os
@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from tests.tiny import joined
-from train import ds_folder
-from train.dtypes import BF16, FP32, in_torch
-from train.safetensors_header import SafetensorsError, read_header
-from train.torch_files import Foreign, Reader, StoredTensor, TorchFileError, read_torch_file
-from train.torch_pickle import MAX_OPCODES, MAX_PICKLE_BYTES
-from train.torch_zip import MAX_DIRECTORY_BYTES
+from train.foreign.deepspeed import folder as ds_folder
+from train.foreign.torch_save.file import Foreign, Reader, StoredTensor, TorchFileError, read_torch_file
+from train.foreign.torch_save.members import MAX_DIRECTORY_BYTES
+from train.foreign.torch_save.pickled import MAX_OPCODES, MAX_PICKLE_BYTES
+from train.model_files.dtypes import BF16, FP32, in_torch
+from train.model_files.header import SafetensorsError, read_header
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -424,7 +424,7 @@ def test_code_named_by_a_tokenizer_or_config_is_not_run(tmp_path):
     import json
 
     from tests import tiny
-    from train.model import config_of
+    from train.model.causal_lm import config_of
 
     folder, ran = tiny.save_tiny(tmp_path / "model"), tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
@@ -447,7 +447,7 @@ def limited(paths: list[Path]) -> list[str]:
     code = """
 import resource, sys
 from pathlib import Path
-from train.torch_files import TorchFileError, read_torch_file
+from train.foreign.torch_save.file import TorchFileError, read_torch_file
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, used + 400_000_000))
 begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

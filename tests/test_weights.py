@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.ranks import run_ranks
-from train import weights
-from train.model_folder import INDEX
-from train.safetensors_header import SafetensorsError, read_header
-from train.safetensors_io import Wanted, read_ahead
-from train.world import World
+from train.engine import weights
+from train.model_files.folder import INDEX
+from train.model_files.header import SafetensorsError, read_header
+from train.model_files.reader import Wanted, read_ahead
+from train.world.ranks import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -59,8 +59,8 @@ def started(tmp_path_factory):
 
 def start_each(world, recipe: Path, folders: dict[str, Path]) -> dict:
     """For each folder and compute dtype: this rank's masters and weights after the start; then the same with a bit changed before."""
-    from train import engine
-    from train.config import load
+    from train.engine import zero3 as engine
+    from train.recipe.vocabulary import load
 
     torch.set_num_threads(1)
     found: dict = {}

@@ -20,8 +20,8 @@ import pytest
 import sentencepiece
 
 from data_tools.prepare import main as prepare
-from data_tools.progress import Progress
-from data_tools.work import WorkError, run_tasks
+from data_tools.work.progress import Progress
+from data_tools.work.tasks import WorkError, run_tasks
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,7 +114,7 @@ def test_no_task_is_no_work(tmp_path: Path) -> None:
 FRONT = """
 import sys
 from pathlib import Path
-from data_tools.work import run_tasks
+from data_tools.work.tasks import run_tasks
 from tests.test_work import square, tasks_for
 if __name__ == "__main__":
     path, count, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])

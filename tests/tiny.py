@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train import dtypes
+from train.model_files import dtypes
 
 VOCAB = 320
 
@@ -82,8 +82,8 @@ def random_documents(rng: np.random.Generator, lengths: list[int]) -> list[np.nd
 
 
 def pack_by_hand(documents: list[np.ndarray], row_tokens: int, masks: list[np.ndarray] | None = None, sources: list[int] | None = None):
-    """One PackedBatch of whole documents, padded to row_tokens; independent of train.batches."""
-    from train.loader import PackedBatch
+    """One PackedBatch of whole documents, padded to row_tokens; independent of train.data.packing."""
+    from train.data.loader import PackedBatch
 
     tokens, labels, positions, source, edges = [], [], [], [], [0]
     for i, d in enumerate(documents):
@@ -136,8 +136,8 @@ def write_shards(
     shard_tokens: int = 4096,
 ) -> Path:
     """Real shards of given ids; document i has id `source-i`."""
-    from data_tools.shard_writer import ShardWriter
-    from data_tools.shards import tokenizer_fingerprint
+    from data_tools.shards.reader import tokenizer_fingerprint
+    from data_tools.shards.writer import ShardWriter
 
     tokenizer = {"fingerprint": tokenizer_fingerprint(model_folder), "bos_id": 1, "eos_id": 2, "add_bos": True, "add_eos": True}
     writer = ShardWriter(folder, kind="chat" if masks else "corpus", vocab_size=VOCAB, tokenizer=tokenizer, shard_tokens=shard_tokens)

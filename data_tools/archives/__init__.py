@@ -1,0 +1,1 @@
+"""Archives from strangers as trees in memory, with caps."""

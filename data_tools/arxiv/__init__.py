@@ -1,0 +1,1 @@
+"""`prepare arxiv`: metadata and LaTeX sources to documents, and their report."""

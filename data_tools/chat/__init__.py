@@ -1,0 +1,1 @@
+"""`prepare chat`: conversations to tokens and masks."""

@@ -1,0 +1,222 @@
+"""`data_tools.prepare chat`: files of conversations → token shards with a loss mask.
+
+inputs → tasks of 5,000 rows → per task: rows → conversations → tokens and masks (`encode_rows`, any process) → parts
+→ limits on what was dropped → shards, in the inputs' order whatever the workers → manifest.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_tools.chat.conversations import ChatError, Turn
+from data_tools.chat.rows import ChatInput, find_inputs
+from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, encode_rows, load_template, read_part
+from data_tools.chat.template import NAMES, ChatTemplate
+from data_tools.files.atomic import write_atomically
+from data_tools.shards.reader import MANIFEST, Shards
+from data_tools.shards.writer import ShardWriter
+from data_tools.tokens.tokenizer import Tokenizer
+from data_tools.work import tasks as work
+
+EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
+MAX_UNSUPERVISED = 0.001
+TASK_ROWS = 5000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = f"example: {EXAMPLE}"
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help=".jsonl, .json (also .gz) or .parquet, a folder of them, or a Hub name owner/name[:split]",
+    )
+    add("--tokenizer", type=Path, required=True, metavar="DIR", help="the model's folder, or that of its tokenizer")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    add(
+        "--template",
+        choices=NAMES,
+        default="llama2",
+        help="format of the conversation (default: llama2); model: the tokenizer's own chat template",
+    )
+    add("--source", metavar="S", help="name of the inputs in the shards (default: each one's own)")
+    add("--seq-len", type=int, metavar="N", help="longest conversation in tokens (default: any length)")
+    add(
+        "--long",
+        choices=("truncate", "drop"),
+        default="truncate",
+        help="longer ones: cut after the last answer that fits (default), or drop",
+    )
+    add("--split", metavar="NAME=FRACTION", help="e.g. heldout=0.1: writes OUT/heldout and OUT/train; equal first questions stay together")
+    add(
+        "--max-dropped", type=float, default=0.05, metavar="F", help="stop when more than this part of a source is unusable (default: 0.05)"
+    )
+    add("--allow-unsupervised", action="store_true", help="go on when more than a thousandth of a source has nothing to train on")
+    work.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the shards. Raises ChatError, ShardError, WorkError."""
+    template, tokenizer = load_template(str(args.tokenizer.absolute()), args.template), Tokenizer.load(args.tokenizer)
+    shares = _shares(args)
+    inputs = find_inputs(args.inputs, args.source)
+    arguments = {key: getattr(args, key) for key in ("template", "source", "seq_len", "long", "split", "max_dropped", "allow_unsupervised")}
+    facts = {"arguments": arguments, "inputs": [asdict(item) for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
+    folders = {name: args.out / name if len(shares) > 1 else args.out for name in shares}
+    if not (wanted := {name: folder for name, folder in folders.items() if not _is_made(folder, facts)}):
+        shutil.rmtree(args.out / ".work", ignore_errors=True)  # where a kill came between the manifest and this
+        print(f"{args.out}: made before from these inputs with these arguments; nothing to do")
+        return
+    print(f"template {template.name}: marks are {template.facts['marks']}", file=sys.stderr)
+    results = _encode(args, inputs, facts)
+    dropped = _keep_dropped(results, args.out / "dropped.jsonl")
+    _check_limits(results, dropped, args)
+    for name, folder in wanted.items():
+        _write(folder, name, shares, results, tokenizer.vocab_size, facts | {"dropped": dropped})
+    shutil.rmtree(args.out / ".work")
+    left_out = sum((Counter(result["left_out"]) for result in results), Counter())
+    _report(folders.values(), dropped, left_out, args.out)
+
+
+def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], left_out: Counter[str], out: Path) -> None:
+    if left_out:
+        listed = "; ".join(f"{what} ({number:,} conversations)" for what, number in left_out.most_common())
+        print(f"kept without what no template has a place for: {listed}")
+    if reasons := sum((Counter(reasons) for reasons in dropped.values()), Counter()):
+        listed = "; ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common(5))
+        print(f"dropped {reasons.total():,}: {listed}; each is named in {out / 'dropped.jsonl'}")
+    for folder in folders:
+        counts = json.loads((folder / MANIFEST).read_bytes())["counts"]
+        share = counts["supervised_tokens"] / counts["tokens"]
+        print(f"{folder}: {counts['documents']:,} conversations, {counts['tokens']:,} tokens, {share:.1%} of them supervised")
+
+
+def _shares(args: argparse.Namespace) -> dict[str, float]:
+    """Where each of the folders begins on the line from 0 to 1 on which a conversation's first question has its place."""
+    if args.seq_len is not None and args.seq_len < 2:
+        raise ChatError(f"--seq-len {args.seq_len}: give the row length of the training, for instance 4096")
+    if args.split is None:
+        return {"all": 0.0}
+    name, _, fraction = args.split.partition("=")
+    try:
+        value = float(fraction)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1 or not name.isidentifier() or name == "train":
+        raise ChatError(f"--split {args.split}: write NAME=FRACTION, the fraction between 0 and 1, for instance heldout=0.1")
+    return {name: 0.0, "train": value}
+
+
+def _tokenizer_facts(tokenizer: Tokenizer, template: ChatTemplate) -> dict[str, Any]:
+    opening = template.prompt([Turn("user", "question")])
+    facts = {"fingerprint": tokenizer.fingerprint, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    return facts | {
+        "add_bos": opening[0] == tokenizer.bos_id,
+        "add_eos": template.end_ids == {tokenizer.eos_id},
+        "template": template.facts,
+    }
+
+
+def _is_made(folder: Path, facts: dict[str, Any]) -> bool:
+    if not (folder / MANIFEST).exists():
+        return False
+    made = Shards.open(folder, verify="size").manifest
+    if different := [key for key, value in facts.items() if made.get(key) != json.loads(json.dumps(value))]:
+        raise ChatError(
+            f"{folder}: holds finished shards made with other {' and '.join(different)}; give another --out, or delete that folder"
+        )
+    return True
+
+
+def _encode(args: argparse.Namespace, inputs: list[ChatInput], facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of all tasks, in the inputs' order; what was finished before a kill is not done again."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = args.out.absolute() / ".work" / key
+    common = {"tokenizer": str(args.tokenizer.absolute()), "template": args.template, "seq_len": args.seq_len, "long": args.long}
+    tasks, sizes, first_row = [], [], Counter()
+    for item in inputs:
+        path = item.path if item.path.startswith("hub:") else str(Path(item.path).absolute())
+        for start in range(0, item.rows, TASK_ROWS):
+            stop, part = min(start + TASK_ROWS, item.rows), str(folder / f"{len(tasks):05d}.npz")
+            first = first_row[item.source] + start
+            tasks.append({"path": path, "source": item.source, "start": start, "stop": stop, "first_row": first, "part": part} | common)
+            sizes.append(item.bytes * (stop - start) // item.rows)
+        first_row[item.source] += item.rows
+    folder.mkdir(parents=True, exist_ok=True)
+    return work.run_tasks(encode_rows, tasks, folder / "tasks", label="encode chats", sizes=sizes, **work.chosen(args))
+
+
+def _keep_dropped(results: list[dict[str, Any]], path: Path) -> dict[str, dict[str, int]]:
+    """Every dropped row with its reason to a file one can read; returns the number of each reason, by source."""
+    dropped: dict[str, Counter[str]] = {}
+    lines = []
+    for result in results:
+        for id, reason in result["dropped"]:
+            dropped.setdefault(result["source"], Counter())[reason] += 1
+            lines.append(json.dumps({"id": id, "source": result["source"], "reason": reason}, ensure_ascii=False) + "\n")
+    write_atomically(path, "".join(lines).encode())
+    return {source: dict(sorted(reasons.items())) for source, reasons in sorted(dropped.items())}
+
+
+def _check_limits(results: list[dict[str, Any]], dropped: dict[str, dict[str, int]], args: argparse.Namespace) -> None:
+    """Raises ChatError, with all that is wrong, before a shard is written."""
+    total, faults = Counter(), []
+    for result in results:
+        total[result["source"]] += result["kept"] + len(result["dropped"])
+    for source, reasons in dropped.items():
+        unsupervised = reasons.get(UNSUPERVISED, 0)
+        unusable = {reason: number for reason, number in reasons.items() if reason not in (UNSUPERVISED, TOO_LONG)}
+        if unsupervised > MAX_UNSUPERVISED * total[source] and not args.allow_unsupervised:
+            share = f"{unsupervised:,} of {total[source]:,} conversations have {UNSUPERVISED}, more than {MAX_UNSUPERVISED:.1%}"
+            faults.append(f"{source}: {share}; mend their loss weights, or go on without them by --allow-unsupervised")
+        if sum(unusable.values()) > args.max_dropped * total[source]:
+            share = (
+                f"{sum(unusable.values()):,} of {total[source]:,} conversations cannot be used, more than --max-dropped {args.max_dropped}"
+            )
+            most = sorted(unusable.items(), key=lambda item: (-item[1], item[0]))[:5]
+            faults.append(f"{source}: {share}: " + "; ".join(f"{reason} ({number:,})" for reason, number in most))
+    if faults:
+        raise ChatError("\n".join([*faults, f"nothing was written but {args.out / 'dropped.jsonl'}, which names them one by one"]))
+
+
+def _write(
+    folder: Path, name: str, shares: dict[str, float], results: list[dict[str, Any]], vocab_size: int, facts: dict[str, Any]
+) -> None:
+    """The shards of one side of the split. Raises ChatError when no conversation falls on it."""
+    starts = [*sorted(shares.values()), 1.0]
+    low, high = shares[name], starts[starts.index(shares[name]) + 1]
+    writer = ShardWriter(folder, kind="chat", vocab_size=vocab_size, tokenizer=facts["tokenizer"])
+    sources: dict[str, dict[str, int]] = {}
+    for result in results:
+        counts = sources.setdefault(result["source"], {"samples": 0, "turns": 0, "cut": 0, "longest": 0})
+        for sample in read_part(Path(result["part"])):
+            if low <= sample.place < high:
+                writer.add(sample.id, result["source"], sample.tokens, sample.mask)
+                counts["samples"] += 1
+                counts["turns"] += sample.turns
+                counts["cut"] += sample.cut
+                counts["longest"] = max(counts["longest"], len(sample.tokens))
+    if not any(counts["samples"] for counts in sources.values()):
+        raise ChatError(f"{folder}: no conversation is left for it; see what was dropped, or give --split another fraction")
+    left_out: dict[str, Counter[str]] = {}
+    for result in results:
+        left_out.setdefault(result["source"], Counter()).update(result["left_out"])
+    chat = {"split": name, "sources": sources, "left_out": {source: counts for source, counts in left_out.items() if counts}}
+    provenance = {key: facts[key] for key in ("inputs", "arguments", "dropped")}
+    turns = {source: counts["turns"] for source, counts in sources.items()}
+    writer.finish(**provenance, versions=_versions(), turns=turns, chat=chat)
+
+
+def _versions() -> dict[str, str]:
+    names = ("sentencepiece", "tokenizers", "jinja2", "pyarrow", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

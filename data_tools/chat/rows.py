@@ -1,0 +1,145 @@
+"""Chat files, folders of them and Hub data sets → rows, as their authors left them.
+
+name → `find_inputs`: files with their source, rows, bytes and hash → `read_rows(path, start, stop)` → dicts.
+JSON is read by Python itself, not by a table reader: in one file the same field may be a text here and a list of parts there.
+"""
+
+import gzip
+import hashlib
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from data_tools.chat.conversations import ChatError
+from data_tools.files.atomic import sha256_file
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_WRAPPED_ROWS = {"messages", "conversations", "conversation"}  # an object with just this is a row, not a list of rows
+
+
+@dataclass(frozen=True)
+class ChatInput:
+    path: str  # a file, or hub:owner/name:split
+    source: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def find_inputs(names: list[str], source: str | None = None) -> list[ChatInput]:
+    """Files, folders and Hub names, in the order given; `source` names them all in the shards, else their own names. Raises ChatError."""
+    inputs = []
+    for name in names:
+        path = Path(name)
+        if path.exists():
+            stem = path.name if path.is_dir() else re.sub(r"\.(jsonl?|parquet)(\.gz)?$", "", path.name)
+            for file in _chat_files(path):
+                rows = _count_rows(file)
+                inputs.append(ChatInput(str(file), source or stem, rows, file.stat().st_size, sha256_file(file)))
+        else:
+            inputs.append(_hub_input(name, source))
+    empty = [item.path for item in inputs if item.rows == 0]
+    if empty:
+        raise ChatError(f"{empty[0]}: holds no rows; leave it out")
+    return inputs
+
+
+def read_rows(path: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+    """Rows start … stop - 1 of an input's `path`. Raises ChatError."""
+    if path.startswith("hub:"):
+        rows = _open_hub(path.removeprefix("hub:"))
+        return iter(rows.select(range(start, len(rows) if stop is None else stop)))
+    rows = _read_parquet(Path(path)) if path.endswith(".parquet") else _read_json(Path(path))
+    return itertools.islice(rows, start, stop)
+
+
+def _chat_files(path: Path) -> list[Path]:
+    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+    if not files or not files[0].name.endswith(SUFFIXES):
+        raise ChatError(f"{path}: chat files end in {', '.join(SUFFIXES)}; give one, a folder of them, or a Hub name (owner/name)")
+    return files
+
+
+def _count_rows(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix != ".parquet":
+        return sum(1 for _ in _read_json(path))
+    try:
+        return pq.read_metadata(path).num_rows
+    except pa.ArrowInvalid as error:
+        raise ChatError(f"{path}: not a whole parquet file ({error}); copy it again") from error
+
+
+def _read_json(path: Path) -> Iterator[Any]:
+    """A JSON array, or an object around one, or one JSON value a line whatever the file is called."""
+    with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig") as file:
+        try:
+            rows = None if ".jsonl" in path.suffixes else _json_array(path, file)
+            if rows is None:
+                file.seek(0)
+                rows = (_json_line(path, number, line) for number, line in enumerate(file, 1) if line.strip())
+            yield from rows
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ChatError(f"{path}: not readable as UTF-8 text ({error}); save it as UTF-8, or copy it again") from error
+
+
+def _json_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ChatError(f"{path}:{number}: not JSON ({error}); JSON lines have one object a line; was the copy cut short?") from error
+
+
+def _json_array(path: Path, file: IO[str]) -> list[Any] | None:
+    """The rows of a JSON file: an array, an object around one array of objects, or one row; None when it is JSON lines after all."""
+    text = file.read()
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("{") and error.msg == "Extra data":
+            return None
+        raise ChatError(f"{path}: not JSON ({error}); was the copy cut short?") from error
+    if isinstance(value, dict):
+        inside = next(iter(value.values())) if len(value) == 1 and not set(value) & _WRAPPED_ROWS else None
+        return inside if isinstance(inside, list) and inside and isinstance(inside[0], dict) else [value]
+    if not isinstance(value, list):
+        raise ChatError(f"{path}: holds one {type(value).__name__}; give an array of conversations, or one JSON object a line")
+    return value
+
+
+def _read_parquet(path: Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+
+
+def _hub_input(name: str, source: str | None) -> ChatInput:
+    data_set, _, split = name.partition(":")
+    if data_set.count("/") != 1 or data_set.startswith((".", "/", "~")) or data_set.endswith(SUFFIXES):
+        raise ChatError(f"{name}: no such file; give a file, a folder, or a Hub name as owner/name or owner/name:split")
+    path = f"{data_set}:{split or 'train'}"
+    digest, size, rows = hashlib.sha256(), 0, 0
+    for row in _open_hub(path):
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+        digest.update(line)
+        size, rows = size + len(line), rows + 1
+    return ChatInput(f"hub:{path}", source or data_set.split("/")[1], rows, size, digest.hexdigest())
+
+
+def _open_hub(path: str) -> Any:
+    import datasets
+
+    name, split = path.split(":")
+    try:
+        return datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise ChatError(f"{path}: the Hub gave no such data set or split ({error}); check the name, the network and your login") from error

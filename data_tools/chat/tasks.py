@@ -1,0 +1,117 @@
+"""One task's share of `prepare chat`: rows → conversations → tokens and masks → a part on disk, in any process.
+
+A part is a .npz of what the shards need, and of what is counted; `read_part` gives its conversations back one by one.
+"""
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.chat.conversations import Conversation, Refused, read_row
+from data_tools.chat.rows import read_rows
+from data_tools.chat.template import ChatTemplate, Encoded
+
+UNSUPERVISED = "no supervised token"
+TOO_LONG = "longer than --seq-len"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation, ready for the shards."""
+
+    id: str
+    tokens: np.ndarray
+    mask: np.ndarray
+    turns: int
+    cut: bool  # to fit --seq-len
+    place: float  # of the first question on the line from 0 to 1
+
+
+def encode_rows(task: dict[str, Any]) -> dict[str, Any]:
+    """Rows start … stop of one input → a part; returns what was dropped and why, and what was left out of the kept ones.
+
+    task: path, source, start, stop, first_row (of the source), part, tokenizer, template, seq_len, long.
+    """
+    template, samples, dropped, left_out = load_template(task["tokenizer"], task["template"]), [], [], Counter()
+    for number, row in enumerate(read_rows(task["path"], task["start"], task["stop"]), task["first_row"]):
+        id = _row_id(task["source"], number, row)
+        try:
+            conversations = read_row(row)
+        except Refused as refused:
+            dropped.append([id, str(refused)])
+            continue
+        for k, conversation in enumerate(conversations):
+            id_k = id if len(conversations) == 1 else f"{id}/{k}"
+            try:
+                samples.append(_encode(id_k, conversation, template, task["seq_len"], task["long"]))
+                left_out.update(conversation.left_out)
+            except Refused as refused:
+                dropped.append([id_k, str(refused)])
+    _save(Path(task["part"]), samples)
+    return {"source": task["source"], "part": task["part"], "kept": len(samples), "dropped": dropped, "left_out": left_out}
+
+
+@functools.lru_cache(maxsize=2)
+def load_template(tokenizer: str, template: str) -> ChatTemplate:
+    return ChatTemplate.load(template, Path(tokenizer))
+
+
+def _row_id(source: str, number: int, row: Any) -> str:
+    """`lima/17`, with the row's own id behind it, so that an answer can be followed back to its paper."""
+    given = [row.get(key) for key in ("id", "prompt_id", "question_id", "conversation_id")] if isinstance(row, dict) else []
+    own = next((str(value) for value in given if isinstance(value, (str, int))), "")
+    printable = own.encode("utf-8", "replace").decode()[:100]
+    return f"{source}/{number}:{printable}" if printable else f"{source}/{number}"
+
+
+def _encode(id: str, conversation: Conversation, template: ChatTemplate, seq_len: int | None, long: str) -> Sample:
+    """Raises Refused."""
+    encoded = template.encode(conversation.turns)
+    if not any(encoded.mask):
+        raise Refused(UNSUPERVISED)
+    kept: Encoded | None = encoded
+    if seq_len is not None and len(encoded.tokens) > seq_len:
+        kept = encoded.cut(seq_len) if long == "truncate" else None
+    if kept is None or not any(kept.mask):
+        raise Refused(TOO_LONG)
+    turns = len(conversation.turns) - 2 * (len(encoded.ends) - len(kept.ends))
+    tokens, mask = np.array(kept.tokens, np.uint32), np.array(kept.mask, np.uint8)
+    return Sample(id, tokens, mask, turns, kept is not encoded, _place(conversation))
+
+
+def _place(conversation: Conversation) -> float:
+    """The same for the same first question, whatever its case and spaces: a split never has it on both sides."""
+    question = next(turn.text for turn in conversation.turns if turn.role == "user")
+    digest = hashlib.sha256(" ".join(question.lower().split()).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _save(path: Path, samples: list[Sample]) -> None:
+    empty = np.empty(0, np.uint32)
+    arrays = {
+        "ids": np.array([sample.id for sample in samples], dtype=np.str_),
+        "tokens": np.concatenate([sample.tokens for sample in samples] or [empty]),
+        "mask": np.concatenate([sample.mask for sample in samples] or [empty]),
+        "lengths": np.array([len(sample.tokens) for sample in samples], np.int64),
+        "turns": np.array([sample.turns for sample in samples], np.int64),
+        "cut": np.array([sample.cut for sample in samples], bool),
+        "places": np.array([sample.place for sample in samples], np.float64),
+    }
+    aside = path.with_suffix(".tmp.npz")  # the task's result, written after this, is what vouches for the part
+    np.savez(aside, **arrays)
+    aside.replace(path)
+
+
+def read_part(path: Path) -> Iterator[Sample]:
+    with np.load(path) as part:
+        lengths, tokens, mask = part["lengths"], part["tokens"], part["mask"]
+        facts = zip(part["ids"], part["turns"], part["cut"], part["places"])
+    ends = np.cumsum(lengths)
+    for start, end, (id, turns, cut, place) in zip(ends - lengths, ends, facts):
+        yield Sample(str(id), tokens[start:end], mask[start:end], int(turns), bool(cut), float(place))

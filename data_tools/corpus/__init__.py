@@ -1,0 +1,1 @@
+"""`prepare corpus`: any text to token shards."""

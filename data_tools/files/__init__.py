@@ -1,0 +1,1 @@
+"""Files that are whole or not there, on this disk or wherever fsspec reaches."""

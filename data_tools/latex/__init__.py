@@ -1,0 +1,1 @@
+"""LaTeX to clean text and sections."""

@@ -1,0 +1,157 @@
+r"""One paper's LaTeX → title, abstract, introduction, conclusion, sections and text, as words with their mathematics.
+
+The way of a paper: its files are decoded, freed of comments and joined (latex_source) → a latexdiff's deletions go and
+the author's macros are expanded (latex_macros) → labels get their numbers (latex_references) → formulas become marks
+(latex_math) → floats and bibliography go, the rest falls into sections (latex_sections) → each becomes prose
+(latex_prose) → the formulas return. No TeX program is run. A paper that resists raises PaperError with its reason.
+
+    python -m data_tools.latex PAPER.tex
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_tools.latex.formulas import protect, restore
+from data_tools.latex.limits import SECONDS_PER_PAPER, Deadline, PaperError
+from data_tools.latex.macros import expand
+from data_tools.latex.prose import HEADING, Context, prose
+from data_tools.latex.references import acronyms, citation_aliases, citation_names, number_labels
+from data_tools.latex.sections import (
+    Section,
+    classify,
+    cut_abstract,
+    cut_back_parts,
+    cut_deleted,
+    cut_environments,
+    cut_thanks,
+    cut_title,
+    split_sections,
+)
+from data_tools.latex.tree import Tree, choose_main, decode, flatten
+
+MIN_WORDS = 20
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper as words; `introduction` and `conclusion` are None where it has none, `sections` are {title, kind, text}."""
+
+    title: str
+    abstract: str | None
+    introduction: str | None
+    conclusion: str | None
+    sections: list[dict[str, str]]
+    text: str
+    notes: list[str]  # files asked for and not read
+
+
+def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None, *, seconds: float = SECONDS_PER_PAPER) -> Paper:
+    """One paper from its main file's path, or from its files in memory, the main one chosen if not named; PaperError with a reason."""
+    deadline = Deadline(seconds)
+    if isinstance(paper, Mapping):
+        tree, main = Tree(paper), main or choose_main(paper, deadline)
+    else:
+        path = Path(paper)
+        if not path.is_file():
+            raise PaperError("no main file", f"{path} is not a file")
+        tree, main = Tree(path.parent), path.name
+    notes: list[str] = []
+    source = expand(cut_deleted(flatten(tree, main, notes, deadline)), deadline)
+    start = re.search(r"\\begin\s{0,9}\{document\}", source)
+    if start is None:
+        raise PaperError("not LaTeX", f"{main} has no \\begin{{document}}")
+    context = _context(source, _bibliography(tree, main), deadline)
+    title, body = cut_title(source[start.end() :], deadline)
+    abstract, body = cut_abstract(body, deadline)
+    if not title or not abstract:
+        head = source[: start.start()]
+        title, abstract = title or cut_title(head, deadline)[0], abstract or cut_abstract(head, deadline)[0]
+    passages = _Passages(context, deadline)
+    return _assemble(passages.words(title), passages.words(cut_environments(abstract, deadline)), passages.sections(body), notes)
+
+
+def _bibliography(tree: Tree, main: str) -> str:
+    names = [str(Path(main).with_suffix(".bbl")), *(name for name in tree.names() if name.endswith(".bbl"))]
+    try:
+        return next((decode(data, name) for name in names if (data := tree.read(name)) is not None), "")
+    except PaperError:
+        return ""  # names of citations only: a paper is not worse for lacking them
+
+
+def _context(source: str, bibliography: str, deadline: Deadline) -> Context:
+    return Context(
+        labels=number_labels(source, deadline),
+        names=citation_names(bibliography + source, deadline),
+        aliases=citation_aliases(source),
+        acronyms=acronyms(source, deadline),
+    )
+
+
+class _Passages:
+    def __init__(self, context: Context, deadline: Deadline) -> None:
+        self._context, self._deadline = context, deadline
+
+    def words(self, tex: str) -> str:
+        """A passage on its own as words."""
+        text, formulas = protect(tex, self._deadline)
+        self._context.seen.clear()
+        return restore(prose(text, self._context, self._deadline), formulas).replace(HEADING, "")
+
+    def sections(self, body: str) -> list[Section]:
+        """The body's sections as words."""
+        text, formulas = protect(cut_thanks(cut_environments(body, self._deadline)), self._deadline)
+        self._context.seen.clear()
+        sections = split_sections(text, self._deadline)
+        for section in sections:
+            self._deadline.check()
+            section.title = restore(prose(section.title, self._context, self._deadline), formulas).replace("\n", " ")
+            section.text = cut_back_parts(restore(prose(section.text, self._context, self._deadline), formulas))
+        return sections
+
+
+def _assemble(title: str, abstract: str, sections: list[Section], notes: list[str]) -> Paper:
+    for section in [s for s in sections if s.title.strip(" .:").lower() == "abstract"]:
+        abstract = abstract or section.text
+        sections.remove(section)
+    title = " ".join(title.split())
+    introduction, conclusion = classify(sections)
+    for section in {id(s): s for s in (*sections, conclusion) if s}.values():
+        section.text = section.text.replace(HEADING, "")
+    kept = [s for s in sections if s.kind != "back" and s.text.strip()]
+    text = "\n\n".join(part for part in (title, abstract, *(p for s in kept for p in (s.title, s.text))) if part)
+    if len(text.split()) < MIN_WORDS:
+        raise PaperError("no text", f"{len(text.split())} words are left; at least {MIN_WORDS} make a paper")
+    return Paper(
+        title=title,
+        abstract=abstract or None,
+        introduction=introduction.text if introduction else None,
+        conclusion=conclusion.text if conclusion else None,
+        sections=[asdict(s) for s in kept],
+        text=text,
+        notes=notes,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one paper as JSON; exit status 1 with one message when it cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.latex",
+        description="One paper's LaTeX as words, one JSON object on stdout.",
+        epilog="example: python -m data_tools.latex paper/ms.tex > paper.json",
+    )
+    parser.add_argument("paper", type=Path, metavar="PAPER.tex", help="the main file; its inputs are read from its own folder")
+    paper_path = parser.parse_args(arguments).paper
+    try:
+        paper = read_paper(paper_path)
+    except (PaperError, OSError) as error:
+        print(f"{paper_path}: {error}", file=sys.stderr)
+        return 1
+    json.dump(asdict(paper), sys.stdout, ensure_ascii=False, indent=1)
+    print()
+    print(f"{paper_path}: {len(paper.text.split())} words in {len(paper.sections)} sections, printed to stdout", file=sys.stderr)
+    return 0

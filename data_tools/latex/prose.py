@@ -1,0 +1,362 @@
+r"""TeX of a passage whose formulas are marks already → words a reader would read.
+
+Citations: one in parentheses (\citep and kin) goes without trace, with the space before it and any brackets it leaves
+empty; one that is a part of speech (\citet) becomes `Lee et al. (2014)` where the paper's own bibliography tells, and
+`[citation]` where it does not. A model trained on keys or on a mark behind every claim would learn to write them; a
+sentence without its subject would be worse. Footnotes go, references become their numbers, lists keep a line an item.
+A command that no table knows leaves what its braces hold.
+"""
+
+import functools
+import re
+import unicodedata
+from dataclasses import dataclass, field
+
+from data_tools.latex.formulas import OPEN
+from data_tools.latex.limits import Deadline
+from data_tools.latex.macros import bracket, group
+from data_tools.latex.names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
+
+CITATION = "[citation]"
+BREAK = "\ue002"  # a line's end that stays one
+HEADING = "\ue003"  # before a heading inside a passage, until `tidy` is through with empty ones
+_TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
+_SPACE = re.compile(r"[ \t]*\n?[ \t]*")
+# TeX's own way to set a length, `\parskip=2pt` or `\vskip 1em`, has no braces around what is set
+_LENGTH = re.compile(
+    r"\\(?:looseness|baselineskip|parskip|parindent|hsize|vsize|textwidth|textheight|tolerance|emergencystretch|penalty|hskip|vskip|kern"
+    r"|raise|lower|columnsep|tabcolsep|topmargin|hangindent|leftskip|rightskip|widowpenalty|clubpenalty|abovedisplayskip|belowdisplayskip)"
+    r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?"
+)
+_ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
+_BY_NAME = frozenset("citet Citet textcite Textcite citeauthor Citeauthor citetalias citealias cites citeyearpar citeA citeN".split())
+_CITE = re.compile(r"[cC]ite[a-zA-Z]*|(?:paren|foot|auto|text|Text|smart|full)cite[a-z]*|onlinecite|defcitealias")
+_PART_OF_SPEECH = re.compile(
+    r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$"
+)
+_LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())  # parts of words: `\\o re`, unlike `5000 \\AA wide`
+_SUBJECT = re.compile(
+    r"[ ~\n]\s?(?:also |later |recently |then |first |[a-z]{2,12}ly )?(?:[a-z]{2,12}[^e]ed|found|finds?|shows?|uses?|presents?|reports?|"
+    r"suggests?|argues?|notes?|gives?|gave|made)\b"
+)
+_HEADING = frozenset("part chapter section subsection subsubsection".split())
+_REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
+_ACRONYM = frozenset(
+    "ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split()
+)
+
+
+@dataclass
+class Context:
+    """What the rest of the paper says about a passage's labels, citation keys and acronyms."""
+
+    labels: dict[str, tuple[str, str]] = field(default_factory=dict)
+    names: dict[str, tuple[str, str]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    acronyms: dict[str, tuple[str, str]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+
+def prose(text: str, context: Context, deadline: Deadline) -> str:
+    """Paragraphs of plain words, a blank line between them; formulas stay marks, headings inside begin with HEADING."""
+    return tidy(_Reader(_LENGTH.sub(" ", text), context, deadline).run())
+
+
+class _Reader:
+    def __init__(self, text: str, context: Context, deadline: Deadline) -> None:
+        self._text, self._context, self._deadline = text, context, deadline
+        self._at = 0
+        self._out: list[str] = []
+        self._lists: list[int | None] = []
+        self._closings: dict[int, tuple[str, int]] = {}  # at this brace: put this, go on there
+
+    def run(self) -> str:
+        while token := _TOKEN.search(self._text, self._at):
+            self._deadline.check(every=2048)
+            self._out.append(self._text[self._at : token.start()])
+            self._at = token.end()
+            word, symbol, brace, other = token.groups()
+            if word:
+                self._word(word)
+            elif symbol:
+                self._symbol(symbol)
+            elif brace == "}" and token.start() in self._closings:
+                shown, self._at = self._closings.pop(token.start())
+                self._out.append(shown)
+            elif other:
+                self._out.append("" if other == "#" else " ")
+        self._out.append(self._text[self._at :])
+        return "".join(self._out)
+
+    # -- arguments
+
+    def _options(self) -> list[str]:
+        """The [optional arguments] that come next."""
+        found = []
+        while len(found) < 4:
+            at = _SPACE.match(self._text, self._at).end()
+            option = bracket(self._text, at) if self._text.startswith("[", at) else None
+            if option is None:
+                return found
+            found.append(option[0])
+            self._at = option[1]
+        return found
+
+    def _argument(self) -> str | None:
+        at = _SPACE.match(self._text, self._at).end()
+        found = group(self._text, at, self._deadline) if self._text.startswith("{", at) else None
+        if found is None:
+            return None
+        self._at = found[1]
+        return found[0]
+
+    def _plain(self, text: str) -> str:
+        """A short argument as words."""
+        return re.sub(r"\\[a-zA-Z@]+\s?|[\\{}]", "", text[:400]).replace("~", " ").strip()
+
+    # -- commands
+
+    def _word(self, word: str) -> None:
+        if word in ("begin", "end"):
+            self._environment(word)
+        elif word == "item":
+            self._item()
+        elif _CITE.fullmatch(word):
+            self._cite(word)
+        elif word in _REFERENCE:
+            self._reference(word)
+        elif word in _HEADING:
+            self._heading(f"\n\n{HEADING}", "\n\n")
+        elif word in ("paragraph", "subparagraph"):
+            self._heading("\n\n", " ")
+        elif word in DROP:
+            self._options()
+            for _ in range(DROP[word]):
+                self._options()
+                self._argument()
+        elif word in ACCENTS:
+            self._accent(ACCENTS[word])
+        elif word in ("url", "nolinkurl", "path", "lstinline", "verb"):
+            self._literal(word)
+        elif word in ("ion", "element"):
+            self._ion()
+        elif word in _ACRONYM:
+            self._acronym(word)
+        elif word in FIRST:
+            self._first()
+        elif word in ("enquote", "textquote"):
+            self._heading('"', '"')
+        elif word in SYMBOLS:
+            self._out.append(SYMBOLS[word])
+            if word in _LETTERS and self._text[self._at : self._at + 1] == " ":
+                self._at += 1
+        else:
+            self._unknown(word)
+
+    def _unknown(self, word: str) -> None:
+        shown = symbols().get(word, "")
+        self._out.append(shown)
+        if not shown and self._text.startswith("[", self._at):
+            option = bracket(self._text, self._at)
+            if option and self._text.startswith("{", option[1]):
+                self._at = option[1]
+
+    def _symbol(self, symbol: str) -> None:
+        if symbol in ACCENTS:
+            self._accent(ACCENTS[symbol])
+            return
+        self._out.append(CONTROL_SYMBOLS.get(symbol, ""))
+        if symbol == "\\" and self._text.startswith("[", self._at):
+            option = bracket(self._text, self._at)
+            if option and len(option[0]) < 20:
+                self._at = option[1]
+
+    def _accent(self, mark: str) -> None:
+        found = re.compile(
+            r"\s{0,3}(?:\{\s{0,3}(?:\\([ij])|([^\W\d_]))?\s{0,3}([^\W\d_]{0,3})\s{0,3}\}|\\([ij])(?![a-zA-Z])\s?|([^\W\d_]))"
+        ).match(self._text, self._at)
+        if found is None:
+            return
+        self._at = found.end()
+        letter = found[1] or found[2] or found[4] or found[5] or ""
+        self._out.append(unicodedata.normalize("NFC", letter + mark) + (found[3] or "") if letter else "")
+
+    def _environment(self, edge: str) -> None:
+        found = _ENVIRONMENT_NAME.match(self._text, self._at)
+        if found is None:
+            return
+        self._at = found.end()
+        name = found[1]
+        if name in ("itemize", "enumerate", "description", "compactitem", "compactenum"):
+            if edge == "begin":
+                self._lists.append(0 if "enum" in name else None)
+            elif self._lists:
+                self._lists.pop()
+            self._out.append("\n\n" if edge == "end" and not self._lists else "")
+        if edge == "begin":
+            self._options()
+            for _ in range(ENVIRONMENT_ARGUMENTS.get(name, 0)):
+                self._argument()
+        elif name in ("quote", "quotation", "center"):
+            self._out.append("\n\n")
+
+    def _item(self) -> None:
+        options = self._options()
+        if options:
+            label = self._plain(options[0])
+            mark = f"{label} " if label else "- "
+        elif self._lists and self._lists[-1] is not None:
+            self._lists[-1] += 1
+            mark = f"({self._lists[-1]}) "
+        else:
+            mark = "- "
+        self._out.append(BREAK + mark)
+
+    def _heading(self, before: str, after: str) -> None:
+        self._options()
+        at = _SPACE.match(self._text, self._at).end()
+        found = group(self._text, at, self._deadline) if self._text.startswith("{", at) else None
+        if found is None:
+            return
+        if found[0].strip(" ~\n"):
+            self._out.append(before)
+            self._closings[found[1] - 1] = (after, found[1])
+        self._at = at + 1
+
+    def _first(self) -> None:
+        at = _SPACE.match(self._text, self._at).end()
+        found = group(self._text, at, self._deadline) if self._text.startswith("{", at) else None
+        second = group(self._text, found[1], self._deadline) if found and self._text.startswith("{", found[1]) else None
+        if second:
+            self._closings[found[1] - 1] = ("", second[1])
+
+    def _literal(self, word: str) -> None:
+        argument = self._argument()
+        if argument is None and word in ("verb", "lstinline"):
+            found = re.compile(r"\*?([^a-zA-Z\s*\\])([^\n]{0,300}?)\1").match(self._text, self._at)
+            if found:
+                self._at, argument = found.end(), found[2]
+        if argument:
+            self._out.append(re.sub(r"\\(?:[a-zA-Z]+|(?=[^a-zA-Z]))|[{}]", "", re.sub(r"\s+", "", argument) if word == "url" else argument))
+
+    def _ion(self) -> None:
+        element, stage = self._argument() or "", self._argument() or ""
+        stage = self._plain(stage)
+        if stage.isdecimal() and 0 < int(stage) < 30:
+            stage = "X" * (int(stage) // 10) + ("", "I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX")[int(stage) % 10]
+        elif re.fullmatch(r"[ivx]{1,6}", stage):
+            stage = stage.upper()
+        self._out.append(f"{self._plain(element)} {stage}".rstrip())
+
+    def _acronym(self, word: str) -> None:
+        self._options()
+        key = self._argument()
+        if key is None:
+            return
+        short, long = self._context.acronyms.get(key.strip(), (key.strip(), ""))
+        short, long = self._plain(short), self._plain(long)
+        plural = "s" if word.endswith(("p", "pl")) else ""
+        new = key not in self._context.seen and "s" not in word[2:3]
+        if not long or "short" in word or word[2:3] == "s" and word[:2] != "gl":
+            shown = short + plural
+        elif word[2:3] == "l" and word[:2].lower() == "ac" or "long" in word:
+            shown = long + plural
+        elif new or "full" in word or word[2:3] == "f":
+            shown = f"{long}{plural} ({short}{plural})"
+        else:
+            shown = short + plural
+        self._context.seen.add(key)
+        self._out.append(shown[:1].upper() + shown[1:] if word[0] in "AG" else shown)
+
+    # -- marks
+
+    def _reference(self, word: str) -> None:
+        if self._text.startswith("*", self._at):
+            self._at += 1
+        keys = self._argument()
+        known = [self._context.labels[key.strip()] for key in (keys or "").split(",") if key.strip() in self._context.labels]
+        numbers = [number for _, number in known if number]
+        if word in ("pageref", "nameref") or not numbers:
+            return
+        shown = numbers[0] if len(numbers) == 1 else ", ".join(numbers[:-1]) + " and " + numbers[-1]
+        if word == "eqref":
+            shown = f"({shown})"
+        elif word in ("autoref", "cref", "Cref", "vref", "fullref"):
+            shown = f"{known[0][0]}{'s' if len(numbers) > 1 else ''} {shown}".lstrip()
+        self._out.append(shown)
+
+    def _cite(self, word: str) -> None:
+        self._options()
+        keys = self._argument()
+        if keys is None or word == "defcitealias":
+            return
+        keys = [key.strip() for key in keys.split(",")]
+        alias = "alias" in word and all(key in self._context.aliases for key in keys)
+        by_name = word in _BY_NAME
+        if word == "cite":
+            before = "".join(self._out[-6:])[-40:].replace("~", " ")
+            by_name = not before.endswith("(") and (
+                _PART_OF_SPEECH.search(before) is not None or _SUBJECT.match(self._text, self._at) is not None
+            )
+        if alias:
+            shown = " and ".join(self._plain(self._context.aliases[key]) for key in keys)
+            self._out.append(shown if by_name else f"({shown})")
+        elif by_name and word != "citeyearpar":
+            names = [self._context.names.get(key) for key in keys]
+            bare = "author" in word
+            self._out.append(
+                " and ".join(self._plain(n[0]) if bare else f"{self._plain(n[0])} ({n[1]})" for n in names) if all(names) else CITATION
+            )
+        else:
+            self._out.append(" ")
+
+
+@functools.cache
+def symbols() -> dict[str, str]:
+    """Text of the argument-less symbols that pylatexenc knows (30 ms once; its parser, at 0.25 MB/s, is not used)."""
+    from pylatexenc.latex2text import get_default_latex_context_db
+
+    return {
+        spec.macroname: spec.simplify_repl
+        for spec in get_default_latex_context_db().iter_macro_specs()
+        if isinstance(spec.simplify_repl, str) and 0 < len(spec.simplify_repl) <= 2 and "%" not in spec.simplify_repl
+    }
+
+
+_TIDY = [
+    (re.compile(pattern), shown)
+    for pattern, shown in (
+        (r"``|''", '"'),
+        (r"`", "'"),
+        (r"---", "—"),
+        (r"--", "–"),
+        (r"[ \t\u00a0]+", " "),
+        (r" ?\( ?(?:(?:see|also|and|or|in|from|by|cf\.?|e\.g\.|i\.e\.|[,;:.&]) ?){0,12}\)", ""),
+        (r" ?\[ ?[,;:]{0,3} ?\]", ""),
+        (r"\( ?[,;] ?", "("),
+        (r" ?[,;] ?\)", ")"),
+        (r"\( ", "("),
+        (r" \)", ")"),
+        (r"([,;])(?: ?[,;]){1,9}", r"\1"),
+        (r" ([,;:.!?](?!\d|\.\.))", r"\1"),
+        (r"\.(?: ?\.)(?! ?\.)(?<!\.\.\.)", "."),
+    )
+]
+
+
+def tidy(text: str) -> str:
+    """Spaces, quotes, dashes and left-over punctuation in order; a line a paragraph or list item, no heading without text."""
+    paragraphs = []
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        lines = []
+        for line in paragraph.split(BREAK):
+            line = " ".join(line.split())
+            for pattern, shown in _TIDY:
+                line = pattern.sub(shown, line)
+            line = line.strip()
+            if re.search(r"[^\W\d_]|\d{2}", line.replace(OPEN, "a")):
+                lines.append(line)
+        if lines:
+            paragraphs.append("\n".join(lines))
+    headed = [HEADING in p for p in paragraphs] + [True]
+    return "\n\n".join(p for i, p in enumerate(paragraphs) if not (headed[i] and headed[i + 1]))

@@ -1,0 +1,1 @@
+"""`python -m data_tools.questions`: papers to question-and-answer conversations."""

@@ -1,0 +1,1 @@
+"""The token shards: THE format, written, checked and read."""

@@ -1,0 +1,84 @@
+"""An output folder while it is being made: one maker at a time, one plan, and no trace left when it is done.
+
+OUT/.work holds the lock (who is at work), plan.json (what decides the result) and all that is half made.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_tools.files.atomic import write_atomically
+
+
+class PrepareError(ValueError):
+    """A preparation that must not go on; says what is in the way, and what to do."""
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[Path]:
+    """OUT/.work, for this process alone until the block ends; a killed process holds nothing. Raises PrepareError when another has it."""
+    work = out / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print(
+                    f"{path}: this file system cannot lock ({error.strerror}): see to it that no second command writes here",
+                    file=sys.stderr,
+                )
+            else:
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                raise PrepareError(f"{out}: {who} is writing here; wait for it, or name another --out") from None
+        if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            raise PrepareError(f"{out}: another process has just finished here; start the same command again")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield work
+
+
+def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
+    """Keep the plan; True when unfinished work on the same plan lies here. Raises PrepareError when it is work on another."""
+    path = work / "plan.json"
+    if not path.exists():
+        write_atomically(path, json.dumps(plan, indent=1).encode())
+        return False
+    if differences := describe_differences(json.loads(path.read_bytes()), plan):
+        raise PrepareError(
+            f"{work}: unfinished work of another command ({'; '.join(differences)}); finish that one, delete {work}, or name another --out"
+        )
+    return True
+
+
+def describe_differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """`arguments.source: 'a' there, 'b' here`, for all leaves that differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted(there.keys() | here.keys())
+        return [line for key in keys for line in describe_differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        return [line for k, pair in enumerate(zip(there, here)) for line in describe_differences(*pair, f"{name}[{k}]")]
+    if there == here:
+        return []
+    return [f"{name}: {_short(there)} there, {_short(here)} here"]
+
+
+def clear(work: Path) -> None:
+    """Remove what was half made. Whoever waits at the lock sees that it is gone."""
+    shutil.rmtree(work)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"

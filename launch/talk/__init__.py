@@ -1,0 +1,1 @@
+"""What launch/chat.py opens: a model one can talk to, a page on which two are compared."""

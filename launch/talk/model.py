@@ -1,0 +1,217 @@
+"""A model folder → a model one can talk to.
+
+folder → checked (what is missing or damaged is named) → model and tokenizer → `Talker.answer(turns)` → pieces of text as they come.
+The chat format is the tokenizer's own template, or one that is named; without either the model only goes on with the text.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.chat.conversations import ChatError, Turn
+from data_tools.chat.template import NAMES, ChatTemplate
+from data_tools.files.atomic import sha256_file
+
+_ONE_AT_A_TIME = threading.Lock()  # seeds are global in transformers' generation, and two models on one device only slow each other
+
+
+class ModelError(ValueError):
+    """A folder that is no usable model, or a conversation it cannot hold; says where, what was found, and what to do."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    max_new_tokens: int | None = None  # None: 512, or half the model's context where that is less
+    temperature: float = 0.7  # 0: always the likeliest token
+    seed: int | None = None
+
+
+class Talker:
+    """A loaded model. `format`: one line about how a conversation is put to it."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any, template: ChatTemplate | None, format: str):
+        self.name, self.format = name, format
+        self._model, self._tokenizer, self._template = model, tokenizer, template
+        self._by_transformers = template is None and bool(tokenizer.chat_template)
+        self.context = getattr(model.config, "max_position_embeddings", None)
+
+    @classmethod
+    def load(cls, folder: Path, template: str | None = None, dtype: str = "auto") -> "Talker":
+        """template: one of NAMES, None for the tokenizer's own if it has one. Raises ModelError, ChatError, ShardError."""
+        check_folder(folder)
+        model, tokenizer = _load(folder, dtype)
+        if template is not None:
+            return cls(str(folder), model, tokenizer, ChatTemplate.load(template, folder), f"chat template {template}, as asked for")
+        if not tokenizer.chat_template:
+            named = "|".join(NAMES[:-1])
+            line = f"no chat template in {folder}: plain completion, the model goes on with the text (--template {named} sets one)"
+            return cls(str(folder), model, tokenizer, None, line)
+        try:
+            return cls(str(folder), model, tokenizer, ChatTemplate.load("model", folder), "chat template: the tokenizer's own")
+        except ChatError as error:  # unfit for training, where masks are proven; to talk, transformers' rendering is enough
+            return cls(str(folder), model, tokenizer, None, f"chat template: the tokenizer's own, rendered by transformers ({error})")
+
+    def answer(self, turns: list[Turn], sampling: Sampling, stop: threading.Event | None = None) -> Iterator[str]:
+        """Pieces of the answer to the last turn, as they are generated; `stop` set, or the iterator closed, ends it early.
+
+        turns: [system], then user and assistant in turn, as `fit` leaves them. Raises ModelError when there is no room for an answer.
+        """
+        import torch
+
+        ids = self.prompt(turns)
+        if not self._has_room(len(ids), sampling):
+            raise ModelError(
+                f"{len(ids)} tokens of text and {self._longest(sampling)} of answer are more than the model's {self.context}; "
+                "shorten the text, or ask for a shorter answer with --max-new-tokens"
+            )
+        if not ids:
+            raise ModelError("nothing to answer: the text is empty")
+        closed = threading.Event()  # ours; `stop` is the caller's, who may use it for several answers
+        streamer, thread, failures = self._write(ids, sampling, [closed] if stop is None else [closed, stop])
+        try:
+            begun = False
+            for piece in streamer:
+                piece = piece if begun else piece.lstrip()
+                begun = begun or bool(piece)
+                if piece:
+                    yield piece
+        finally:
+            closed.set()
+            thread.join()
+        if failures and isinstance(failures[0], torch.OutOfMemoryError):
+            raise ModelError(f"the device's memory does not hold {len(ids)} tokens and the model; shorten the text, or try --dtype bf16")
+        if failures:
+            raise failures[0]
+
+    def _write(self, ids: list[int], sampling: Sampling, stops: list[threading.Event]) -> tuple[Any, threading.Thread, list[BaseException]]:
+        """A thread that generates: what it writes comes out of the first value, what it dies of is in the last."""
+        import torch
+        from transformers import GenerationConfig, TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        chance = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0} if sampling.temperature > 0 else {"do_sample": False}
+        ends = sorted(self.end_ids)
+        config = GenerationConfig(
+            max_new_tokens=self._longest(sampling), eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **chance
+        )
+        failures: list[BaseException] = []
+
+        def is_over(scores: Any, *_: Any, **__: Any) -> Any:
+            return torch.full((1,), any(stop.is_set() for stop in stops), device=scores.device)
+
+        def generate() -> None:
+            tokens = torch.tensor([ids], device=self._model.device)
+            mask = torch.ones_like(tokens)
+            try:
+                with _ONE_AT_A_TIME:
+                    if sampling.seed is not None:
+                        torch.manual_seed(sampling.seed)
+                    self._model.generate(
+                        tokens, attention_mask=mask, generation_config=config, streamer=streamer, stopping_criteria=[is_over]
+                    )
+            except BaseException as error:  # handed to the reader, who would wait for ever
+                failures.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        return streamer, thread, failures
+
+    def fit(self, turns: list[Turn], sampling: Sampling) -> list[Turn]:
+        """The turns without the oldest exchanges that the model's context does not hold; system prompt and last question stay."""
+        head = turns[:1] if turns[0].role == "system" else []
+        rest = turns[len(head) :]
+        while len(rest) > 2 and not self._has_room(len(self.prompt([*head, *rest])), sampling):
+            rest = rest[2:]
+        return [*head, *rest]
+
+    def _longest(self, sampling: Sampling) -> int:
+        return sampling.max_new_tokens or min(512, (self.context or 1024) // 2)
+
+    def _has_room(self, tokens: int, sampling: Sampling) -> bool:
+        return self.context is None or tokens + self._longest(sampling) <= self.context
+
+    def prompt(self, turns: list[Turn]) -> list[int]:
+        """Ids that the model is given to answer the last turn, a user's."""
+        if self._template is not None:
+            return self._template.prompt(turns)
+        if self._by_transformers:
+            messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+            return list(self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        return self._tokenizer("\n\n".join(turn.text for turn in turns)).input_ids
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end an answer: the template's, the model's, the tokenizer's."""
+        of_model = self._model.generation_config.eos_token_id
+        ids = {*of_model} if isinstance(of_model, list) else {of_model}
+        of_template = self._template.end_ids if self._template else set()
+        return {id for id in ids | {self._tokenizer.eos_token_id} | of_template if id is not None}
+
+
+def check_folder(folder: Path) -> None:
+    """ModelError unless it is a model folder with safetensors weights, unchanged since it was saved where a manifest tells."""
+    if not folder.is_dir():
+        what = "a file" if folder.is_file() else "no such folder"
+        raise ModelError(f"{folder}: {what}; give a model folder, such as runs/NAME/checkpoints/step_000500")
+    if not (folder / "config.json").is_file():
+        inside = sorted([*folder.glob("step_*/config.json"), *folder.glob("checkpoints/step_*/config.json")])
+        hint = f"; did you mean {inside[-1].parent}?" if inside else "; a model folder has config.json, tokenizer files and *.safetensors"
+        raise ModelError(f"{folder}: no config.json in it{hint}")
+    if not any(folder.glob("*.safetensors")):
+        pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
+        why = f"only {pickles[0]}, a pickle, which could run anything; convert it with launch/export_hf.py" if pickles else "copy them, too"
+        raise ModelError(f"{folder}: no *.safetensors weights in it; {why}")
+    if (folder / "manifest.json").is_file():
+        _check_manifest(folder)
+
+
+def _check_manifest(folder: Path) -> None:
+    """The files a model is made of, against a checkpoint's manifest; the trainer's own files are not read."""
+    try:
+        files = json.loads((folder / "manifest.json").read_text())["files"]
+        wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items() if "/" not in name}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder}/manifest.json: not readable ({error}); copy the checkpoint again") from None
+    for name, (size, sha256) in wanted.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise ModelError(f"{path}: {'missing' if found is None else f'{found} bytes'}, {size} were saved; copy the checkpoint again")
+        if sha256_file(path) != sha256:
+            raise ModelError(f"{path}: its content changed since it was saved; copy the checkpoint again")
+
+
+def _load(folder: Path, dtype: str) -> tuple[Any, Any]:
+    """(model, tokenizer); nothing is downloaded, unpickled or run from the folder."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    on_gpu = torch.cuda.is_available()
+    # bf16 without the units for it is five times slower than fp32
+    chosen = {"auto": "auto" if on_gpu else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    place = {"device_map": "auto" if torch.cuda.device_count() > 1 else "cuda"} if on_gpu else {}
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **place, **safe
+        )
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise ModelError(
+            f"{folder}: transformers cannot load it ({told}); copy it again, or export it anew with launch/export_hf.py"
+        ) from error
+    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if absent:  # transformers would fill them with random numbers
+        raise ModelError(
+            f"{folder}: weights are missing or of another shape: {', '.join(absent[:3])} … ({len(absent)} in all); copy it again"
+        )
+    return model.eval(), tokenizer

@@ -1,0 +1,1 @@
+"""How fast each part is, beside the machine's own rate and what others do."""

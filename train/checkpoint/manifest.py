@@ -1,0 +1,148 @@
+"""Which folders are checkpoints: the manifest vouches for every file by size and hash; without one that verifies there is no checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.world.places import as_os_errors, is_remote, place, sha256, write_durably
+
+if TYPE_CHECKING:
+    from train.world.ranks import World
+
+FORMAT = 1
+MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
+REPLACED = ".tmp-replaced"  # an older save of a step, moved aside while the new one takes its name
+STEP = re.compile(r"step_(\d{6,})$")
+
+
+class ResumeError(ValueError):
+    """A folder that cannot be resumed from, and why."""
+
+
+def folder_name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def write(folder: Path, step: int, files: dict[str, tuple[int, str]]) -> None:
+    """The last file of a checkpoint: size and sha256 of every other, and its own hash, so that damage to it is told from damage to them."""
+    content = {"format": FORMAT, "step": step, "files": {f: {"bytes": b, "sha256": h} for f, (b, h) in sorted(files.items())}}
+    write_durably(folder / MANIFEST, _text(content))
+
+
+def _text(content: dict[str, Any]) -> str:
+    own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps(content | {"manifest_sha256": own}, indent=1) + "\n"
+
+
+def faults_of(folder: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """What is wrong with a checkpoint folder: sizes of all files, hashes of files k, k+n, … for part (k, n). Empty: nothing."""
+    try:
+        text = (folder / MANIFEST).read_text()
+        content = json.loads(text)
+        content.pop("manifest_sha256", None)
+        assert content["format"] == FORMAT, f"format {content['format']}, this trainer reads {FORMAT}"
+        assert text == _text(content), "its content has changed since it was written"
+        files = {name: (int(v["bytes"]), str(v["sha256"])) for name, v in content["files"].items()}
+    except FileNotFoundError:
+        return [f"{MANIFEST}: missing, the save was never finished"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        return [f"{MANIFEST}: not readable ({error})"]
+    found = []
+    if folder.name != folder_name(content["step"]):
+        found.append(f"{MANIFEST}: of step {content['step']}, in folder {folder.name}")
+    for name, (nbytes, _) in files.items():
+        path = folder / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or path.is_symlink():
+            found.append(f"{name}: outside the folder or a link")
+        elif not path.is_file():
+            found.append(f"{name}: missing")
+        elif (size := path.stat().st_size) != nbytes:
+            found.append(f"{name}: {size} bytes, {nbytes} were written")
+    if found:
+        return found
+    present = (str(p.relative_to(folder)) for p in folder.rglob("*.safetensors"))
+    found += [f"{name}: not in the manifest" for name in sorted(present) if name not in files]
+    mine = sorted(files)[part[0] :: part[1]]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        found += [fault for fault in pool.map(lambda n: _content_fault(folder / n, n, files[n][1]), mine) if fault]
+    return found
+
+
+def _content_fault(path: Path, name: str, expected: str) -> str:
+    try:
+        with as_os_errors(path):
+            digest = sha256(path)
+    except OSError as error:  # a disk that cannot read it back
+        return f"{name}: cannot be read ({error.strerror or error})"
+    same = digest == expected
+    return "" if same else f"{name}: its content has changed since it was written (sha256 {digest[:12]}…, not {expected[:12]}…)"
+
+
+def verify(folder: Path, world: World) -> list[str]:
+    """faults_of, the hashing shared among the ranks; the same answer on all."""
+    return sorted({f for faults in world.gather(faults_of(folder, (world.rank, world.size))) for f in faults})
+
+
+def steps_in(root: Path) -> dict[int, Path]:
+    """Published folders by step, whether they verify or not."""
+    if not root.is_dir():
+        return {}
+    found = {int(m.group(1)): p for p in root.iterdir() if (m := STEP.match(p.name)) and p.is_dir()}
+    if is_remote(root):  # a store has no rename: until the manifest is there, nothing is
+        found = {step: p for step, p in found.items() if (p / MANIFEST).is_file()}
+    return found
+
+
+def put_back_replaced(root: Path) -> None:
+    """A save that died between its two renames left a step without its name: the older save, whole, gets it back."""
+    for left in [] if is_remote(root) else root.glob(f"step_*{REPLACED}"):
+        final = left.with_name(left.name.removesuffix(REPLACED))
+        if not final.exists():
+            os.rename(left, final)
+
+
+def find(root: Path, wanted: str, world: World) -> Path | None:
+    """The checkpoint to resume from: the newest that verifies (`auto`), none (`never`), or the one named.
+
+    Raises:
+        ResumeError: the named one does not verify; or none of several does; or `never` in a run that has some.
+    """
+    if world.rank == 0:
+        put_back_replaced(root)
+    world.barrier()
+    if wanted == "never":
+        if world.broadcast(bool(steps_in(root))):
+            raise ResumeError(
+                f"{root}: holds checkpoints, and --resume never would start over them; give the run another name=, or move them away"
+            )
+        return None
+    if wanted != "auto":
+        folder = place(wanted)
+        if not folder.is_dir():
+            raise ResumeError(f"--resume {wanted}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
+        if faults := verify(folder, world):
+            raise ResumeError(f"{folder}: not resumed from, it is damaged:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
+        return folder
+    candidates = world.broadcast(sorted(steps_in(root), reverse=True))
+    for step in candidates:
+        folder = root / folder_name(step)
+        faults = verify(folder, world)
+        if not faults:
+            return folder
+        world.log0(f"checkpoint of step {step} skipped: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
+    if candidates:
+        raise ResumeError(f"{root}: none of its {len(candidates)} checkpoints verifies; restore one, or start anew under another name=")
+    return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    state = json.loads((folder / STATE).read_text())
+    if state.get("format") != FORMAT:
+        raise ResumeError(f"{folder}/{STATE}: format {state.get('format')}, this trainer reads {FORMAT}; use the version that wrote it")
+    return state

@@ -1,0 +1,133 @@
+"""fp32 masters and Adam's moments on disk: flat slices a rank owned, read back at any world size.
+
+trainer/rank_00000_of_00002.safetensors   `master/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, without padding
+trainer/index.json                        world size, Adam's step, elements of each parameter
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from train.checkpoint.manifest import FORMAT, ResumeError
+from train.engine import weights
+from train.engine.zero3 import Engine
+from train.model_files.dtypes import FP32
+from train.model_files.header import Entry, read_header
+from train.model_files.reader import read_range
+from train.model_files.writer import Shapes, Writer
+from train.world.places import as_os_errors
+from train.world.ranks import World
+
+FOLDER, INDEX = "trainer", "trainer/index.json"
+MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """This rank's part of what a checkpoint holds, live in the engine or copied aside."""
+
+    shapes: dict[str, tuple[int, ...]]  # of the whole parameters, in model order
+    dtype: torch.dtype  # of the weights
+    adam_step: int
+    weight: Callable[[str], torch.Tensor]  # name → (padded slice,) in dtype
+    state: Callable[[str, str], torch.Tensor]  # key, name → (padded slice,) fp32
+
+    @property
+    def numels(self) -> dict[str, int]:
+        return {n: torch.Size(s).numel() for n, s in self.shapes.items()}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What there is to save; Adam has no moments before its first update."""
+        return (MASTER, *MOMENTS) if self.adam_step > 0 else (MASTER,)
+
+
+def live(engine: Engine) -> Slices:
+    """Slices read from the engine when they are asked for."""
+    parameters = engine.parameters
+
+    def state(key: str, name: str) -> torch.Tensor:
+        p = parameters[name]
+        return (engine.get_master(p) if key == MASTER else engine.get_moment(p, key)).reshape(-1)
+
+    return Slices(
+        {n: tuple(p.ds_shape) for n, p in parameters.items()},
+        next(iter(parameters.values())).ds_tensor.dtype,
+        engine.adam_step,
+        lambda name: parameters[name].ds_tensor.detach(),
+        state,
+    )
+
+
+def file_name(rank: int, size: int) -> str:
+    return f"{FOLDER}/rank_{rank:05d}_of_{size:05d}.safetensors"
+
+
+def own_shapes(slices: Slices, world: World) -> Shapes:
+    """Entries of this rank's file, in the order they are written."""
+    own = {n: b - a for n, numel in slices.numels.items() for a, b in [weights.slice_range(numel, world.rank, world.size)]}
+    return {f"{key}/{n}": (FP32, (count,)) for n, count in own.items() for key in slices.keys}
+
+
+def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:
+    """Write this rank's file, a slice at a time; returns {file: (bytes, sha256)}."""
+    shapes, file = own_shapes(slices, world), file_name(world.rank, world.size)
+    with as_os_errors(folder / file):
+        writer = Writer(folder / file, shapes)
+        for entry, (_, (count,)) in shapes.items():
+            key, _, name = entry.partition("/")
+            writer.stream(entry, [slices.state(key, name)[:count].float()])
+        return {file: writer.close()}
+
+
+def index_text(slices: Slices, size: int) -> str:
+    content = {"format": FORMAT, "world_size": size, "adam_step": slices.adam_step, "parameters": slices.numels}
+    return json.dumps(content) + "\n"
+
+
+def load(engine: Engine, folder: Path, world: World) -> None:
+    """Masters and moments into this rank's slices, from however many ranks wrote them.
+
+    Raises:
+        ResumeError: weights only, or another model.
+    """
+    if not (folder / INDEX).is_file():
+        raise ResumeError(
+            f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run"
+        )
+    index = json.loads((folder / INDEX).read_text())
+    mine = {n: p.ds_numel for n, p in engine.parameters.items()}
+    if index["parameters"] != mine:
+        other = sorted(set(index["parameters"].items()) ^ set(mine.items()))[:3]
+        raise ResumeError(f"{folder}/{INDEX}: of another model (differs in {other})")
+    size = index["world_size"]
+    ranks = [read_header(folder / file_name(r, size)) for r in range(size)]
+    if index["adam_step"] > 0:
+        engine.create_adam_state(index["adam_step"])
+    engine.release()
+    for name, p in engine.parameters.items():
+        for key in (MASTER, *MOMENTS) if index["adam_step"] > 0 else (MASTER,):
+            entries = [r[f"{key}/{name}"] for r in ranks]
+            value = _slice_from(entries, p.ds_numel, weights.slice_range(p.ds_numel, world.rank, world.size), p.ds_tensor.numel())
+            if key == MASTER:
+                engine.set_master(p, value)
+            else:
+                engine.set_moment(p, key, value.to(engine.get_moment(p, key).device))
+
+
+def _slice_from(entries: list[Entry], numel: int, wanted: tuple[int, int], padded: int) -> torch.Tensor:
+    """(padded,) fp32: the elements [wanted) of a parameter whose slices lie in one entry a writing rank."""
+    value = torch.zeros(padded, dtype=torch.float32)
+    for rank, entry in enumerate(entries):
+        have = weights.slice_range(numel, rank, len(entries))
+        first, stop = max(wanted[0], have[0]), min(wanted[1], have[1])
+        if first < stop:
+            for at, piece in read_range(entry, first - have[0], stop - have[0]):
+                start = at + have[0] - wanted[0]
+                value[start : start + piece.numel()] = piece
+    return value

@@ -1,0 +1,1 @@
+"""From token shards to the packed batches of each step, the same on any number of ranks."""

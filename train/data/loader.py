@@ -1,0 +1,244 @@
+"""The rows of this rank, step after step, as torch batches.
+
+shards → lengths → the epoch's plan (`mixture`, `batches`) → the step's rows → this rank's micro-batches → `PackedBatch`.
+
+Which rows make step n depends on (shards, seed, epoch) alone; ranks, micro-batches and workers only deal them out. Where the
+loader stands is an epoch and a row of its plan, so that a resume seeks and replays nothing. A thread builds steps ahead; the
+state never counts what the caller has not been given.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from data_tools.shards.reader import Shards
+from train.data import mixture
+from train.data import packing as batches
+from train.data.mixture import SourceSpec
+from train.data.packing import PADDING_ROW, PackedRows, Rows
+from train.data.plans import Plans, differences
+
+STATE_VERSION = 1
+PACKED_AT_ONCE = 2**17  # tokens: enough to spread the cost of a call, and still in the processor's cache
+
+
+class LoaderError(ValueError):
+    """A loader state that does not fit the data: says what differs."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """`PackedRows` as tensors: tokens, labels, position_ids (1, total) int64; cu_seqlens (segments + 1,) int32; source (total,) int16."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    source: torch.Tensor
+    supervised: int
+
+    @classmethod
+    def split(cls, packed: PackedRows, count: int = 1) -> list["PackedBatch"]:
+        """`packed` as `count` micro-batches of equally many rows; they share its memory."""
+        size = len(packed.tokens) // count
+        arrays = (packed.tokens, packed.labels, packed.position_ids)
+        tokens, labels, positions = (torch.from_numpy(a).view(count, 1, size).unbind() for a in arrays)
+        source = torch.from_numpy(packed.source).view(count, size).unbind()
+        supervised = np.count_nonzero(packed.labels.reshape(count, size) != batches.IGNORED, axis=1).tolist()
+        first = np.searchsorted(packed.cu_seqlens, np.arange(count + 1) * size)  # the segment each micro-batch starts with
+        longest = np.maximum.reduceat(np.diff(packed.cu_seqlens), first[:-1]).tolist()
+        first = first.tolist()
+        edges = [torch.from_numpy(packed.cu_seqlens[first[k] : first[k + 1] + 1] - np.int32(k * size)) for k in range(count)]
+        return [cls(*fields) for fields in zip(tokens, labels, positions, edges, longest, source, supervised, strict=True)]
+
+    @classmethod
+    def of_ids(cls, ids: list[int]) -> "PackedBatch":
+        """One document of these ids, without targets."""
+        n = len(ids)
+        return cls(
+            tokens=torch.tensor([ids]), labels=torch.full((1, n), batches.IGNORED), position_ids=torch.arange(n)[None],
+            cu_seqlens=torch.tensor([0, n], dtype=torch.int32), max_seqlen=n, source=torch.zeros(n, dtype=torch.int16), supervised=0,
+        )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is torch.Tensor}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Rows before `next_row` of `epoch`'s plan have been used."""
+
+    epoch: int = 0
+    next_row: int = 0
+
+
+@dataclass(frozen=True)
+class _Step:
+    rows: Rows  # of all ranks
+    batches: list[PackedBatch]  # of this rank
+    after: Position
+
+
+class Loader:
+    """Endless steps of `rows_per_step` rows; rank r's micro-batch k holds rows (k * world_size + r) * micro_batch_rows … of the step.
+
+    shards and specs in recipe order, opened and verified by the caller. When the ranks' places are more than rows_per_step the
+    rest are rows of padding, so that every world size computes the same global batch with equal counts of micro-batches.
+    Raises MixtureError when every source is used up.
+    """
+
+    def __init__(
+        self,
+        shards: Mapping[str, Shards],
+        *,
+        specs: Sequence[SourceSpec],
+        seq_len: int,
+        packing: Literal["split", "whole"],
+        long_documents: Literal["cut", "drop"] = "cut",
+        seed: int,
+        rows_per_step: int,
+        micro_batch_rows: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch_steps: int = 2,
+        workers: int = 1,
+    ) -> None:
+        assert list(shards) == [spec.name for spec in specs], f"shards of {list(shards)}, specs of {[spec.name for spec in specs]}"
+        assert rows_per_step > 0 and micro_batch_rows > 0 and 0 <= rank < world_size, (rows_per_step, micro_batch_rows, rank, world_size)
+        self.source_names = list(shards)
+        self.shards = list(shards.values())
+        self.plans = Plans(self.shards, specs, seq_len, packing, long_documents, seed)
+        self.rows_per_step, self.micro_batch_rows = rows_per_step, micro_batch_rows
+        self.rank, self.world_size = rank, world_size
+        self.accumulation = -(-rows_per_step // (world_size * micro_batch_rows))
+        self.data_wait_seconds = 0.0  # that next_step blocked; the caller resets it
+        self.prefetch_steps = prefetch_steps
+        self._row_numbers = self._rank_rows()
+        self._packers = ThreadPoolExecutor(workers, "packer") if workers > 1 else None
+        self._builder = ThreadPoolExecutor(1, "loader")  # one thread: steps are built in order
+        self._ahead: deque[Future[_Step]] = deque()
+        self._used = self._built = Position()
+        self._last: _Step | None = None
+
+    def next_step(self) -> list[PackedBatch]:
+        """This rank's `accumulation` micro-batches of the next step. Raises what went wrong while they were built."""
+        begun = time.perf_counter()
+        while len(self._ahead) <= self.prefetch_steps:
+            self._ahead.append(self._builder.submit(self._build))
+        step = self._ahead[0].result()
+        self._ahead.popleft()  # only now: an interrupt while waiting must not lose a step
+        self._last, self._used = step, step.after
+        self.data_wait_seconds += time.perf_counter() - begun
+        return step.batches
+
+    def step_documents(self) -> list[tuple[str, str, int, int]]:
+        """(source, document id, start, stop) of every segment of the step last returned, of all ranks, in order."""
+        assert self._last is not None, "no step has been taken"
+        rows = self._last.rows
+        source, index = batches.locate(rows.document, self.shards)
+        places = zip(source.tolist(), index.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)
+        return [(self.source_names[k], self.shards[k].id(i), start, stop) for k, i, start, stop in places]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the caller stands: after the step last returned, whatever is built ahead."""
+        plan = self.plans.fingerprint(self._used.epoch)
+        return {"version": STATE_VERSION, "epoch": self._used.epoch, "next_row": self._used.next_row, "plan_fingerprint": plan}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Seek. Raises LoaderError, naming what differs, when the rows planned now are not those of the state."""
+        if state.get("version") != STATE_VERSION:
+            found = f"version {state.get('version')!r}, this program reads {STATE_VERSION}"
+            raise LoaderError(f"loader state: {found}; resume with the program that wrote it")
+        position = Position(int(state["epoch"]), int(state["next_row"]))
+        now, then = self.plans.fingerprint(position.epoch), state["plan_fingerprint"]
+        if now != then:
+            raise LoaderError("the data order is not the one of the saved run: " + "; ".join(differences(then, now)))
+        rows = len(self.plans.rows(position.epoch))
+        if not 0 <= position.next_row <= rows:
+            raise LoaderError(f"loader state: next_row {position.next_row} of an epoch of {rows} rows; the state is damaged")
+        self._forget()
+        self._used = self._built = position
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows of the epoch the caller stands in."""
+        return len(self.plans.rows(self._used.epoch))
+
+    @property
+    def epoch_tokens(self) -> int:
+        """Tokens of the epoch the caller stands in."""
+        return self.plans.rows(self._used.epoch).tokens
+
+    def require_tokens(self, tokens: int) -> None:
+        """Raises MixtureError when the sources cannot give a run of that many tokens."""
+        self.plans.require_tokens(tokens)
+
+    def close(self) -> None:
+        self._forget()
+        self._builder.shutdown()
+        self.plans.close()
+        if self._packers:
+            self._packers.shutdown()
+
+    def _forget(self) -> None:
+        """Drop what was built ahead, and wait for what is being built."""
+        wait([future for future in self._ahead if not future.cancel()])
+        self._ahead.clear()
+        self._last = None
+
+    def _build(self) -> _Step:
+        """The step at `_built`, in the builder's thread."""
+        self._check_files()  # a mapped file that shrank would end the process
+        rows, after = self._take(self._built, self.rows_per_step)
+
+        def pack(micro_batches: np.ndarray) -> list[PackedBatch]:
+            return PackedBatch.split(batches.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
+
+        try:
+            parts = list((self._packers.map if self._packers else map)(pack, self._row_numbers))
+        finally:
+            self._check_files()  # what was read is what was opened, and a fault in between has this cause
+        self._built = after
+        return _Step(rows, [batch for part in parts for batch in part], after)
+
+    def _check_files(self) -> None:
+        for shards in self.shards:
+            shards.check_unchanged()
+
+    def _take(self, at: Position, count: int) -> tuple[Rows, Position]:
+        """The next `count` rows, across as many epochs as they lie in."""
+        spans = []
+        while True:
+            plan = self.plans.rows(at.epoch)
+            taken = min(count, len(plan) - at.next_row)
+            spans.append(plan.span(at.next_row, at.next_row + taken))
+            count -= taken
+            at = Position(at.epoch, at.next_row + taken)
+            if not count:
+                break
+            at = Position(at.epoch + 1, 0)
+        if 2 * at.next_row > len(plan):
+            self.plans.prepare(at.epoch + 1)
+        return batches.join(spans), at
+
+    def _rank_rows(self) -> list[np.ndarray]:
+        """Row numbers within the step, (micro-batches, micro_batch_rows), of this rank, in parts worth packing at once."""
+        first = (np.arange(self.accumulation) * self.world_size + self.rank) * self.micro_batch_rows
+        rows = first[:, None] + np.arange(self.micro_batch_rows)
+        rows = np.where(rows < self.rows_per_step, rows, PADDING_ROW)
+        at_once = max(1, PACKED_AT_ONCE // (self.micro_batch_rows * self.plans.seq_len))
+        return [rows[k : k + at_once] for k in range(0, len(rows), at_once)]
+
+
+def heldout_rows(shards: Shards, seq_len: int, max_rows: int | None = None) -> Rows:
+    """Fixed rows to evaluate on: whole packing, longer documents cut, at most max_rows of them, chosen by a fixed shuffle."""
+    rows = batches.plan_whole(shards.lengths, seq_len, mixture.generator(0, "heldout"))
+    return rows.span(0, min(len(rows), len(rows) if max_rows is None else max_rows))

@@ -1,0 +1,268 @@
+"""From document lengths to packed rows: pure numpy, the same on every rank.
+
+lengths of an epoch's documents → `plan_split` or `plan_whole` → `Rows`, the epoch's plan → `pack` → `PackedRows`, one micro-batch.
+
+    rows = plan_whole(np.array([3, 5, 2]), seq_len=5, rng=np.random.default_rng(0))   # two rows: {5} and {3, 2}
+    packed = pack(rows, np.array([0, 1]), [shards])                                   # 10 tokens, cu_seqlens [0, 5, 8, 10] or [0, 3, 5, 10]
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from train.data import best_fit
+
+if TYPE_CHECKING:
+    from data_tools.shards.reader import Shards
+
+IGNORED = -100  # the label of a position that has no target
+PADDING_ROW = -1  # the row number of a row that is all padding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An epoch's plan: row k holds segments row_starts[k]:row_starts[k + 1], each a token range of one document.
+
+    document, start, stop: (segments,) int64, documents numbered over all sources in recipe order, ranges half-open;
+    row_starts: (rows + 1,) int64. `cut` documents lie in more than one segment, `dropped` ones in none.
+    """
+
+    document: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    row_starts: np.ndarray
+    seq_len: int
+    cut: int = 0
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.row_starts) - 1
+
+    @property
+    def tokens(self) -> int:
+        return int(self.stop.sum() - self.start.sum())
+
+    @property
+    def fill(self) -> float:
+        """Tokens per place for one, 0 to 1."""
+        return self.tokens / max(1, len(self) * self.seq_len)
+
+    def digest(self) -> str:
+        """sha256 of what lies in which row: two plans with one digest train on the same tokens in the same order."""
+        digest = hashlib.sha256(f"{self.seq_len} {len(self)} {len(self.document)}".encode())
+        for array in (self.document, self.start, self.stop, self.row_starts):
+            digest.update(array.astype("<i8", copy=False).data)
+        return digest.hexdigest()
+
+    def span(self, first: int, stop: int) -> "Rows":
+        """Rows first:stop as a plan of their own; views, nothing copied but row_starts."""
+        low, high = self.row_starts[first], self.row_starts[stop]
+        parts = (self.document[low:high], self.start[low:high], self.stop[low:high])
+        return Rows(*parts, self.row_starts[first : stop + 1] - low, self.seq_len)
+
+
+def join(spans: Sequence[Rows]) -> Rows:
+    """Plans of one seq_len, one after another."""
+    if len(spans) == 1:
+        return spans[0]
+    parts = (np.concatenate([getattr(s, name) for s in spans]) for name in ("document", "start", "stop"))
+    counts = np.concatenate([np.diff(s.row_starts) for s in spans])
+    return Rows(*parts, _offsets(counts), spans[0].seq_len)
+
+
+# ---- plans ----
+
+
+def plan_split(lengths: np.ndarray, seq_len: int, rng: np.random.Generator | None = None, order: np.ndarray | None = None) -> Rows:
+    """Lay the documents end to end in `order` and cut at every `seq_len`: all rows are full but the last.
+
+    lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). With `rng` the full
+    rows are shuffled, so that the pieces of a long paper do not fill one step; a short row stays last.
+    """
+    order = np.arange(len(lengths)) if order is None else order
+    sizes = lengths[order]
+    assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    first_row = begins // seq_len
+    pieces = (ends - 1) // seq_len - first_row + 1  # one a row that the document touches
+    row = _ranges(first_row, pieces)
+    place = np.repeat(np.arange(len(order)), pieces)
+    start = np.maximum(begins[place], row * seq_len) - begins[place]
+    stop = np.minimum(ends[place], (row + 1) * seq_len) - begins[place]
+    rows = Rows(order[place].astype(np.int64), start, stop, _offsets(np.bincount(row)), seq_len, int(np.count_nonzero(pieces > 1)))
+    if rng is None:
+        return rows
+    full = int(sizes.sum()) // seq_len
+    return _permuted(rows, np.append(rng.permutation(full), np.arange(full, len(rows))))
+
+
+def plan_whole(
+    lengths: np.ndarray,
+    seq_len: int,
+    rng: np.random.Generator,
+    long: Literal["cut", "drop"] = "cut",
+    order: np.ndarray | None = None,
+) -> Rows:
+    """Best fit: no document that fits a row is ever cut; longer ones are cut into rows and a rest, or dropped.
+
+    lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). Documents of one
+    length are interchangeable and are dealt out in `order`; the rows are shuffled by `rng`.
+    """
+    order = np.arange(len(lengths)) if order is None else order
+    dropped = 0
+    if long == "drop":
+        fits = lengths[order] <= seq_len
+        dropped = len(order) - int(fits.sum())
+        order = order[fits]
+    sizes = lengths[order]
+    assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
+    long_ones = np.flatnonzero(sizes > seq_len)
+    full_rows, rest = np.divmod(sizes[long_ones], seq_len)
+    size = sizes.copy()
+    size[long_ones] = rest  # as an item to place, a long document is its rest; 0 sorts last and is cut off
+    descending = _sorted_places(seq_len - size)[: np.count_nonzero(size)]
+    row_of, count = best_fit.fill_rows(np.bincount(size, minlength=seq_len + 1) * (np.arange(seq_len + 1) > 0), seq_len)
+    start = np.zeros(len(sizes), np.int64)
+    start[long_ones] = full_rows * seq_len
+
+    place = np.concatenate([np.repeat(long_ones, full_rows), descending])
+    starts = np.concatenate([_ranges(np.zeros(len(full_rows), np.int64), full_rows) * seq_len, start[descending]])
+    stops = np.concatenate([starts[: full_rows.sum()] + seq_len, sizes[descending]])
+    row_of = np.concatenate([np.arange(count, count + full_rows.sum()), row_of])
+    count += int(full_rows.sum())
+    by_row = _sorted_places(rng.permutation(count)[row_of])
+    row_starts = np.append(np.flatnonzero(np.diff(row_of[by_row], prepend=-1)), len(row_of))
+    return Rows(order[place[by_row]], starts[by_row], stops[by_row], row_starts, seq_len, len(long_ones), dropped)
+
+
+def _sorted_places(keys: np.ndarray) -> np.ndarray:
+    """A stable argsort of non-negative ints, several times faster: the place rides along in the low bits."""
+    bits = max(1, len(keys) - 1).bit_length()
+    return np.sort((keys << bits) | np.arange(len(keys))) & ((1 << bits) - 1)
+
+
+def _permuted(rows: Rows, order: np.ndarray) -> Rows:
+    counts = np.diff(rows.row_starts)[order]
+    segments = _ranges(rows.row_starts[:-1][order], counts)
+    parts = (rows.document[segments], rows.start[segments], rows.stop[segments])
+    return Rows(*parts, _offsets(counts), rows.seq_len, rows.cut, rows.dropped)
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """starts [5, 0], counts [2, 3] → [5, 6, 0, 1, 2]"""
+    offsets = _offsets(counts)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+# ---- packed rows ----
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """One micro-batch: rows end to end, each its segments and, when short, one segment of padding.
+
+    tokens, labels, position_ids: (rows * seq_len,) int64; labels[i] is the target of position i, the next token of the same
+    document, IGNORED where there is none; cu_seqlens: (segments + 1,) int32, starts at 0, ends at rows * seq_len;
+    source: (rows * seq_len,) int16, -1 on padding; supervised: labels that are targets.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    position_ids: np.ndarray
+    cu_seqlens: np.ndarray
+    max_seqlen: int
+    source: np.ndarray
+    supervised: int
+
+    def __post_init__(self) -> None:
+        total, edges = len(self.tokens), self.cu_seqlens
+        sizes = edges[1:] - edges[:-1]
+        assert len(self.labels) == len(self.position_ids) == len(self.source) == total, "arrays of one micro-batch differ in length"
+        assert edges.dtype == np.int32 and edges[0] == 0 and edges[-1] == total, f"cu_seqlens runs {edges[0]}..{edges[-1]}, not 0..{total}"
+        assert sizes.min() > 0 and sizes.max() == self.max_seqlen, f"segments of {sizes.min()}..{sizes.max()}, max_seqlen {self.max_seqlen}"
+        assert not self.position_ids[edges[:-1]].any(), "a segment does not start at position 0"
+
+
+def pack(rows: Rows, indices: np.ndarray, shards: Sequence["Shards"]) -> PackedRows:
+    """The rows of these numbers as one micro-batch; PADDING_ROW is a row of padding. `shards` in recipe order."""
+    seq_len, total = rows.seq_len, len(indices) * rows.seq_len
+    real = indices != PADDING_ROW
+    first = np.where(real, rows.row_starts[indices], 0)
+    counts = np.where(real, rows.row_starts[indices + 1] - first, 0)  # segments of each row
+    segments = _ranges(first, counts)
+    document, start, stop = rows.document[segments], rows.start[segments], rows.stop[segments]
+    sizes = stop - start
+    tokens_before = _offsets(sizes)[_offsets(counts)]  # each row, and the end
+    row_begins = np.arange(0, total, seq_len)
+    used = np.diff(tokens_before)
+    begins = np.cumsum(sizes) - sizes + np.repeat(row_begins - tokens_before[:-1], counts)
+    pads = (row_begins + used)[used < seq_len]
+
+    source, index = locate(document, shards)
+    edges = np.concatenate([begins, pads])
+    edge_source = np.concatenate([source, np.full(len(pads), -1)]).astype(np.int16)
+    by_place = np.argsort(edges)
+    edges, edge_source = edges[by_place], edge_source[by_place]
+    lengths = np.diff(edges, append=total)
+    tokens, labels, positions = (np.empty(total, np.int64) for _ in range(3))
+    count_up = np.arange(seq_len)  # copied bit by bit: a whole array of positions made by arithmetic costs more than all else here
+    for at, size in zip(edges.tolist(), lengths.tolist(), strict=True):
+        positions[at : at + size] = count_up[:size]
+    for at in pads.tolist():
+        tokens[at : at - at % seq_len + seq_len] = 0
+    _copy_tokens(tokens, labels, shards, source, index, start, stop, begins)
+    for at in pads.tolist():
+        labels[at : at - at % seq_len + seq_len] = IGNORED
+    return PackedRows(
+        tokens=tokens,
+        labels=labels,
+        position_ids=positions,
+        cu_seqlens=np.append(edges, total).astype(np.int32),
+        max_seqlen=int(lengths.max()),
+        source=np.repeat(edge_source, lengths),
+        supervised=int(np.count_nonzero(labels != IGNORED)),
+    )
+
+
+def _copy_tokens(
+    tokens: np.ndarray,
+    labels: np.ndarray,
+    shards: Sequence["Shards"],
+    source: np.ndarray,
+    index: np.ndarray,
+    start: np.ndarray,
+    stop: np.ndarray,
+    begins: np.ndarray,
+) -> None:
+    """Lay token ranges start:stop of documents at `begins`; a label is the document's next token, where the mask trains on it."""
+    places = [a.tolist() for a in (source, index, start, stop, begins)]
+    for k, i, a, b, at in zip(*places, strict=True):
+        tokens[at : at + b - a] = shards[k].tokens(i)[a:b]
+    labels[:-1] = tokens[1:]
+    document_lengths = np.zeros(len(source), np.int64)
+    for k, s in enumerate(shards):
+        here = source == k
+        document_lengths[here] = s.lengths[index[here]]
+    labels[begins + (stop - start) - 1] = IGNORED
+    for j in np.flatnonzero(stop < document_lengths).tolist():  # a piece of a cut document: its next token is elsewhere
+        labels[begins[j] + stop[j] - start[j] - 1] = shards[source[j]].tokens(index[j])[stop[j]]
+    if any(s.has_mask for s in shards):
+        for k, i, a, b, at in zip(*places, strict=True):
+            if shards[k].has_mask:
+                mask = shards[k].mask(i)[a + 1 : b + 1]  # of the targets
+                labels[at : at + len(mask)][mask == 0] = IGNORED
+
+
+def locate(document: np.ndarray, shards: Sequence["Shards"]) -> tuple[np.ndarray, np.ndarray]:
+    """Document numbers over all sources → which source, and the number within it."""
+    first = _offsets(np.array([len(s) for s in shards]))
+    source = np.searchsorted(first, document, side="right") - 1
+    return source, document - first[source]

@@ -1,0 +1,92 @@
+"""The plans of an endless run, epoch by epoch, and what they depend on.
+
+shards' lengths and fingerprints, the recipe's data settings → `Plans.rows(epoch)`, made once, the next one ahead of need; and
+`Plans.fingerprint(epoch)`, by which a resume knows that its rows are those of the saved run.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from data_tools.shards.reader import Shards
+from train.data import mixture
+from train.data import packing as batches
+from train.data.mixture import SourceSpec
+from train.data.packing import Rows
+
+KEPT = 3  # plans: of the caller's epoch, the builder's, the next
+
+
+class Plans:
+    """Makes a plan in a thread of its own when it is asked for, or before; keeps the last few."""
+
+    def __init__(
+        self,
+        shards: Sequence[Shards],
+        specs: Sequence[SourceSpec],
+        seq_len: int,
+        packing: Literal["split", "whole"],
+        long_documents: Literal["cut", "drop"],
+        seed: int,
+    ) -> None:
+        self.specs, self.seq_len, self.packing, self.seed = list(specs), seq_len, packing, seed
+        lengths = [s.lengths for s in shards]
+        self.dropped_documents = 0  # longer than a row, by the recipe's rule
+        if packing == "whole" and long_documents == "drop":
+            # taken out before the mixture, so that weights and token counts are of what is trained on
+            self.dropped_documents = sum(int((n > seq_len).sum()) for n in lengths)
+            lengths = [np.where(n > seq_len, 0, n) for n in lengths]
+        self._lengths = lengths
+        self._all_lengths = np.concatenate(lengths)
+        self._settings = {"seed": seed, "seq_len": seq_len, "packing": packing, "long_documents": long_documents}
+        self._settings |= {f"shards of {spec.name}": s.fingerprint for spec, s in zip(specs, shards, strict=True)}
+        self._settings |= {f"{key} of {spec.name}": getattr(spec, key) for spec in specs for key in ("weight", "max_repeats")}
+        self._planner = ThreadPoolExecutor(1, "planner")
+        self._plans: dict[int, Future[Rows]] = {}
+        self._digests: dict[int, str] = {}
+        self._lock = Lock()
+
+    def rows(self, epoch: int) -> Rows:
+        """Raises MixtureError when every source is used up before the epoch."""
+        return self.prepare(epoch).result()
+
+    def prepare(self, epoch: int) -> Future[Rows]:
+        """Begin to make a plan, unless it is there."""
+        with self._lock:
+            if epoch not in self._plans:
+                self._plans[epoch] = self._planner.submit(self._make, epoch)
+                for old in list(self._plans)[:-KEPT]:
+                    del self._plans[old]
+            return self._plans[epoch]
+
+    def _make(self, epoch: int) -> Rows:
+        order = mixture.epoch_documents(self._lengths, self.specs, self.seed, epoch)
+        rng = mixture.generator(self.seed, "rows", epoch)
+        plan = {"split": batches.plan_split, "whole": batches.plan_whole}[self.packing]
+        rows = plan(self._all_lengths, self.seq_len, rng, order=order)
+        self._digests[epoch] = rows.digest()
+        return rows
+
+    def fingerprint(self, epoch: int) -> dict[str, Any]:
+        """Everything the order of an epoch depends on, and the digest of the order itself: plain values."""
+        if epoch not in self._digests:
+            self.rows(epoch)
+        return self._settings | {"rows": self._digests[epoch]}
+
+    def require_tokens(self, tokens: int) -> None:
+        mixture.require_tokens([int(n.sum()) for n in self._lengths], self.specs, tokens)
+
+    def close(self) -> None:
+        self._planner.shutdown()
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two plan fingerprints; the digest of the rows speaks only when nothing else explains it."""
+    found = [f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if key != "rows" and then.get(key) != now.get(key)]
+    if found:
+        return [*found, "restore it, or start a new run"]
+    here, there = now["rows"][:12], then["rows"][:12]
+    return [f"same shards and settings, but the rows hash to {here}, not {there}", "resume with the numpy and program of the saved run"]

@@ -1,0 +1,279 @@
+"""Recipe + ds_configs/*.json → one DeepSpeed config → an engine with four verbs: set_lr, backward, step, set/get slices.
+
+The loss of a step is the mean over the supervised tokens of the whole global batch. DeepSpeed averages gradients
+over ranks and would divide by accumulation, so a micro-batch's sum of token losses is scaled by world / N, N being
+the step's global count, and accumulation is left out (`scale_wrt_gas=False`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from train.engine import weights
+from train.model import causal_lm as model_room
+from train.model_files.folder import WeightsError
+from train.recipe.vocabulary import Recipe, RecipeError, find_file
+from train.world.ranks import World
+
+# key of a DeepSpeed JSON -> what the recipe calls it
+OWNED = {
+    "train_batch_size": "tokens_per_step",
+    "train_micro_batch_size_per_gpu": "micro_batch",
+    "gradient_accumulation_steps": "tokens_per_step (accumulation is derived)",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "schedule",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "activation_checkpointing": "model.activation_checkpointing",
+    "tensorboard": "logging.tensorboard",
+    "steps_per_print": "logging.every_steps",
+}
+
+
+def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, Any]:
+    """The whole DeepSpeed config of a run.
+
+    Raises:
+        RecipeError: the JSON is missing, broken, not ZeRO-3, or sets what the recipe owns.
+    """
+    path = find_file(recipe.deepspeed)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+    except OSError as error:
+        known = ", ".join(sorted(f"ds_configs/{p.name}" for p in (find_file(Path("ds_configs"))).glob("*.json")))
+        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"cannot be read ({error.strerror}); there are {known}"]) from None
+    except (ValueError, AssertionError) as error:
+        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"not a JSON object ({error}); mend it"]) from None
+    faults = [
+        f"{key}={json.dumps(config[key])}: the recipe owns this; take it out and set {OWNED[key]} there" for key in OWNED if key in config
+    ]
+    zero = config.get("zero_optimization", {})
+    if zero.get("stage") != 3:
+        faults.append(f"zero_optimization.stage={zero.get('stage')}: checkpoints and loading here are ZeRO-3's; set it to 3")
+    for part in ("offload_optimizer", "offload_param"):
+        if zero.get(part, {}).get("device") == "nvme":
+            faults.append(f"zero_optimization.{part}.device=nvme: not supported; use cpu")
+    hpz = zero.get("zero_hpz_partition_size", 1)
+    if hpz > 1 and world_size % hpz:
+        faults.append(
+            f"zero_optimization.zero_hpz_partition_size={hpz}: does not divide the {world_size} ranks; set it to the GPUs of a node"
+        )
+    if faults:
+        raise RecipeError(f"deepspeed={recipe.deepspeed}", faults)
+    if not on_cuda:
+        for part in ("offload_optimizer", "offload_param"):
+            zero.get(part, {}).pop("pin_memory", None)  # pinned memory is a CUDA notion
+    rows_at_once = recipe.micro_batch * world_size
+    accumulation = math.ceil(recipe.rows_per_step / rows_at_once)
+    return config | {
+        "train_micro_batch_size_per_gpu": recipe.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": recipe.micro_batch * world_size * accumulation,
+        "gradient_clipping": recipe.optim.clip,
+        "optimizer": _optimizer(recipe, zero, on_cuda),
+        "bf16": {"enabled": recipe.model.dtype == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "steps_per_print": 1 << 31,
+        "wall_clock_breakdown": False,
+    }
+
+
+def adam_kernel(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> str:
+    """Which Adam runs: torch, cpu (DeepSpeedCPUAdam) or fused (FusedAdam)."""
+    if recipe.optim.kernel != "auto":
+        return recipe.optim.kernel
+    if zero.get("offload_optimizer", {}).get("device") == "cpu":
+        return "cpu"
+    return "fused" if on_cuda else "torch"
+
+
+def _optimizer(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> dict[str, Any]:
+    o, kernel = recipe.optim, adam_kernel(recipe, zero, on_cuda)
+    offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
+    if kernel == "fused" and not on_cuda:
+        raise RecipeError(f"optim.kernel={kernel}", ["FusedAdam needs CUDA; use auto, cpu or torch"])
+    if kernel == "fused" and offloaded:
+        raise RecipeError(f"optim.kernel={kernel}", [f"{recipe.deepspeed} keeps the optimizer on the CPU; use auto or cpu"])
+    if kernel == "cpu" and on_cuda and not offloaded:
+        raise RecipeError(
+            f"optim.kernel={kernel}", [f"{recipe.deepspeed} keeps the optimizer on the GPU; use auto, fused, or an offloading config"]
+        )
+    params: dict[str, Any] = {"lr": o.lr, "betas": list(o.betas), "eps": o.eps, "weight_decay": o.weight_decay, "adam_w_mode": True}
+    if kernel == "torch":
+        params["torch_adam"] = True
+    return {"type": "AdamW", "params": params}
+
+
+def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: matrices decay, vectors (norms, biases) do not."""
+
+    def is_vector(p: nn.Parameter) -> bool:
+        return len(getattr(p, "ds_shape", p.shape)) < 2
+
+    groups = [
+        {"params": [p for p in parameters.values() if not is_vector(p)], "weight_decay": weight_decay},
+        {"params": [p for p in parameters.values() if is_vector(p)], "weight_decay": 0.0},
+    ]
+    return [g for g in groups if g["params"]]
+
+
+class Engine:
+    """A ZeRO-3 engine around a packed causal LM."""
+
+    def __init__(self, recipe: Recipe, world: World, model: model_room.PackedCausalLM, config: dict[str, Any]):
+        import deepspeed
+
+        kernel = adam_kernel(recipe, config["zero_optimization"], world.device.type == "cuda")
+        if kernel == "cpu" and world.device.type == "cpu":
+            config = config | {"zero_force_ds_cpu_optimizer": True}
+        self.world, self.model, self.config, self.kernel = world, model, config, kernel
+        self.parameters = model_room.parameters_by_name(model)
+        self.total_parameters = sum(p.ds_numel for p in self.parameters.values())
+        os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
+        self._ds, *_ = deepspeed.initialize(
+            model=model, model_parameters=decay_groups(self.parameters, recipe.optim.weight_decay), config=config, dist_init_required=False
+        )
+        self._zero = self._ds.optimizer
+        self.grad_norm = float("nan")
+
+    # -- the step
+
+    def set_lr(self, lr: float) -> None:
+        for group in self._zero.param_groups:
+            group["lr"] = lr
+
+    def backward(self, batch: Any, step_tokens: int, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward of one micro-batch.
+
+        Args:
+            step_tokens: supervised tokens of the whole step over all ranks.
+            last: whether this is the step's last micro-batch, at whose end gradients are complete.
+        Returns:
+            sum of token losses and its per-source parts, on the device, detached: reading them is the caller's synchronisation.
+        """
+        self._ds.set_gradient_accumulation_boundary(last)
+        loss, per_source = self._ds(batch)
+        self._ds.backward(loss * (self.world.size / step_tokens), scale_wrt_gas=False)
+        return loss.detach(), per_source
+
+    def step(self) -> float:
+        """Clip and update; returns the gradient norm before clipping. A non-finite norm changes nothing."""
+        self._ds.step()
+        self.grad_norm = float(self._ds.get_global_grad_norm())
+        return self.grad_norm
+
+    @torch.no_grad()
+    def losses(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of token losses and per-source parts, forward only. Every rank must call it equally often."""
+        self.model.eval()
+        loss, per_source = self.model(batch)
+        self.model.train()
+        return loss, per_source
+
+    @torch.no_grad()
+    def logits(self, batch: Any) -> torch.Tensor:
+        self.model.eval()
+        out = self.model.logits(batch)
+        self.model.train()
+        return out
+
+    # -- slices
+
+    def get_master(self, parameter: nn.Parameter) -> torch.Tensor:
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        return safe_get_local_fp32_param(parameter)
+
+    def set_master(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set a master slice (padded length) and the compute-dtype slice that follows from it."""
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        safe_set_local_fp32_param(parameter, value.to(self.get_master(parameter).device))
+        parameter.ds_tensor.copy_(value)
+
+    def get_moment(self, parameter: nn.Parameter, key: str) -> torch.Tensor:
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        return safe_get_local_optimizer_state(parameter, key)
+
+    def set_moment(self, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_local_optimizer_state
+
+        safe_set_local_optimizer_state(parameter, value, key)
+
+    @property
+    def adam_step(self) -> int:
+        """Updates Adam has made; 0 before the first."""
+        for flat in self._zero.fp32_partitioned_groups_flat:
+            state = self._zero.optimizer.state.get(flat)
+            if state:
+                return int(state["step"])
+            group = next(g for g in self._zero.optimizer.param_groups if "step" in g or True)
+            return int(group.get("step", 0))
+        return 0
+
+    def create_adam_state(self, step: int) -> None:
+        """Adam's state does not exist before its first step: make it, at a step, with zero moments to be filled in.
+
+        torch's AdamW counts in a tensor, DeepSpeedCPUAdam in an int, FusedAdam in its param group.
+        """
+        for flat in self._zero.fp32_partitioned_groups_flat:
+            state = self._zero.optimizer.state[flat]
+            state["step"] = torch.tensor(float(step)) if self.kernel == "torch" else step
+            state["exp_avg"] = torch.zeros_like(flat)
+            state["exp_avg_sq"] = torch.zeros_like(flat)
+        for group in self._zero.optimizer.param_groups:
+            if self.kernel == "fused":
+                group["step"] = step
+
+    def release(self) -> None:
+        """Drop every gathered copy, so that what is next gathered comes from the slices just written."""
+        for parameter in self.parameters.values():
+            parameter.partition()
+        if hasattr(self._zero, "invalidate_secondary_tensor"):
+            self._zero.invalidate_secondary_tensor()
+
+
+def tied_names(model: model_room.PackedCausalLM) -> dict[str, str]:
+    """Alias -> first name, for parameters that stand in several modules."""
+    first = {id(p): n for n, p in model_room.parameters_by_name(model).items()}
+    names = {n.removeprefix("hf."): p for n, p in model.named_parameters(remove_duplicate=False)}
+    return {n: first[id(p)] for n, p in names.items() if first[id(p)] != n}
+
+
+def start(
+    recipe: Recipe, world: World, folder: Path, sources: int, config_folder: Path | None = None
+) -> tuple[Engine, weights.Loaded, str]:
+    """From a model folder to an engine whose weights have been verified in memory.
+
+    Args:
+        config_folder: where config.json is, when the weights are not on a disk.
+    """
+    config = merged_config(recipe, world.size, world.device.type == "cuda")
+    if recipe.model.dtype == "bf16" and world.device.type == "cpu":
+        world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
+    if world.device.type == "cpu" and not world.threads_set_by_user:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+    model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
+    model_room.shard(model, config, world.device)
+    parameters, tied = model_room.parameters_by_name(model), tied_names(model)
+    loaded = weights.load(parameters, tied, folder, world)
+    if recipe.model.fingerprint and recipe.model.fingerprint != loaded.fingerprint:
+        raise WeightsError(
+            f"{folder}: the weights add up to fingerprint {loaded.fingerprint}, model.fingerprint={recipe.model.fingerprint}; "
+            "this is another model, or a damaged copy: fetch it again, or correct the recipe"
+        )
+    engine = Engine(recipe, world, model, config)
+    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
+    engine.release()
+    return engine, loaded, f"{said}; Adam: {engine.kernel}"

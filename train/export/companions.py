@@ -1,0 +1,155 @@
+"""What a model folder holds besides weights: config, tokenizer, generation config, model card. Checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from train.checkpoint.manifest import STATE
+from train.export.source import ExportError
+from train.model_files import folder as model_folder
+from train.model_files.dtypes import DType
+from train.model_files.shapes import EMBEDDING, Described, read_config
+from train.world.places import resolved
+
+# what transformers takes for "not set" in a generation config; another value without do_sample makes its save_pretrained refuse
+SAMPLING = {
+    "temperature": (None, 1.0), "top_p": (None, 1.0), "min_p": (None,), "top_h": (None,), "typical_p": (None, 1.0), "top_k": (None, 50),
+    "epsilon_cutoff": (None, 0.0), "eta_cutoff": (None, 0.0),
+}  # fmt: skip
+BEAMS = {"early_stopping": (None, False), "length_penalty": (None, 1.0)}
+OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
+
+
+def check(folder: Path, model: Described) -> list[str]:
+    """Whether config, tokenizer and generation config of a folder fit each other and the model; returns remarks.
+
+    Raises:
+        ExportError: all faults in one message.
+    """
+    faults, remarks = generation_faults(folder / "generation_config.json"), []
+    rows = model.shapes[EMBEDDING][0] if EMBEDDING in model.shapes else None
+    config = read_config(folder / "config.json")
+    vocabulary = config.get("vocab_size")
+    if rows is not None and vocabulary is not None and vocabulary != rows:
+        faults.append(f"config.json: vocab_size={vocabulary}, the embedding has {rows} rows; set vocab_size to {rows}")
+    for file, ids in tokenizer_ids(folder).items():
+        if rows is not None and ids > rows:
+            faults.append(
+                f"{file}: has token id {ids - 1}, the embedding has {rows} rows (ids 0 to {rows - 1}); give the tokenizer the model was "
+                "trained with by --config DIR"
+            )
+        elif rows is not None and ids < rows:
+            remarks.append(f"{file}: {ids} tokens, {rows} rows in the embedding; the {rows - ids} rows after them are never used")
+    if faults:
+        raise ExportError(f"{folder}: {len(faults)} things do not fit; nothing was made\n" + "\n".join(f"  - {f}" for f in faults))
+    return remarks
+
+
+def tokenizer_ids(folder: Path) -> dict[str, int]:
+    """Tokenizer file → the number of ids it uses (its highest id + 1).
+
+    Raises:
+        ExportError: a file that cannot be read.
+    """
+    found = {}
+    fast, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
+    try:
+        if fast.is_file():
+            content = json.loads(fast.read_bytes())
+            vocabulary = content["model"]["vocab"]
+            ids = max(vocabulary.values(), default=-1) + 1 if isinstance(vocabulary, dict) else len(vocabulary)
+            found[fast.name] = max([ids, *(int(token["id"]) + 1 for token in content.get("added_tokens") or [])])
+        elif pieces.is_file():
+            from sentencepiece import SentencePieceProcessor
+
+            extra = folder / "added_tokens.json"
+            added = json.loads(extra.read_bytes()) if extra.is_file() else {}
+            found[pieces.name] = max(
+                [SentencePieceProcessor(model_proto=pieces.read_bytes()).get_piece_size(), *(int(i) + 1 for i in added.values())]
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, RecursionError) as error:
+        raise ExportError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error}); fetch its files again") from None
+    return found
+
+
+def generation_faults(file: Path) -> list[str]:
+    """Why transformers would refuse to save this generation config, and what to change."""
+    if not file.is_file():
+        return []
+    values = read_config(file)
+    faults = []
+    if values.get("do_sample") is not True:
+        wrong = [f"{k}={values[k]}" for k, unset in SAMPLING.items() if values.get(k) not in unset]
+        if wrong:
+            faults.append(
+                f"{file.name}: {', '.join(wrong)} without do_sample; set do_sample to true, or take {'it' if len(wrong) == 1 else 'them'} out"
+            )
+    beams = values.get("num_beams") or 1
+    if beams == 1:
+        faults += [
+            f"{file.name}: {k}={values[k]} without beams; set num_beams above 1, or take it out"
+            for k, unset in BEAMS.items()
+            if values.get(k) not in unset
+        ]
+    several = values.get("num_return_sequences") or 1
+    if several > 1 and (several > beams if beams > 1 else values.get("do_sample") is not True):
+        faults.append(f"{file.name}: num_return_sequences={several} needs do_sample, or as many beams; take it out")
+    if (most := values.get("max_new_tokens")) is not None and most <= 0:
+        faults.append(f"{file.name}: max_new_tokens={most}; give a positive number, or take it out")
+    if (pad := values.get("pad_token_id")) is not None and pad < 0:
+        faults.append(f"{file.name}: pad_token_id={pad}; give an id of the tokenizer, or take it out")
+    if values.get("return_dict_in_generate") is not True:
+        faults += [f"{file.name}: {k} without return_dict_in_generate; take it out" for k in OUTPUTS if values.get(k) is True]
+    return faults
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """sha256 of each companion file there is."""
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in model_folder.COMPANIONS if (folder / n).is_file()}
+
+
+def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
+    """Write the companions and README.md; returns their names."""
+    files = model_folder.companion_files(folder, {}, dtype)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    return [*files, "README.md"]
+
+
+def model_card(folder: Path, dtype: DType, made_of: list[str]) -> str:
+    """README.md of an export: what it was made from, by which recipe, and how far.
+
+    Args:
+        made_of: one line for each model of a merge or an average.
+    """
+    is_ours = (folder / STATE).is_file()
+    name = resolved(folder).parent.parent.name if is_ours else resolved(folder).name
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [astronomy, llama]", "---", f"# {name}", ""]
+    if made_of:
+        lines += ["Made of:", "", *(f"- {line}" for line in made_of), ""]
+    if not is_ours:
+        return "\n".join([*lines, f"Weights in {dtype}.", ""])
+    state = json.loads((folder / STATE).read_text())
+    lines += ["Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents).", "", "| | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {k} | {v} |" for k, v in _facts(state, dtype).items()), ""])
+
+
+def _facts(state: dict[str, Any], dtype: DType) -> dict[str, str]:
+    recipe = state["recipe"]
+    optim, sources = recipe["optim"], recipe["data"]["sources"]
+    facts = {
+        "base model": recipe["model"]["path"],
+        "training": f"{state['step']:,} steps, {state['tokens']:,} tokens, {recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
+        "sources": ", ".join(f"{n}{'' if s['weight'] is None else ' ' + format(s['weight'], 'g')}" for n, s in sources.items()),
+        "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",
+        "weights": dtype.name,
+        "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
+    }
+    if state.get("heldout_loss") is not None:
+        facts["held-out perplexity"] = f"{math.exp(state['heldout_loss']):.3f} (mean over held-out sources of the loss)"
+    return facts

@@ -1,0 +1,149 @@
+"""What an export will read and write, settled before the first byte is read: sources opened and checked, files planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.checkpoint.manifest import steps_in
+from train.export import companions as export_companions
+from train.export import merge
+from train.export.source import ExportError, Source, fit, open_source
+from train.model_files.dtypes import FP32, DType
+from train.model_files.folder import plan_files
+from train.model_files.header import read_header
+from train.model_files.shapes import Described, described
+from train.model_files.stream import Tensor
+from train.world.places import resolved
+
+MAX_SHARD_BYTES = 5 << 30
+VERSION = 1  # of what an export does to its source: a change makes interrupted exports start over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        config: folder whose config and tokenizer go along, instead of the checkpoint's. tag: which of a DeepSpeed folder's saves.
+        merge: other models and their weights; the checkpoint gets what is left of 1. average: steps of the checkpoint's run, instead of it alone.
+    """
+
+    checkpoint: Path
+    out: Path
+    dtype: DType
+    config: Path | None = None
+    tag: str | None = None
+    merge: tuple[tuple[Path, float], ...] = ()
+    average: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file to write; `copy_of`: the file it is a copy of, byte for byte."""
+
+    name: str
+    tensors: tuple[str, ...]
+    bytes: int
+    copy_of: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the first byte is read."""
+
+    companions: Path
+    model: Described
+    sources: tuple[Source, ...]
+    tensors: dict[str, Tensor]
+    shards: list[Shard]
+    made_of: list[str]
+    remarks: list[str]
+
+    def close(self) -> None:
+        for source in self.sources:
+            source.files.close()
+
+
+def prepare(request: Request) -> Prepared:
+    """Open and check everything.
+
+    Raises:
+        ExportError, WeightsError, SafetensorsError, ConfigError: and nothing was written.
+    """
+    several = bool(request.merge or request.average)
+    # sums are made of fp32 masters where there are some, and rounded once
+    wanted = FP32 if several else request.dtype
+    folders = _steps(request) if request.average else [request.checkpoint]
+    if sum(weight for _, weight in request.merge) > 1 + 1e-9 or any(not 0 < weight <= 1 for _, weight in request.merge):
+        raise ExportError(f"--merge: weights are {[w for _, w in request.merge]}; each lies above 0, and together they are at most 1")
+    sources = [open_source(folder, wanted, request.tag) for folder in folders]
+    sources += [open_source(folder, wanted) for folder, _ in request.merge]
+    companions = request.config or folders[-1]
+    if request.config is None and not (companions / "config.json").is_file() and (companions.parent / "config.json").is_file():
+        companions = companions.parent  # a DeepSpeed tag's folder lies in the one that HF's Trainer puts the config into
+    if not (companions / "config.json").is_file():
+        raise ExportError(f"{companions}: has no config.json; give the model's with --config DIR")
+    model = described(companions / "config.json")
+    remarks = export_companions.check(companions, model)
+    fitted = [fit(source, model) for source in sources]
+    made_of: list[str] = []
+    tensors, own = fitted[0], len(folders)
+    if own > 1:
+        tensors = merge.mean(fitted[:own])
+        made_of = [f"1/{own} of {folder.name}" for folder in folders]
+    if request.merge:
+        shares = [max(0.0, 1.0 - sum(weight for _, weight in request.merge)), *(weight for _, weight in request.merge)]
+        tensors = merge.linear(list(zip(shares, [tensors, *fitted[own:]], strict=True)))
+        made_of = [f"{shares[0]:g} × {line}" for line in made_of] or [f"{shares[0]:g} of {folders[0].name}"]
+        made_of += [f"{share:g} of {folder.name}" for share, (folder, _) in zip(shares[1:], request.merge, strict=True)]
+    shards = (None if several else _copies(sources[0], tensors, request.dtype)) or _planned(tensors, request.dtype)
+    return Prepared(companions, model, tuple(sources), tensors, shards, made_of, remarks)
+
+
+def _steps(request: Request) -> list[Path]:
+    """The folders of --average STEP…, whose CHECKPOINT is a run's checkpoints folder or one step in it."""
+    there = steps_in(request.checkpoint) or steps_in(resolved(request.checkpoint).parent)
+    steps = sorted(set(request.average))
+    if missing := [s for s in steps if s not in there]:
+        known = ", ".join(map(str, sorted(there))) or "none"
+        raise ExportError(f"{request.checkpoint}: its run has no step {', '.join(map(str, missing))}; there are {known}")
+    if len(steps) < 2:
+        raise ExportError(
+            f"--average {' '.join(map(str, request.average))}: the mean of one step is that step; name two or more of {sorted(there)}"
+        )
+    return [there[step] for step in steps]
+
+
+def _copies(source: Source, tensors: dict[str, Tensor], dtype: DType) -> list[Shard] | None:
+    """One copy of each file, when files and wanted dtype are alike; else None."""
+    layout = source.layout()
+    if layout is None or set(source.stored.values()) != {dtype} or set(tensors) != set(source.tensors):
+        return None
+    if any(set(read_header(file)) != set(names) for file, names in layout.items()):
+        return None  # holds more than goes out
+    count = len(layout)
+    return [
+        Shard(f"model-{i + 1:05d}-of-{count:05d}.safetensors", tuple(names), sum(tensors[n].numel for n in names) * dtype.itemsize, file)
+        for i, (file, names) in enumerate(layout.items())
+    ]
+
+
+def _planned(tensors: dict[str, Tensor], dtype: DType) -> list[Shard]:
+    """Files of at most MAX_SHARD_BYTES, in the tensors' order."""
+    numels = {name: tensor.numel for name, tensor in tensors.items()}
+    files = plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
+    return [Shard(f.name, f.tensors, sum(numels[n] for n in f.tensors) * dtype.itemsize) for f in files]
+
+
+def identity(request: Request, ready: Prepared) -> dict[str, object]:
+    """What must be the same for an interrupted export to go on."""
+    return {
+        "version": VERSION,
+        "dtype": request.dtype.name,
+        "sources": [source.identity for source in ready.sources],
+        "merge": [weight for _, weight in request.merge],
+        "average": sorted(set(request.average)),
+        "config": export_companions.fingerprints(ready.companions),
+        "max_shard_bytes": MAX_SHARD_BYTES,
+    }

@@ -1,0 +1,181 @@
+"""What can be exported: a checkpoint of ours, any Hugging Face folder, a folder DeepSpeed's engine saved. Opened without reading the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from train.checkpoint.manifest import MANIFEST, STATE, faults_of
+from train.export.merge import aligned
+from train.model_files.dtypes import FP32, DType
+from train.model_files.folder import HARMLESS, read_folder
+from train.model_files.header import Entry, SafetensorsError, read_header
+from train.model_files.shapes import Described
+from train.model_files.stream import Extent, Files, Tensor
+from train.world.places import is_remote, resolved
+
+TRAINER_INDEX = "trainer/index.json"
+
+
+class ExportError(ValueError):
+    """The checkpoint cannot be exported; nothing was made visible."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened model.
+
+    Args:
+        stored: the dtype each tensor has on disk. digests: sha256 of files, where a manifest tells it.
+        identity: what must be the same for an interrupted export to go on. files: the reader, to be verified and closed at the end.
+    """
+
+    folder: Path
+    kind: str
+    tensors: dict[str, Tensor]
+    files: Files
+    identity: dict[str, object]
+    stored: dict[str, DType] = field(default_factory=dict)
+    digests: dict[Path, str] = field(default_factory=dict)
+
+    def layout(self) -> dict[Path, list[str]] | None:
+        """File → its tensors in order, when every tensor lies whole in one file."""
+        files: dict[Path, list[tuple[int, str]]] = {}
+        for name, tensor in self.tensors.items():
+            if not tensor.extents or len(tensor.extents) != 1:
+                return None
+            files.setdefault(tensor.extents[0].file, []).append((tensor.extents[0].start, name))
+        return {file: [name for _, name in sorted(rows)] for file, rows in files.items()}
+
+
+def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
+    """The tensors of a model; with wanted=fp32 they come from the fp32 masters where there are some.
+
+    Raises:
+        ExportError, WeightsError, SafetensorsError, and what train.foreign.deepspeed.folder raises: damaged, or not a model folder.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
+    if tag is None and ((folder / STATE).is_file() or (folder / MANIFEST).is_file()):
+        return _ours(folder, wanted)
+    from train.foreign.deepspeed import folder as ds_folder
+
+    if is_remote(folder) and (tag is not None or (folder / "latest").is_file()):
+        raise ExportError(f"{folder}: a folder that DeepSpeed saved is read from a disk only; copy it to one first")
+    if not is_remote(folder) and (tag is not None or ds_folder.looks_like(folder)):
+        tensors = ds_folder.tensors_of(folder, tag, wanted)
+        place = ds_folder.find(folder, tag)
+        return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(place, place.rglob("*.pt")))
+    entries = _of_the_model(read_folder(folder))
+    files = Files()
+    return Source(
+        folder,
+        "Hugging Face folder",
+        {n: files.tensor(e.shape, [_extent(e)]) for n, e in entries.items()},
+        files,
+        _stamp(folder, {e.file for e in entries.values()}),
+        {n: e.dtype for n, e in entries.items()},
+    )
+
+
+def _ours(folder: Path, wanted: DType) -> Source:
+    # a part beyond the last file: sizes and the manifest are checked now, contents while they are read
+    if faults := faults_of(resolved(folder), (sys.maxsize, sys.maxsize)):
+        raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
+    manifest = (folder / MANIFEST).read_bytes()
+    recorded = {name: str(v["sha256"]) for name, v in json.loads(manifest)["files"].items()}
+    for name in sorted(n for n in recorded if not n.endswith(".safetensors")):
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != recorded[name]:
+            raise ExportError(f"{folder}: damaged, not exported:\n  - {name}: its content has changed since it was written")
+    entries = _of_the_model(read_folder(folder))
+    if wanted is FP32 and TRAINER_INDEX in recorded and any(e.dtype != wanted for e in entries.values()):
+        pieces = _masters(folder, entries)
+    else:
+        pieces = {name: [entry] for name, entry in entries.items()}
+    used = {entry.file for rows in pieces.values() for entry in rows}
+    if unknown := sorted(str(f.relative_to(folder)) for f in used if str(f.relative_to(folder)) not in recorded):
+        raise ExportError(f"{folder}: damaged, not exported:\n  - {unknown[0]}: not in the manifest")
+    digests = {f: recorded[str(f.relative_to(folder))] for f in used}
+    files = Files(digests)
+    return Source(
+        folder,
+        "checkpoint",
+        {n: files.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
+        files,
+        {"path": str(resolved(folder)), "manifest": hashlib.sha256(manifest).hexdigest()},
+        {n: rows[0].dtype for n, rows in pieces.items()},
+        digests,
+    )
+
+
+def _masters(folder: Path, entries: dict[str, Entry]) -> dict[str, list[Entry]]:
+    """Each tensor's fp32 slices in rank order, as the trainer's files hold them."""
+    size = json.loads((folder / TRAINER_INDEX).read_text())["world_size"]
+    ranks = [read_header(folder / "trainer" / f"rank_{r:05d}_of_{size:05d}.safetensors") for r in range(size)]
+    found = {}
+    for name, entry in entries.items():
+        rows = [rank[f"master/{name}"] for rank in ranks if f"master/{name}" in rank]
+        if len(rows) != size or sum(r.numel for r in rows) != entry.numel or any(r.dtype is not FP32 for r in rows):
+            raise SafetensorsError(
+                f"{folder}/trainer: the fp32 masters of {name} are not complete; export --dtype bf16, or take another step"
+            )
+        found[name] = rows
+    return found
+
+
+def _of_the_model(entries: dict[str, Entry]) -> dict[str, Entry]:
+    kept = {n: e for n, e in entries.items() if not HARMLESS.search(n)}
+    for name, entry in kept.items():
+        if not entry.dtype.is_floating_point:
+            raise ExportError(f"{entry.file}: {name} is {entry.dtype}; quantized weights cannot be exported, take the original ones")
+    return kept
+
+
+def _extent(entry: Entry) -> Extent:
+    return Extent(entry.file, entry.start, entry.numel, entry.dtype)
+
+
+def _stamp(folder: Path, files: Iterable[Path]) -> dict[str, object]:
+    """Sizes and times of files that nothing vouches for."""
+    rows = {str(f.relative_to(folder)): [f.stat().st_size, int(f.stat().st_mtime * 1e9)] for f in sorted(files)}
+    return {"path": str(resolved(folder)), "files": rows}
+
+
+def fit(source: Source, model: Described) -> dict[str, Tensor]:
+    """The tensors by the names the config gives them, in the order in which they lie; a shared one once.
+
+    Raises:
+        ExportError: all missing, unexpected and misshapen tensors in one message; or two different ones where the config wants one.
+    """
+    faults, found = [], {}
+    for name, tensor in source.tensors.items():
+        target = model.tied.get(name, name)
+        if target not in model.shapes:
+            faults.append(f"{name}: unexpected, the config describes no such tensor")
+        elif tuple(tensor.shape) != model.shapes[target]:
+            faults.append(f"{name}: shape {list(tensor.shape)}, the config wants {list(model.shapes[target])}")
+        elif target != name and target in source.tensors:
+            if not _equal(tensor, source.tensors[target]):
+                raise ExportError(
+                    f"{source.folder}: config.json ties {name} to {target}, but the files hold two different tensors; "
+                    "set tie_word_embeddings to false in the config given with --config"
+                )
+        else:
+            found[target] = tensor
+    faults += [f"{name}: missing" for name in model.shapes if name not in source.tensors and name not in found]
+    if faults:
+        shown = "\n".join(f"  - {f}" for f in faults[:20]) + (f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else "")
+        raise ExportError(f"{source.folder}: {len(faults)} tensors do not fit config.json; nothing was made\n{shown}")
+    return found
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one is other or (one.extents is not None and one.extents == other.extents):
+        return True
+    return all(np.array_equal(a, b) for a, b in zip(aligned(one), aligned(other), strict=True))

@@ -1,0 +1,1 @@
+"""Weights as other programs left them, read as bytes; nothing is unpickled."""

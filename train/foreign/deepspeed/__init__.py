@@ -1,0 +1,1 @@
+"""Checkpoint folders of DeepSpeed's own, from other trainers."""

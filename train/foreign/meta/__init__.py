@@ -1,0 +1,1 @@
+"""LLaMA-2 as Meta publishes it."""

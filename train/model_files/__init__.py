@@ -1,0 +1,1 @@
+"""The files a model lies in: fetched, described, read and written by byte range; without torch, but for reader.py."""

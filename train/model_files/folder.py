@@ -1,0 +1,114 @@
+"""A Hugging Face model folder: which tensors lie where, how files are planned, what lies beside the weights. Without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.model_files.dtypes import DType
+from train.model_files.header import Entry, read_header
+
+INDEX = "model.safetensors.index.json"
+# buffers that old LLaMA files carry and no model wants; anything else left over is a fault
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
+# what a model folder needs besides weights, so that transformers opens a checkpoint and chat templates travel along
+COMPANIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+class WeightsError(ValueError):
+    """Files and model do not match; says which tensor, where, and what to do."""
+
+
+def read_folder(folder: Path) -> dict[str, Entry]:
+    """Every tensor of a model folder, by name.
+
+    Raises:
+        WeightsError, SafetensorsError: no safetensors, files missing, a tensor twice or in another file than the index says.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+        except (ValueError, KeyError, TypeError):
+            raise WeightsError(f"{index}: not an index with a weight_map; fetch the file again") from None
+        files = sorted(set(weight_map.values()))
+        if any("/" in name or name.startswith(".") for name in files):
+            raise WeightsError(f"{index}: names files outside its folder ({files[0]}); fetch it from a source you trust")
+    else:
+        weight_map, files = None, sorted(p.name for p in folder.glob("*.safetensors"))
+    if not files:
+        other = sorted(p.name for p in folder.glob("*.bin"))[:1] + sorted(p.name for p in folder.glob("*.pth"))[:1]
+        remedy = (
+            f"convert it once with: python launch/meta_to_hf.py {folder} OUT"
+            if other and other[0].startswith("consolidated.")
+            else "convert it to safetensors first"
+        )
+        why = f"only {other[0]}, which can run foreign code when read; {remedy}" if other else "no *.safetensors files"
+        raise WeightsError(f"{folder}: {why}")
+    entries: dict[str, Entry] = {}
+    for name in files:
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder / name}: missing, the index names it; fetch it again")
+        for tensor, entry in read_header(folder / name).items():
+            if tensor in entries:
+                raise WeightsError(f"{folder / name}: tensor {tensor} is in {entries[tensor].file.name} too; which one is right?")
+            entries[tensor] = entry
+    if weight_map is not None:
+        for tensor, name in weight_map.items():
+            if tensor not in entries or entries[tensor].file.name != name:
+                raise WeightsError(f"{folder / name}: tensor {tensor} is missing, the index says it is there; fetch the file again")
+    return entries
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    name: str
+    owner: int  # rank that writes it
+    tensors: tuple[str, ...]
+
+
+def plan_files(numels: dict[str, int], bytes_per_element: int, size: int, max_bytes: int = 5 << 30) -> list[WeightFile]:
+    """Which tensor goes into which file: in model order, at most max_bytes a file, enough files for every rank to write one."""
+    total = sum(numels.values()) * bytes_per_element
+    limit = min(max_bytes, max(-(-total // size), 64 << 20))
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name, numel in numels.items():
+        nbytes = numel * bytes_per_element
+        if groups[-1] and held + nbytes > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += nbytes
+    n = len(groups)
+    return [WeightFile(f"model-{i + 1:05d}-of-{n:05d}.safetensors", i % size, tuple(g)) for i, g in enumerate(groups)]
+
+
+def index_text(files: list[WeightFile], numels: dict[str, int], bytes_per_element: int) -> str:
+    """model.safetensors.index.json."""
+    content = {
+        "metadata": {"total_size": sum(numels.values()) * bytes_per_element},
+        "weight_map": {n: f.name for f in files for n in f.tensors},
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def companion_files(companions: Path, instead: dict[str, str], dtype: DType) -> dict[str, bytes]:
+    """Config, tokenizer and chat template of a model folder, as they go into a checkpoint."""
+    files = {name: (companions / name).read_bytes() for name in COMPANIONS if (companions / name).is_file()}
+    files |= {name: text.encode() for name, text in instead.items()}
+    files["config.json"] = config_text(files["config.json"], dtype).encode()
+    return files
+
+
+def config_text(config: bytes, dtype: DType) -> str:
+    """config.json, saying the dtype the weights have here."""
+    values = json.loads(config)
+    values.pop("torch_dtype", None)
+    values["dtype"] = dtype.name
+    return json.dumps(values, indent=2) + "\n"

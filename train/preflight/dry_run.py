@@ -1,0 +1,151 @@
+"""What every derived number of a run is, before a GPU is rented: no process group, no weights, no engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from data_tools.shards.reader import ShardError, Shards, tokenizer_fingerprint
+from train.data import mixture
+from train.data.mixture import SourceSpec
+from train.engine.zero3 import adam_kernel, merged_config
+from train.preflight import memory_plan
+from train.recipe.vocabulary import Recipe, find_file
+
+# so that a recipe can be checked before its model has been downloaded
+PUBLISHED = {
+    "meta-llama/Llama-2-7b-hf": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "meta-llama/Llama-2-13b-hf": {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "intermediate_size": 13824},
+    "meta-llama/Llama-2-70b-hf": {
+        "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8, "intermediate_size": 28672,
+    },
+}  # fmt: skip
+GPUS_OF_A_NODE = 8  # where nothing says otherwise
+
+
+def shape_of_path(model: str) -> memory_plan.Shape | None:
+    """Sizes of a model path: from its config, or as published; None when neither is here."""
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        from train.model.causal_lm import config_of
+
+        return memory_plan.shape_of(config_of(folder))
+    if model not in PUBLISHED:
+        return None
+    from transformers import LlamaConfig
+
+    return memory_plan.shape_of(LlamaConfig(**PUBLISHED[model]))
+
+
+def explain(recipe: Recipe, ranks: int) -> str:
+    """The table of derived numbers, then what is not here yet.
+
+    Raises:
+        RecipeError, MixtureError, ShardError: what is here is wrong.
+    """
+    on_cuda = recipe.deepspeed.name != "cpu.json"
+    config = merged_config(recipe, ranks, on_cuda)
+    accumulation = config["gradient_accumulation_steps"]
+    padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
+    steps, warmup = recipe.total_steps, recipe.warmup_steps
+    shape = shape_of_path(recipe.model.path)
+    plan = memory_plan.plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
+    missing = [] if shape else [f"model.path={recipe.model.path}: not here, and its size is not known"]
+    if shape and not Path(recipe.model.path).exists():
+        missing.append(f"model.path={recipe.model.path}: not downloaded; sizes below are of the published model")
+    facts, warnings = _data(recipe, missing)
+    rows: list[tuple[str, str]] = [
+        ("run", f"{recipe.name} → {recipe.run_dir}"),
+        ("ranks", f"{ranks}"),
+        ("global batch", f"{recipe.tokens_per_step:,} tokens = {recipe.rows_per_step} rows of {recipe.data.seq_len}"),
+        ("micro-batch", f"{recipe.micro_batch} rows a rank"),
+        (
+            "accumulation",
+            f"{accumulation} micro-batches a step"
+            + (
+                f", {padding_rows} rows of padding a step: choose ranks and micro_batch that divide {recipe.rows_per_step}"
+                if padding_rows
+                else ""
+            ),
+        ),
+        ("steps", f"{steps:,}"),
+        ("tokens", f"{steps * recipe.tokens_per_step:,}"),
+        ("warm-up", f"{warmup:g} steps = {round(warmup * recipe.tokens_per_step):,} tokens"),
+        ("learning rate", f"{recipe.schedule.kind} from {recipe.optim.lr:g} to {_final_lr(recipe):g}"),
+        (
+            "optimizer",
+            f"AdamW ({adam_kernel(recipe, config['zero_optimization'], recipe.deepspeed.name != 'cpu.json')}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}",
+        ),
+        ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
+        *facts,
+        *(_sizes(recipe, shape, plan) if shape else []),
+    ]
+    width = max(len(name) for name, _ in rows)
+    text = [f"{name:<{width}}  {value}" for name, value in rows]
+    text += memory_plan.lines(plan, shape) if shape else []
+    text += [f"warning: {w}" for w in warnings]
+    text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"]
+    return "\n".join(text)
+
+
+def _final_lr(recipe: Recipe) -> float:
+    from train.run.loop import learning_rate
+
+    return learning_rate(recipe, recipe.total_steps)
+
+
+def _data(recipe: Recipe, missing: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Facts of the shards that are here; missing ones are noted."""
+    rows, warnings, totals, specs = [], [], [], []
+    named = [(f"data.sources.{n}", s.path, SourceSpec(n, s.weight, s.max_repeats)) for n, s in recipe.data.sources.items()]
+    named += [(f"heldout.sources.{n}", s.path, None) for n, s in recipe.heldout.sources.items()]
+    tokenizer = _tokenizer(recipe)
+    for place, path, spec in named:
+        if not path.exists():
+            missing.append(f"{place}.path={path}: make it with python -m data_tools.prepare")
+            continue
+        shards = Shards.open(path, verify="size")
+        if tokenizer:
+            shards.require_tokenizer(tokenizer, f"{place}.path={path}")
+        rows.append(
+            (place.split(".", 2)[0] + " " + place.split(".", 2)[2], f"{len(shards):,} documents, {int(shards.lengths.sum()):,} tokens")
+        )
+        if spec:
+            totals.append(int(shards.lengths.sum()))
+            specs.append(spec)
+    wanted = recipe.total_steps * recipe.tokens_per_step
+    if len(specs) == len(recipe.data.sources):
+        mixture.require_tokens(totals, specs, wanted)
+        weights = [s.weight or t for s, t in zip(specs, totals, strict=True)]
+        for spec, total, weight in zip(specs, totals, weights, strict=True):
+            rows.append((f"passes over {spec.name}", f"{wanted * weight / sum(weights) / total:.2f}"))
+    return rows, warnings
+
+
+def _tokenizer(recipe: Recipe) -> str | None:
+    try:
+        return tokenizer_fingerprint(Path(recipe.model.path))
+    except ShardError:
+        return None
+
+
+def _sizes(recipe: Recipe, shape: memory_plan.Shape, plan: memory_plan.Plan) -> list[tuple[str, str]]:
+    nbytes, one, kept = 2 if recipe.model.dtype == "bf16" else 4, plan.checkpoint_bytes, plan.checkpoints
+    there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
+    free = shutil.disk_usage(there).free
+    device, host = plan.state("device"), plan.state("host")
+    places = [f"{device / 2**30:.2f} GiB a GPU"] * bool(device) + [f"{host / 2**30:.2f} GiB of host memory a rank"] * bool(host)
+    return [
+        ("parameters", f"{shape.parameters:,}"),
+        ("model states", f"{', '.join(places)}, before activations"),
+        (
+            "checkpoint",
+            f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights"
+            + (", 12 of trainer state)" if recipe.checkpoint.trainer_state else ")"),
+        ),
+        (
+            "disk",
+            f"up to {kept} checkpoints at once: {kept * one / 1e9:.2f} GB; {free / 1e9:.0f} GB free here"
+            + (" — NOT ENOUGH" if kept * one > free else ""),
+        ),
+    ]

@@ -1,0 +1,189 @@
+"""What one rank of a run holds, item by item, by arithmetic alone.
+
+Bytes a parameter: weights 2 (bf16) or 4, fp32 gradients 4, masters 4, Adam's moments 8: DeepSpeed's own
+estimate_zero3_model_states_mem_needs counts the same 18 for bf16. Some items are certain, others upper bounds: `sure` tells.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from train.model_files.reader import PIECE_BYTES
+from train.recipe.vocabulary import Recipe
+
+LIBRARIES = 1.5 * 2**30  # CUDA context, NCCL's buffers, kernels' workspaces, on each GPU
+PHASES = ("load", "step", "update", "save")
+STATES = (
+    "weights",
+    "gradients, fp32",
+    "gradients again, for the CPU's Adam",
+    "fp32 masters",
+    "Adam's moments",
+)  # what a rank owns of a model in training
+BUCKET = "gradients to be reduced, fp32 (reduce_bucket_size)"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model, in elements."""
+
+    parameters: int
+    largest: int  # of the largest tensor
+    layer: int  # of a decoder layer
+    layers: int
+    hidden: int
+    mlp: int
+    kv_width: int  # key-value heads x head width
+    vocabulary: int
+
+
+def shape_of(config: Any) -> Shape:
+    """From a transformers config, by building the tree on the meta device."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    from train.model.causal_lm import decoder_layers
+
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()  # a tied head counts once
+    numels = [p.numel() for p in model.parameters()]
+    layers = decoder_layers(model)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Shape(
+        parameters=sum(numels), largest=max(numels), layer=max(sum(p.numel() for p in one.parameters()) for one in layers), layers=len(layers),
+        hidden=config.hidden_size, mlp=config.intermediate_size, kv_width=head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
+        vocabulary=config.vocab_size,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """Bytes of one rank. when: held (from the start on), load, step, update or save. where: device or host."""
+
+    what: str
+    nbytes: float
+    when: str
+    where: str = "device"
+    sure: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a rank's items; what a phase needs is what is held and the phase's own."""
+
+    items: tuple[Item, ...]
+    ranks: int
+    local_ranks: int
+    checkpoint_bytes: int
+    checkpoints: int  # at once on disk, with the one being written
+
+    def state(self, where: str) -> float:
+        """Bytes of what a rank owns of a model in training: weights, gradients, masters, moments."""
+        return sum(i.nbytes for i in self.items if i.what in STATES and i.where == where)
+
+    def held(self, where: str) -> float:
+        """Bytes that stand between two steps."""
+        return sum(i.nbytes for i in self.items if i.when == "held" and i.sure and i.where == where)
+
+    def need(self, where: str, when: str | None = None, sure: bool = True) -> float:
+        """Bytes a rank needs; when=None: in the phase that needs most. sure=False: upper bounds too."""
+        if when is None:
+            return max(self.need(where, phase, sure) for phase in PHASES)
+        counted = [i for i in self.items if i.where == where and (i.sure or not sure)]
+        weights = [i.nbytes for i in counted if i.when == "held" and (when != "load" or i.what == STATES[0])]
+        return sum(weights) + sum(i.nbytes for i in counted if i.when == when)
+
+
+def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[str, Any], on_cuda: bool) -> Plan:
+    """Everything one rank holds.
+
+    Args:
+        zero: zero_optimization of the merged DeepSpeed config. local_ranks: ranks of a node.
+    """
+    items = [
+        *_states(recipe, shape, ranks, zero),
+        *_load(recipe, shape),
+        *_step(recipe, shape, ranks, zero, on_cuda),
+        *_save(recipe, shape, ranks),
+    ]
+    if on_cuda:
+        items.append(Item("CUDA, NCCL, workspaces", LIBRARIES, "held", sure=False))
+    else:  # a CPU's device is the host
+        items = [dataclasses.replace(i, where="host") for i in items]
+    c, element = recipe.checkpoint, _element(recipe)
+    saves = math.ceil(recipe.total_steps / c.every_steps) if c.every_steps else 1
+    forever = recipe.total_steps // c.keep_every if c.keep_every else 0
+    kept = min(saves, c.keep_last + c.keep_best + forever) + 1
+    return Plan(tuple(items), ranks, local_ranks, shape.parameters * (element + (12 if c.trainer_state else 0)), kept)
+
+
+def _element(recipe: Recipe) -> int:
+    return 2 if recipe.model.dtype == "bf16" else 4
+
+
+def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:
+    share, element = shape.parameters / ranks, _element(recipe)
+    offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
+    away = "host" if offloaded else "device"
+    yield Item(STATES[0], element * share, "held", "host" if zero.get("offload_param", {}).get("device") == "cpu" else "device")
+    yield Item(STATES[1], 4 * share, "held", away)
+    if offloaded:
+        yield Item(STATES[2], 4 * share, "held", away)
+    yield Item(STATES[3], 4 * share, "held", away)  # beside fp32 weights too
+    yield Item(STATES[4], 8 * share, "held", away)
+    if (hpz := zero.get("zero_hpz_partition_size", 1)) > 1:
+        yield Item("second copy of the weights in each node (hpZ)", element * shape.parameters / hpz, "step")
+
+
+def _load(recipe: Recipe, shape: Shape) -> Iterator[Item]:
+    yield Item("largest tensor, whole while it is cut", _element(recipe) * shape.largest, "load")
+    yield Item("pieces being read", 2 * PIECE_BYTES, "load", "host")
+
+
+def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cuda: bool) -> Iterator[Item]:
+    element, kernel = _element(recipe), recipe.optim.kernel
+    module = max(shape.layer, shape.vocabulary * shape.hidden)
+    live = min(shape.parameters, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
+    yield Item("a module's weights, gathered", element * module, "step")
+    yield Item("weights kept gathered for the way back (stage3_max_live_parameters)", element * (live - module), "step", sure=False)
+    bucket = 4 * min(int(zero.get("reduce_bucket_size", 5e8)), shape.parameters)
+    yield Item(BUCKET, bucket, "held")
+    yield Item("the same while it is reduced", bucket, "step", sure=False)
+    yield Item("a module's gradients, whole", element * module, "step")
+    yield from _activations(recipe, shape)
+    if zero.get("offload_optimizer", {}).get("device") != "cpu":
+        group = min(shape.parameters / ranks, int(zero.get("sub_group_size", 1e9)))
+        yield Item("gradients of a group, flat", 4 * group, "update")
+        if kernel == "torch" or kernel == "auto" and not on_cuda:
+            yield Item("torch AdamW's temporaries", 8 * group, "update", sure=False)
+
+
+def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
+    """What the backward pass needs of the forward: at least what fused kernels keep, at most what was measured of eager modules.
+
+    Of a Llama block a token, in elements: 2 x 6h + 2 x 2gh + 6f bytes in 16 bits with flash attention and fused kernels (own count); 28 copies of
+    the hidden state for eager transformers, measured for Llama-3.1-8B (ml-engineering). Full checkpointing keeps a block's input alone, and
+    one block whole while it is computed again.
+    """
+    element, tokens = _element(recipe), recipe.micro_batch * recipe.data.seq_len
+    least = tokens * element * (6 * shape.hidden + 2 * shape.kv_width + 3 * shape.mlp)
+    most = max(least, tokens * element * 28 * shape.hidden)
+    whole = {"none": shape.layers, "every_other": shape.layers // 2 + 1, "full": 1}[recipe.model.activation_checkpointing]
+    inputs = tokens * element * shape.hidden * (shape.layers - whole + 4)  # and the last hidden state, its norm, their gradients
+    yield Item(f"activations of {whole} layers, inputs of the others, at least", least * whole + inputs, "step")
+    yield Item("activations, if no kernels are fused", (most - least) * whole, "step", sure=False)
+    yield Item(
+        "logits of loss_chunk tokens", min(recipe.model.loss_chunk, tokens) * shape.vocabulary * (2 * 4 + 2 * (element == 2)), "step"
+    )
+    yield Item("the head's gradient, fp32 and as it is reduced", (4 + element) * shape.vocabulary * shape.hidden, "step")
+
+
+def _save(recipe: Recipe, shape: Shape, ranks: int) -> Iterator[Item]:
+    yield Item("two tensors on their way to a file", 2 * _element(recipe) * shape.largest, "save", "host")
+    if getattr(recipe.checkpoint, "background", False):
+        yield Item("copy of the trainer state while it is written (checkpoint.background)", 12 * shape.parameters / ranks, "save", "host")

@@ -1,0 +1,297 @@
+"""The recipe's whole vocabulary on one page.
+
+1. `load(path, overrides)` reads a YAML file, then `section.key=value` words, in that order of precedence;
+2. every value is cast by its field's type (PyYAML reads `2e-5` and `1e6` as strings) and checked on its own;
+3. `Recipe.faults()` adds what no single field can see; all faults come back in one `RecipeError`.
+
+Nothing here imports torch: a recipe is checked in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from train.recipe.typed_yaml import build, note_lines, override
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "launch" / "recipes"
+
+
+class RecipeError(ValueError):
+    """All faults of a recipe: one a line, each with place, value and remedy."""
+
+    def __init__(self, where: str, faults: list[str]):
+        self.faults = faults
+        word = "fault" if len(faults) == 1 else "faults"
+        super().__init__(f"{where}: {len(faults)} {word}\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+
+def _at_least(low: float) -> dict[str, Any]:
+    return {"check": lambda v: v >= low, "rule": f"at least {low:g}"}
+
+
+def _between(low: float, high: float) -> dict[str, Any]:
+    return {"check": lambda v: low <= v <= high, "rule": f"from {low:g} to {high:g}"}
+
+
+_POSITIVE = {"check": lambda v: v > 0, "rule": "above 0"}
+_NAME = {"check": lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", v) is not None, "rule": "letters, digits, '.', '_' and '-'"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    path: str  # folder of safetensors, GGUF file, or Hub name
+    dtype: Literal["bf16", "fp32"] = "bf16"  # compute dtype; masters and Adam's moments are fp32 always
+    attention: Literal["auto", "flash", "torch_varlen", "sdpa"] = "auto"
+    activation_checkpointing: Literal["none", "full", "every_other"] = "none"
+    compile: bool = False  # torch.compile of each decoder layer
+    fused_kernels: Literal["auto", "none"] = "auto"  # liger's on CUDA when installed
+    loss_chunk: int = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
+    fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it
+    max_start_loss: float | None = field(default=None, metadata=_POSITIVE)  # refuse weights worse than this at step 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    path: Path  # folder of token shards
+    weight: float | None = field(default=None, metadata=_POSITIVE)  # share of tokens; all sources or none have one
+    max_repeats: float | None = field(default=None, metadata=_POSITIVE)  # times a source may be seen in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    sources: dict[str, Source]
+    seq_len: int = field(default=4096, metadata=_at_least(2))
+    packing: Literal["split", "whole"] = "split"
+    long_documents: Literal["cut", "drop"] = "cut"  # whole packing: documents longer than a row
+    seed: int = field(default=0, metadata=_at_least(0))
+    workers: int = field(default=1, metadata=_at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldoutSource:
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heldout:
+    sources: dict[str, HeldoutSource] = field(default_factory=dict)
+    every_steps: int = field(default=0, metadata=_at_least(0))  # 0: only before the first and after the last step
+    max_rows: int | None = field(default=None, metadata=_at_least(1))  # rows a source; none: all
+    prompts: tuple[str, ...] = ()  # answered greedily at every evaluation, into the log and TensorBoard
+    prompt_tokens: int = field(default=48, metadata=_at_least(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    lr: float = field(default=2e-5, metadata=_POSITIVE)
+    betas: tuple[float, float] = field(
+        default=(0.9, 0.95), metadata={"check": lambda v: all(0 <= b < 1 for b in v), "rule": "two numbers from 0 to below 1"}
+    )
+    eps: float = field(default=1e-8, metadata=_POSITIVE)
+    weight_decay: float = field(default=0.1, metadata=_at_least(0))
+    clip: float = field(default=1.0, metadata=_at_least(0))  # global gradient norm; 0: no clipping
+    kernel: Literal["auto", "fused", "cpu", "torch"] = "auto"  # DeepSpeed's FusedAdam, DeepSpeedCPUAdam, or torch.optim.AdamW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup_ratio: float | None = field(default=None, metadata=_between(0, 1))  # of the run's length
+    warmup_steps: int | None = field(default=None, metadata=_at_least(0))
+    warmup_tokens: int | None = field(default=None, metadata=_at_least(0))
+    floor_ratio: float = field(default=0.1, metadata=_between(0, 1))  # final lr / peak lr
+    decay_ratio: float = field(default=0.2, metadata=_between(0, 1))  # wsd: the last part of the run that decays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every_steps: int = field(default=500, metadata=_at_least(0))  # 0: only at the end
+    keep_last: int = field(default=2, metadata=_at_least(1))
+    keep_every: int = field(default=0, metadata=_at_least(0))  # keep for good every so many steps; 0: none
+    keep_best: int = field(default=1, metadata=_at_least(0))  # by mean held-out loss
+    to: str | None = None  # a URL like s3://bucket/folder: checkpoints go to TO/NAME there instead of runs/NAME/checkpoints
+    background: bool = False  # write behind the steps, from a copy in host memory (12 bytes a parameter, shared by the ranks)
+    trainer_state: bool = True  # masters and moments too: needed to resume
+    allow: tuple[str, ...] = ()  # keys whose change a resume accepts although it changes the result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logging:
+    every_steps: int = field(default=1, metadata=_at_least(1))
+    tensorboard: bool = True
+    peak_tflops: float | None = field(default=None, metadata=_POSITIVE)  # dense bf16 peak of a device, for MFU; none: by its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    max_nonfinite_in_a_row: int = field(default=10, metadata=_at_least(1))
+    timeout_seconds: int = field(default=600, metadata=_at_least(10))  # of a collective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str = field(metadata=_NAME)
+    model: Model
+    data: Data
+    steps: int | None = field(default=None, metadata=_at_least(1))
+    tokens: int | None = field(default=None, metadata=_at_least(1))  # the run's length, global; steps or tokens, not both
+    tokens_per_step: int = field(metadata=_at_least(1))  # global; accumulation is derived from it, never set
+    micro_batch: int = field(default=1, metadata=_at_least(1))  # rows a rank computes at once
+    seed: int = field(default=0, metadata=_at_least(0))
+    deepspeed: Path = Path("ds_configs/zero3.json")
+    runs: Path = Path("runs")
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    heldout: Heldout = field(default_factory=Heldout)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    logging: Logging = field(default_factory=Logging)
+    guard: Guard = field(default_factory=Guard)
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.tokens_per_step // self.data.seq_len
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the run; a length in tokens is rounded up to whole steps."""
+        return self.steps if self.steps is not None else -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def warmup_steps(self) -> float:
+        """Warm-up in steps, fractional when it was given in tokens."""
+        s = self.schedule
+        if s.warmup_tokens is not None:
+            return s.warmup_tokens / self.tokens_per_step
+        if s.warmup_steps is not None:
+            return s.warmup_steps
+        return (s.warmup_ratio if s.warmup_ratio is not None else 0.03) * self.total_steps
+
+    @property
+    def run_dir(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def checkpoints(self) -> str:
+        """Where this run's checkpoints lie: a folder or a URL."""
+        to = self.checkpoint.to
+        return f"{to.rstrip('/')}/{self.name}" if to else str(self.run_dir / "checkpoints")
+
+    def faults(self) -> list[str]:
+        """What no single field can see; changes nothing."""
+        found: list[str] = []
+        if (self.steps is None) == (self.tokens is None):
+            found.append(f"steps={self.steps}, tokens={self.tokens}: give the run's length once, as steps=N or tokens=N")
+        elif self.warmup_steps >= self.total_steps and self.total_steps > 1:
+            found.append(f"schedule: warm-up of {self.warmup_steps:g} steps leaves nothing of the run's {self.total_steps}; shorten it")
+        if self.tokens_per_step % self.data.seq_len:
+            near = max(1, round(self.tokens_per_step / self.data.seq_len)) * self.data.seq_len
+            found.append(f"tokens_per_step={self.tokens_per_step}: not a multiple of data.seq_len={self.data.seq_len}; {near} is")
+        given = [k for k in ("warmup_ratio", "warmup_steps", "warmup_tokens") if getattr(self.schedule, k) is not None]
+        if len(given) > 1:
+            found.append(f"schedule.{', schedule.'.join(given)}: give the warm-up once")
+        weighted = [name for name, s in self.data.sources.items() if s.weight is not None]
+        if weighted and len(weighted) < len(self.data.sources):
+            missing = ", ".join(n for n in self.data.sources if n not in weighted)
+            found.append(f"data.sources: {', '.join(weighted)} have a weight and {missing} none; give all sources a weight, or none")
+        if not self.data.sources:
+            found.append("data.sources: empty; name at least one folder of token shards, e.g. data.sources.papers.path=shards/papers")
+        if self.checkpoint.to and "://" not in self.checkpoint.to:
+            found.append(f"checkpoint.to={self.checkpoint.to}: not a URL like s3://bucket/folder; for a folder on a disk set runs")
+        if self.heldout.every_steps and not self.heldout.sources:
+            found.append(
+                f"heldout.every_steps={self.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, as they go into recipe.yaml and state.json."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+
+def find_file(path: Path) -> Path:
+    """A path as given, or below the checkout when it is not found from the working directory."""
+    if not path.exists() and not path.is_absolute() and (ROOT / path).exists():
+        return ROOT / path
+    return path
+
+
+def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: with every fault of the file and the overrides at once.
+    """
+    path = find_file(Path(path))
+    lines: dict[str, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = ", ".join(sorted(p.name for p in RECIPES.glob("*.yaml")))
+        raise RecipeError(str(path), [f"cannot be read ({error.strerror}); the recipes here are {known} in launch/recipes/"]) from None
+    try:
+        node = yaml.compose(text)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise RecipeError(str(path), [f"{place}: not YAML ({getattr(error, 'problem', error)}); mend the line"]) from None
+    if not isinstance(values, dict):
+        raise RecipeError(str(path), ["holds no mapping of keys to values; start from one of launch/recipes/*.yaml"])
+    note_lines(node, "", path.name, lines)
+    faults: list[str] = []
+    for word in overrides:
+        override(values, word, lines, faults)
+    recipe = build(Recipe, values, "", lines, faults)
+    if isinstance(recipe, Recipe):
+        faults += recipe.faults()
+    else:
+        faults += _cross_faults_of_the_rest(values, faults)
+    if faults:
+        raise RecipeError(str(path), faults)
+    return recipe
+
+
+def _cross_faults_of_the_rest(values: dict, faults: list[str]) -> list[str]:
+    """Cross-field faults that can still be seen when some field of the recipe is at fault itself."""
+    drop = {re.split(r"[=: ]", f, maxsplit=1)[0] for f in faults}
+    trimmed = json.loads(json.dumps(values, default=str))
+    for key in drop:
+        at, *rest = trimmed, *key.split(".")
+        for part in rest[:-1]:
+            at = at.get(part) if isinstance(at, dict) else None
+        if isinstance(at, dict):
+            at.pop(rest[-1], None)
+    for needed, filler in (("name", "x"), ("tokens_per_step", 0), ("model", {})):
+        trimmed.setdefault(needed, filler)
+    if isinstance(trimmed.get("model"), dict):
+        trimmed["model"].setdefault("path", "x")
+    if not isinstance(trimmed.get("data"), dict):
+        return []
+    trimmed["data"].setdefault("sources", {"x": {"path": "x"}})
+    for holder in [trimmed["data"]["sources"], (trimmed.get("heldout") or {}).get("sources")]:
+        for source in holder.values() if isinstance(holder, dict) else ():
+            if isinstance(source, dict):
+                source.setdefault("path", "x")
+    guessed_length = trimmed.get("steps") is None and trimmed.get("tokens") is None and drop & {"steps", "tokens"}
+    if guessed_length:
+        trimmed["steps"] = 1_000_000
+    if not trimmed["tokens_per_step"]:
+        trimmed["tokens_per_step"] = _cast_plain(trimmed["data"].get("seq_len")) or 4096
+    quiet: list[str] = []
+    recipe = build(Recipe, trimmed, "", {}, quiet)
+    return recipe.faults() if isinstance(recipe, Recipe) else []
+
+
+def _cast_plain(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None

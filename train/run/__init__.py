@@ -1,0 +1,1 @@
+"""The run itself, top to bottom, and what it says."""

@@ -1,0 +1,210 @@
+"""What a run says: one readable line for people, one JSON line for machines, TensorBoard's curves.
+
+Every printed rate is computed here, from numbers and times that are given, so that tests need no clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.world.ranks import World
+
+# dense bf16 peak of a device, TFLOP/s, by a part of its name as torch gives it; the first that fits counts.
+# Vendors' data sheets print sparse figures: these are halved once.
+PEAK_TFLOPS = (
+    ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0), ("GB200", 2500.0), ("B200", 2250.0), ("B300", 2250.0),
+    ("A100", 312.0), ("A800", 312.0), ("H800", 989.0), ("A6000", 154.85), ("L40S", 362.0), ("V100", 125.0), ("MI300X", 1300.0), ("MI250X", 191.5),
+)  # fmt: skip
+
+
+def peak_tflops(device_name: str) -> float | None:
+    return next((peak for part, peak in PEAK_TFLOPS if part in device_name), None)
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What one step was; counts and losses are global."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int  # of the run so far, without padding
+    step_tokens: int  # of this step, without padding
+    supervised: int
+    seconds: float  # of this step
+    wait_seconds: float  # the slowest rank waited for data
+    attended: float = 0.0  # sum(L_i^2) / (2 sum(L_i)) over the step's documents
+    skipped: bool = False  # a non-finite norm: weights unchanged
+    source_losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What MFU needs to know. flops_dense and flops_attention: FLOPs a token without attention, and per attended token."""
+
+    ranks: int
+    seq_len: int
+    flops_dense: float
+    flops_attention: float
+    peak_tflops: float | None
+
+
+def rates(n: StepNumbers, machine: Machine, steps_left: int, seconds_a_step: float) -> dict[str, float | None]:
+    """tokens/s, MFU twice over, the share of the step spent waiting for data, and what is left.
+
+    mfu counts attention over whole rows, as most published tables do; mfu_attended what causal attention inside documents computes.
+    """
+    per_second = n.step_tokens / n.seconds if n.seconds > 0 else 0.0
+    peak = machine.peak_tflops * 1e12 * machine.ranks if machine.peak_tflops else None
+
+    def mfu(attended: float) -> float | None:
+        return per_second * (machine.flops_dense + machine.flops_attention * attended) / peak if peak else None
+
+    return {
+        "tokens_per_second": per_second,
+        "tokens_per_second_per_rank": per_second / machine.ranks,
+        "mfu": mfu(machine.seq_len),
+        "mfu_attended": mfu(n.attended),
+        "data_wait_share": min(1.0, n.wait_seconds / n.seconds) if n.seconds > 0 else 0.0,
+        "eta_seconds": steps_left * seconds_a_step,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most this process has held: on the device, or in main memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def readable_time(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    return f"{days}d{h:02d}h" if days else f"{h}h{m:02d}m" if h else f"{m}m{s:02d}s"
+
+
+def line(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> str:
+    """The one readable line of a step."""
+    parts = [
+        f"step {n.step}/{total_steps}", f"loss {n.loss:.4f}", f"lr {n.lr:.2e}", f"norm {n.grad_norm:.3f}", f"{r['tokens_per_second']:,.0f} tok/s",
+        *([f"MFU {100 * r['mfu']:.1f}%"] if r["mfu"] is not None else []),
+        f"mem {memory / 2**30:.2f} GiB", f"wait {100 * r['data_wait_share']:.0f}%", f"ETA {readable_time(r['eta_seconds'])}",
+    ]  # fmt: skip
+    if n.skipped:
+        parts.insert(1, "SKIPPED, not finite")
+    if len(n.source_losses) > 1:
+        parts.append(" ".join(f"{k} {v:.3f}" for k, v in n.source_losses.items()))
+    return "  ".join(parts)
+
+
+class MetricsLog:
+    """metrics.jsonl, TensorBoard and the progress bar of a run; writes on rank 0 only."""
+
+    def __init__(
+        self, folder: Path, world: World, machine: Machine, total_steps: int, every_steps: int, tensorboard: bool, start_step: int
+    ):
+        self.world, self.machine, self.total_steps, self.every_steps = world, machine, total_steps, every_steps
+        self._seconds: list[float] = []
+        self._file: Any = None
+        self._board: Any = None
+        self._bar: Any = None
+        if world.rank != 0:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _cut_after(folder / "metrics.jsonl", start_step)
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # purge_step hides what a run killed after its last checkpoint wrote beyond it
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+
+    def step(self, n: StepNumbers) -> None:
+        if self.world.rank != 0:
+            return
+        self._seconds = (self._seconds + [n.seconds])[-20:]
+        recent = sorted(self._seconds)[len(self._seconds) // 2]  # the median: the first step compiles and warms up
+        r = rates(n, self.machine, self.total_steps - n.step, recent)
+        memory = peak_memory_bytes(self.world.device)
+        record = {
+            "step": n.step, "loss": n.loss, "lr": n.lr, "grad_norm": n.grad_norm, "tokens": n.tokens, **{k: v for k, v in r.items() if v is not None},
+            "supervised": n.supervised, "seconds": n.seconds, "memory_bytes": memory, "skipped": n.skipped,
+            **{f"loss/{k}": v for k, v in n.source_losses.items()},
+        }  # fmt: skip
+        self.record(record)
+        if self._bar is not None:
+            self._bar.update(1)
+        if n.step % self.every_steps == 0 or n.step == self.total_steps or n.skipped:
+            self._say(line(n, self.total_steps, r, memory))
+
+    def heldout(self, step: int, tokens: int, scores: dict[str, Any]) -> None:
+        if self.world.rank != 0 or not scores:
+            return
+        record: dict[str, Any] = {"step": step, "tokens": tokens}
+        for name, score in scores.items():
+            record |= {f"heldout/{name}/loss": score.loss, f"heldout/{name}/perplexity": score.perplexity}
+        self.record(record)
+        self._say(
+            f"step {step}  held-out perplexity: "
+            + "  ".join(f"{name} {s.perplexity:.3f} ({s.tokens:,} tokens)" for name, s in scores.items())
+        )
+
+    def answers(self, step: int, answers: dict[str, str]) -> None:
+        for prompt, answer in answers.items():
+            self._say(f"step {step}  {prompt!r} → {answer!r}")
+            if self._board is not None:
+                self._board.add_text(f"answers/{prompt[:60]}", answer, step)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """One JSON line, and a curve for every number in it; non-finite numbers are written as null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in clean.items():
+                if key != "step" and isinstance(value, (int, float)):
+                    self._board.add_scalar(key if "/" in key else f"train/{key}", value, record["step"])
+
+    def _say(self, text: str) -> None:
+        if self.world.rank != 0:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            self.world.log0(text)
+
+    def close(self) -> None:
+        for part in (self._file, self._board, self._bar):
+            if part is not None:
+                part.close()
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop lines of steps beyond the one resumed from, and a half-written last line: the run will write them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(text)["step"] <= step:
+                kept.append(text)
+        except (ValueError, KeyError, TypeError):
+            continue
+    tmp = path.with_suffix(".tmp")
+    tmp.write_text("".join(t + "\n" for t in kept), encoding="utf-8")
+    tmp.replace(path)

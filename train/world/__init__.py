@@ -1,0 +1,1 @@
+"""Where a run stands: its processes, its machine, its disks and stores."""

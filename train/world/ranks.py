@@ -1,0 +1,136 @@
+"""Who this process is among the run's processes; the only reader of the environment.
+
+`World.from_env()` before torch.distributed, `World.connect()` to join; `log0` is the one voice for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+class WorldError(ValueError):
+    """The processes of a run could not join."""
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None  # None: the default one
+
+    @classmethod
+    def from_env(cls) -> World:
+        """Read RANK, WORLD_SIZE, LOCAL_RANK as the deepspeed launcher, torchrun and srun wrappers set them; alone without them."""
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        if torch.cuda.is_available():
+            device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(device)
+        else:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed when it is first imported
+            device = torch.device("cpu")
+        for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+            os.environ.setdefault(name, str(value))
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29500")
+        return cls(rank, size, local_rank, device)
+
+    @property
+    def local_size(self) -> int:
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+
+    @property
+    def threads_set_by_user(self) -> bool:
+        return "OMP_NUM_THREADS" in os.environ
+
+    def connect(self, timeout_seconds: int) -> None:
+        """Join the process group: nccl on GPUs, gloo on CPUs."""
+        if dist.is_initialized():
+            return
+        if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            os.environ["MASTER_PORT"] = str(_free_port())  # two single-process runs on one machine must not meet
+        import warnings
+
+        import deepspeed
+
+        from train.world import jit_lock
+
+        warnings.filterwarnings(
+            "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
+        )  # DeepSpeed's calls, once a step
+        for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.local_size == self.size):
+            print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        try:
+            deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
+        except dist.DistNetworkError as error:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise WorldError(
+                f"the ranks did not meet at {place} ({str(error).splitlines()[0]}); if another run has the port, start with "
+                "deepspeed --master_port PORT; if not, check that every node reaches that address"
+            ) from None
+
+    def side(self, timeout_seconds: int) -> World:
+        """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
+        if self.size == 1:
+            return dataclasses.replace(self, device=torch.device("cpu"))
+        group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
+        return dataclasses.replace(self, device=torch.device("cpu"), group=group)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Add up a few numbers over all ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        # float64 sums counts of tokens exactly up to 2^53
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total, group=self.group)
+        return total.tolist()
+
+    def max(self, values: list[float]) -> list[float]:
+        """The largest of each number over all ranks."""
+        if self.size == 1:
+            return list(values)
+        top = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
+        return top.tolist()
+
+    def gather(self, value: object) -> list:
+        """Every rank's small picklable value, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def broadcast(self, value: object) -> object:
+        """Rank 0's small picklable value on every rank."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier(group=self.group)
+
+    def log0(self, text: str) -> None:
+        """One line for people, from rank 0 only."""
+        if self.rank == 0:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
