@@ -9,7 +9,8 @@ import torch
 
 from tests import tiny
 from train.model import attention
-from train.model.causal_lm import ModelError, PackedCausalLM, build, decoder_layers
+from train.model.causal_lm import PackedCausalLM, build, decoder_layers
+from train.model_files.folder import ModelError
 from train.recipe.vocabulary import Model
 
 LENGTHS = [9, 1, 23, 2, 17]

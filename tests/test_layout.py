@@ -122,3 +122,30 @@ def test_every_door_puts_the_checkout_on_the_path_and_answers_help_with_an_examp
     for door in doors:
         done = subprocess.run([sys.executable, str(door), "--help"], cwd="/", capture_output=True, text=True)
         assert done.returncode == 0 and "example" in done.stdout.lower(), (door, done.stderr)
+
+
+def rooms_and_arrows(package: str) -> dict[str, set[str]]:
+    """room -> the rooms it imports from, lazily or not; a room is a folder of `package`, foreign/ with all that is in it."""
+
+    def room_of(name: str) -> str:
+        parts = name.split(".")
+        return parts[1] if len(parts) > 1 and (ROOT / package / parts[1]).is_dir() else "doors"
+
+    arrows: dict[str, set[str]] = {}
+    for path in modules(package):
+        here = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        used = {room_of(n) for n in imports_of(path) if n.startswith(package + ".")}
+        arrows.setdefault(here, set()).update(used - {here})
+    return arrows
+
+
+def test_rooms_have_no_circles_and_can_be_seen_whole():
+    for package, least in (("train", 12), ("data_tools", 10)):
+        left = rooms_and_arrows(package)
+        assert len(left) >= least, left
+        while free := [room for room, used in left.items() if not used & left.keys()]:
+            for room in free:
+                del left[room]
+        assert not left, f"{package}: a circle among {sorted(left)}"
+        for folder in {p.parent for p in modules(package)}:
+            assert len(list(folder.glob("*.py"))) <= 15, folder  # __init__ counted

@@ -9,10 +9,9 @@ import torch
 from tests import tiny
 from tests.test_metrics import ALONE
 from train.engine.weights import checksum, slice_range
-from train.model.causal_lm import ModelError
 from train.model_files.dtypes import known
 from train.model_files.fetch import local_folder, resolve
-from train.model_files.folder import WeightsError, read_folder
+from train.model_files.folder import ModelError, WeightsError, read_folder
 from train.model_files.header import SafetensorsError, read_header
 from train.model_files.reader import read_range
 from train.model_files.writer import Writer

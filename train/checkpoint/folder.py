@@ -30,6 +30,7 @@ from train.checkpoint import weight_files as shard_files
 from train.checkpoint.manifest import LATEST, MANIFEST, REPLACED, STATE, folder_name, steps_in
 from train.checkpoint.trainer_state import Slices
 from train.model_files import folder as model_folder
+from train.model_files.companions import companion_files
 from train.model_files.dtypes import known
 from train.model_files.writer import Writer
 from train.world.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
@@ -108,7 +109,7 @@ def clear_leftovers(root: Path) -> None:
 
 def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
     """Everything but weights and slices; returns {file: (bytes, sha256)}."""
-    texts = model_folder.companion_files(extras.companions, extras.instead, known(slices.dtype))
+    texts = companion_files(extras.companions, extras.instead, known(slices.dtype))
     texts[STATE] = (json.dumps({"format": manifest.FORMAT, **extras.state}, indent=1) + "\n").encode()
     if extras.trainer_state:
         texts[trainer_state.INDEX] = trainer_state.index_text(slices, size).encode()

@@ -19,8 +19,8 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint import manifest, trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.trainer_state import Slices
-from train.export.companions import generation_faults
 from train.model_files import folder as model_folder
+from train.model_files.companions import companion_files, generation_faults
 from train.model_files.dtypes import FP32, known
 from train.model_files.header import read_header
 from train.model_files.shapes import described, read_config
@@ -108,7 +108,7 @@ def _faults_of_companions(extras: Extras) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as made:
         copy = Path(made)
         try:
-            for name, content in model_folder.companion_files(folder, extras.instead, FP32).items():
+            for name, content in companion_files(folder, extras.instead, FP32).items():
                 (copy / name).write_bytes(content)
             config = json.loads((copy / "config.json").read_text())
         except ValueError as error:

@@ -10,18 +10,11 @@ from typing import Any
 
 from train.checkpoint.manifest import STATE
 from train.export.source import ExportError
-from train.model_files import folder as model_folder
+from train.model_files import companions
+from train.model_files.companions import generation_faults
 from train.model_files.dtypes import DType
 from train.model_files.shapes import EMBEDDING, Described, read_config
 from train.world.places import resolved
-
-# what transformers takes for "not set" in a generation config; another value without do_sample makes its save_pretrained refuse
-SAMPLING = {
-    "temperature": (None, 1.0), "top_p": (None, 1.0), "min_p": (None,), "top_h": (None,), "typical_p": (None, 1.0), "top_k": (None, 50),
-    "epsilon_cutoff": (None, 0.0), "eta_cutoff": (None, 0.0),
-}  # fmt: skip
-BEAMS = {"early_stopping": (None, False), "length_penalty": (None, 1.0)}
-OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 
 
 def check(folder: Path, model: Described) -> list[str]:
@@ -76,45 +69,14 @@ def tokenizer_ids(folder: Path) -> dict[str, int]:
     return found
 
 
-def generation_faults(file: Path) -> list[str]:
-    """Why transformers would refuse to save this generation config, and what to change."""
-    if not file.is_file():
-        return []
-    values = read_config(file)
-    faults = []
-    if values.get("do_sample") is not True:
-        wrong = [f"{k}={values[k]}" for k, unset in SAMPLING.items() if values.get(k) not in unset]
-        if wrong:
-            faults.append(
-                f"{file.name}: {', '.join(wrong)} without do_sample; set do_sample to true, or take {'it' if len(wrong) == 1 else 'them'} out"
-            )
-    beams = values.get("num_beams") or 1
-    if beams == 1:
-        faults += [
-            f"{file.name}: {k}={values[k]} without beams; set num_beams above 1, or take it out"
-            for k, unset in BEAMS.items()
-            if values.get(k) not in unset
-        ]
-    several = values.get("num_return_sequences") or 1
-    if several > 1 and (several > beams if beams > 1 else values.get("do_sample") is not True):
-        faults.append(f"{file.name}: num_return_sequences={several} needs do_sample, or as many beams; take it out")
-    if (most := values.get("max_new_tokens")) is not None and most <= 0:
-        faults.append(f"{file.name}: max_new_tokens={most}; give a positive number, or take it out")
-    if (pad := values.get("pad_token_id")) is not None and pad < 0:
-        faults.append(f"{file.name}: pad_token_id={pad}; give an id of the tokenizer, or take it out")
-    if values.get("return_dict_in_generate") is not True:
-        faults += [f"{file.name}: {k} without return_dict_in_generate; take it out" for k in OUTPUTS if values.get(k) is True]
-    return faults
-
-
 def fingerprints(folder: Path) -> dict[str, str]:
     """sha256 of each companion file there is."""
-    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in model_folder.COMPANIONS if (folder / n).is_file()}
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in companions.COMPANIONS if (folder / n).is_file()}
 
 
 def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
     """Write the companions and README.md; returns their names."""
-    files = model_folder.companion_files(folder, {}, dtype)
+    files = companions.companion_files(folder, {}, dtype)
     for name, content in files.items():
         (out / name).write_bytes(content)
     (out / "README.md").write_text(card, encoding="utf-8")

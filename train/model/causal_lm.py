@@ -15,14 +15,11 @@ import torch
 from torch import nn
 
 from train.model import attention, kernels
+from train.model_files.folder import ModelError
 from train.recipe.vocabulary import Model
 
 if TYPE_CHECKING:
     from train.data.loader import PackedBatch
-
-
-class ModelError(ValueError):
-    """The model folder or its config is not one this trainer computes exactly."""
 
 
 class LossHead(nn.Linear):

@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from train.model.causal_lm import ModelError
 from train.model_files.dtypes import known
+from train.model_files.folder import ModelError
 from train.model_files.writer import Writer
 from train.world.ranks import World
 

@@ -6,18 +6,16 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from train.model_files.dtypes import DType
 from train.model_files.header import Entry, read_header
+
+if TYPE_CHECKING:
+    pass
 
 INDEX = "model.safetensors.index.json"
 # buffers that old LLaMA files carry and no model wants; anything else left over is a fault
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
-# what a model folder needs besides weights, so that transformers opens a checkpoint and chat templates travel along
-COMPANIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
-)  # fmt: skip
 
 
 class WeightsError(ValueError):
@@ -98,17 +96,5 @@ def index_text(files: list[WeightFile], numels: dict[str, int], bytes_per_elemen
     return json.dumps(content, indent=2) + "\n"
 
 
-def companion_files(companions: Path, instead: dict[str, str], dtype: DType) -> dict[str, bytes]:
-    """Config, tokenizer and chat template of a model folder, as they go into a checkpoint."""
-    files = {name: (companions / name).read_bytes() for name in COMPANIONS if (companions / name).is_file()}
-    files |= {name: text.encode() for name, text in instead.items()}
-    files["config.json"] = config_text(files["config.json"], dtype).encode()
-    return files
-
-
-def config_text(config: bytes, dtype: DType) -> str:
-    """config.json, saying the dtype the weights have here."""
-    values = json.loads(config)
-    values.pop("torch_dtype", None)
-    values["dtype"] = dtype.name
-    return json.dumps(values, indent=2) + "\n"
+class ModelError(ValueError):
+    """The model folder or its config is not one this trainer computes exactly."""

@@ -43,7 +43,7 @@ def check(recipe: Recipe) -> list[str]:
 
 def lr_sum(recipe: Recipe) -> float:
     """The learning rates of all steps, added up: a bound on how far Adam moves any weight."""
-    from train.run.loop import learning_rate
+    from train.recipe.schedule import learning_rate
 
     return sum(learning_rate(recipe, step) for step in range(recipe.total_steps))
 

@@ -89,7 +89,7 @@ def explain(recipe: Recipe, ranks: int) -> str:
 
 
 def _final_lr(recipe: Recipe) -> float:
-    from train.run.loop import learning_rate
+    from train.recipe.schedule import learning_rate
 
     return learning_rate(recipe, recipe.total_steps)
 

@@ -3,6 +3,8 @@
 import math
 from typing import Literal
 
+from train.recipe.vocabulary import Recipe
+
 
 def lr_at(
     progress: float,
@@ -30,3 +32,17 @@ def lr_at(
     done = min(1.0, (progress - falls_from) / (total - falls_from)) if total > falls_from else 1.0
     left = (1 + math.cos(math.pi * done)) / 2 if kind == "cosine" else 1 - done
     return peak * (floor_ratio + (1 - floor_ratio) * left)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The rate of the update after `step` updates: a pure function of the recipe."""
+    s = recipe.schedule
+    return lr_at(
+        step,
+        kind=s.kind,
+        peak=recipe.optim.lr,
+        total=recipe.total_steps,
+        warmup=recipe.warmup_steps,
+        floor_ratio=s.floor_ratio,
+        decay=s.decay_ratio * recipe.total_steps,
+    )

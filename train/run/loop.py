@@ -28,10 +28,11 @@ from train.guard import run_lock
 from train.guard.signals import Guard
 from train.model.causal_lm import config_of, flops_per_token
 from train.model_files import folder as model_folder
+from train.model_files.companions import COMPANIONS
 from train.model_files.fetch import resolve
 from train.preflight import memory_plan
 from train.recipe import changes as resume
-from train.recipe.schedule import lr_at
+from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe
 from train.run.metrics_log import Machine, MetricsLog, StepNumbers, peak_tflops
 from train.world.places import is_remote, local_copy, place, write_durably
@@ -68,7 +69,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     if saved:
         _require_same_recipe(saved["recipe"], recipe, found, world)
     source = found or resolve(recipe.model.path, world)
-    folder = local_copy(source, model_folder.COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(source) else source
+    folder = local_copy(source, COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(source) else source
     shards, heldout_shards = _open_data(recipe, folder, world)
     chat = ChatFormat.of(shards.values())
     dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
@@ -207,20 +208,6 @@ def _agree(
     if failed:
         saver.finish()  # raises what the save behind the steps has ended in
     return total / max(supervised, 1), per_source, stop > 0, wait / world.size, int(tokens), squares / (2 * tokens) if tokens else 0.0
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate of the update after `step` updates: a pure function of the recipe."""
-    s = recipe.schedule
-    return lr_at(
-        step,
-        kind=s.kind,
-        peak=recipe.optim.lr,
-        total=recipe.total_steps,
-        warmup=recipe.warmup_steps,
-        floor_ratio=s.floor_ratio,
-        decay=s.decay_ratio * recipe.total_steps,
-    )
 
 
 def _evaluate(
