@@ -1,0 +1,423 @@
+"""Questions: which pairs are kept, and that nothing is lost, repeated or told on the way to them."""
+
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_tools.questions import make as questions
+from data_tools.questions.check import judge, parse
+from tests.made import misbehaving_server as server
+from tests.made.where import ROOT
+
+CANARY = "sk-canary-7f3a9e51c2"
+ABSTRACT = (
+    r"We observed the broad line galaxy OQ 208 with the Hubble Space Telescope in 1991. The H$\alpha$ flux rose by 40\% to "
+    r"$3.20\times10^{-14}$ and the temperature of the disk is 12{,}500 K. In a $\Lambda$CDM cosmology three of the clouds lie at 1,404 pc "
+    r"from KIC 8462852 and NGC1068."
+)
+
+
+def papers(path: Path, count: int) -> Path:
+    lines = [
+        {"id": f"p{i:03d}", "text": f"PAPER-ID p{i:03d} The source has a flux of {i}.25 mJy and lies near Sagittarius.", "meta": {}}
+        for i in reversed(range(count))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def command(documents: Path, out: Path, url: str, *more: str) -> list[str]:
+    given = [str(documents), "--out", str(out), "--base-url", url, "--model", "m", "--backoff", "0.02", "--timeout", "3", *more]
+    return [sys.executable, "-m", "data_tools.questions", *given]
+
+
+def run(*args: object, key: str | None = CANARY) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OPENAI_API_KEY": key or ""}
+    return subprocess.run(command(*args), cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+
+
+def conversations(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "conversations.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def serve(tmp_path):
+    processes = []
+
+    def begin(mishaps: str = "ok", seconds: float = 0.0, folder: str = "server") -> tuple[str, Path]:
+        process, url = server.start(tmp_path / folder, mishaps, seconds)
+        processes.append(process)
+        return url, tmp_path / folder
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+SOUND = [
+    "The galaxy OQ 208 was observed with the Hubble Space Telescope.",
+    "The Hα flux rose by 40% to 3.2×10⁻¹⁴ in the galaxy.",
+    "The temperature of the disk is 12,500 K, and the Halpha flux rose by 40 %.",
+    "Edge: In a ΛCDM cosmology, the clouds lie at 1404 pc, and 3 clouds lie there.",
+    "OQ 208's clouds lie at 1404 pc from KIC8462852 and from NGC 1068.",
+]
+UNSOUND = {
+    "The temperature of the disk of the galaxy is 12,600 K.": ("number not in the paper", "12600"),
+    "The flux rose by 40.5% in the broad line galaxy OQ 208.": ("number not in the paper", "40.5"),
+    "The seven clouds lie near the galaxy OQ 208.": ("number not in the paper", "7"),
+    "The galaxy OQ 208 was observed with the Spitzer Space Telescope.": ("name not in the paper", "Spitzer"),
+    "Edwin Hubble observed the broad line galaxy and the clouds.": ("name not in the paper", "Edwin"),
+    "The clouds of the galaxy were observed with JWST in 1991.": ("name not in the paper", "JWST"),
+    "The galaxy hosts supernovae that explode regularly through accretion.": ("too few of the paper's words", "0.17 of 6"),
+    "This paper observed the flux of the broad line galaxy OQ 208.": ("not self-contained", "This paper"),
+    "As Figure 3 shows, the flux of the galaxy rose by 40%.": ("not self-contained", "Figure 3"),
+    "It rose by 40%.": ("too short", "29 and 15 characters"),
+    "The clouds lie at \x07 1404 pc from the galaxy.": ("malformed", "control characters"),
+}
+
+
+def reply(*answers: str) -> str:
+    return json.dumps([{"question": f"What was found about it, no {'x' * i}?", "answer": answer} for i, answer in enumerate(answers)])
+
+
+@pytest.mark.parametrize("answer", SOUND)
+def test_an_answer_grounded_in_the_paper_is_kept(answer):
+    (pair,) = judge(reply(answer), ABSTRACT, 3)
+    assert (pair.dropped, pair.detail, pair.answer) == (None, "", answer)
+
+
+@pytest.mark.parametrize("answer", UNSOUND)
+def test_an_answer_not_grounded_is_dropped_with_its_reason(answer):
+    (pair,) = judge(reply(answer), ABSTRACT, 3)
+    assert (pair.dropped, pair.detail) == UNSOUND[answer]
+
+
+def test_a_question_that_names_what_the_paper_does_not_is_dropped():
+    (pair,) = judge(json.dumps({"question": "What did Chandra find about it?", "answer": SOUND[0]}), ABSTRACT, 3)
+    assert (pair.dropped, pair.detail) == ("name not in the paper", "Chandra")
+
+
+def test_a_question_asked_before_and_pairs_beyond_the_wanted_are_dropped():
+    twice = [
+        {"question": "Which galaxy was observed?", "answer": SOUND[0]},
+        {"question": "which galaxy was observed ?", "answer": SOUND[0]},
+    ]
+    assert [pair.dropped for pair in judge(json.dumps(twice), ABSTRACT, 3)] == [None, "asked before"]
+    assert [pair.dropped for pair in judge(reply(*SOUND), ABSTRACT, 3)] == [None] * 3 + ["more than asked for"] * 2
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ('Sure!\n```json\n[{"question": "a", "answer": "b"}]\n```', [("a", "b")]),
+        ('{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}', [("a", "b"), ("c", "d")]),
+        ('{"pairs": [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]}', [("a", "b"), ("c", "d")]),
+        ('[{"question": "a", "answer": "b"}, {"question": "c", "ans', [("a", "b")]),
+        ('{"pairs": [{"question": "a", "answer": "b"}, {"question"', [("a", "b")]),
+        (r'[{"question": "a", "answer": "$\alpha \times 10^3$ \rho \nu \upsilon \\beta\nnext \u00e9 \"x\""}]', None),
+        ("no pairs at all", []),
+        ("{" * 100_000, []),
+    ],
+)
+def test_pairs_are_found_in_fences_lines_wrappers_and_cut_lists(text, found):
+    got = [(pair.question, pair.answer) for pair in parse(text)]
+    assert got == (found if found is not None else [("a", '$\\alpha \\times 10^3$ \\rho \\nu \\upsilon \\beta\nnext é "x"')])
+
+
+def test_a_reply_without_pairs_is_counted_as_malformed():
+    assert [pair.dropped for pair in judge("I cannot help with that.", ABSTRACT, 3)] == ["malformed"]
+    assert [pair.dropped for pair in judge("{" * 300_000, ABSTRACT, 3)] == ["malformed"]
+    assert [pair.dropped for pair in judge('[{"question": "a"}]', ABSTRACT, 3)] == ["malformed"]
+
+
+def test_every_mishap_of_a_server_is_survived_and_every_paper_answered_once(tmp_path, serve):
+    url, folder = serve("ok,ok,429,ok,500,ok,cut,ok,ok,notjson,ok,nochoices,ok,ok,schema,ok,null,ok,ok,list,ok,503,ok")
+    out = tmp_path / "out"
+    done = run(papers(tmp_path / "p.jsonl", 40), out, url)
+    assert done.returncode == 0, done.stderr
+    assert "made 40 conversations from 40 papers" in done.stdout.splitlines()[-1]
+    got = conversations(out)
+    assert [line["id"] for line in got] == [f"p{i:03d}#1" for i in range(40)]
+    for i, line in enumerate(got):
+        assert [turn["role"] for turn in line["messages"]] == ["user", "assistant"]
+        assert f"flux of {i}.25 mJy" in line["messages"][1]["content"]
+        assert line["meta"]["paper"] == f"p{i:03d}" and line["meta"]["model"] == "m-served" and "{text}" in line["meta"]["prompt"]
+    dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    assert [line["paper"] for line in dropped] == [f"p{i:03d}" for i in range(40)]
+    assert {(line["reason"], line["detail"]) for line in dropped} == {("number not in the paper", "987654.5")}
+    counts = json.loads((out / "counts.json").read_text())
+    assert (counts["papers"], counts["conversations"], counts["dropped"]) == (40, 40, {"number not in the paper": 40})
+    asked = len(server.requests(folder))
+    again = run(tmp_path / "p.jsonl", out, url)
+    assert again.returncode == 0 and "40 finished earlier, 0 to ask" in again.stdout
+    assert len(server.requests(folder)) == asked > 40 and conversations(out) == got
+
+
+def test_prepare_chat_reads_what_was_made(tmp_path, serve):
+    from tests.made.tiny import write_tokenizer
+
+    url, _ = serve()
+    assert run(papers(tmp_path / "p.jsonl", 6), tmp_path / "out", url).returncode == 0
+    write_tokenizer(tmp_path / "tokenizer")
+    given = [
+        tmp_path / "out" / "conversations.jsonl",
+        "--tokenizer",
+        tmp_path / "tokenizer",
+        "--out",
+        tmp_path / "shards",
+        "--template",
+        "chatml",
+    ]
+    prepare = [sys.executable, "-m", "data_tools.prepare", "chat", *map(str, given), "--workers", "1"]
+    done = subprocess.run(prepare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "shards" / "manifest.json").read_text())["counts"]
+    assert counts["documents"] == 6 and counts["supervised_tokens"] > 6 * 50
+
+
+def test_a_slow_server_is_cut_off_and_asked_again(tmp_path, serve):
+    url, folder = serve("slow,ok")
+    done = run(papers(tmp_path / "p.jsonl", 1), tmp_path / "out", url, "--timeout", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert server.requests(folder) == ["p000", "p000"]
+
+
+def test_no_request_starts_before_a_retry_after_is_over(tmp_path, serve):
+    url, folder = serve("ok,429,ok,ok")
+    assert run(papers(tmp_path / "p.jsonl", 8), tmp_path / "out", url, "--concurrency", "1").returncode == 0
+    moments = [line.split()[1:] for line in (folder / "requests.log").read_text().splitlines() if line.startswith("moment")]
+    waits = [float(after[0]) - float(before[0]) for before, after in zip(moments, moments[1:]) if before[1] == "429"]
+    assert len(waits) >= 2 and min(waits) >= 0.99
+
+
+def test_requests_keep_the_rate_retries_included(tmp_path, serve):
+    url, folder = serve("ok,500")
+    assert run(papers(tmp_path / "p.jsonl", 6), tmp_path / "out", url, "--requests-per-minute", "600").returncode == 0
+    moments = [float(line.split()[1]) for line in (folder / "requests.log").read_text().splitlines() if line.startswith("moment")]
+    assert len(moments) == 11 or len(moments) == 12
+    assert moments[-1] - moments[0] >= 0.1 * (len(moments) - 1) - 0.05
+
+
+def test_a_wrong_key_stops_at_once_with_one_message(tmp_path, serve):
+    url, folder = serve("401")
+    done = run(papers(tmp_path / "p.jsonl", 30), tmp_path / "out", url, "--concurrency", "1")
+    assert done.returncode == 1 and server.requests(folder) == ["p029"]
+    assert "HTTP 401" in done.stderr and "OPENAI_API_KEY" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "conversations.jsonl").exists()
+
+
+def test_a_dead_endpoint_is_given_up_after_five_papers(tmp_path):
+    done = run(papers(tmp_path / "p.jsonl", 30), tmp_path / "out", "http://127.0.0.1:9/v1")
+    assert done.returncode == 1 and "5 papers in a row" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_unanswered_papers_are_asked_again_by_the_same_command_or_left_out_by_number(tmp_path, serve):
+    url, folder = serve("ok,ok,400")
+    documents, out = papers(tmp_path / "p.jsonl", 6), tmp_path / "out"
+    first = run(documents, out, url, "--concurrency", "1")
+    assert first.returncode == 1 and "2 of 6 papers have no answer" in first.stderr and "HTTP 400" in first.stderr
+    assert not (out / "conversations.jsonl").exists()
+    allowed = run(documents, out, url, "--concurrency", "1", "--allow-unanswered", "1")
+    assert allowed.returncode == 0 or "--allow-unanswered" in allowed.stderr
+    assert run(documents, out, url, "--concurrency", "1").returncode == 0
+    assert len(conversations(out)) == 6
+    asked = server.requests(folder)
+    assert all(asked.count(id) == 1 for id in asked[:2] + asked[3:5]) and len(asked) == 8
+
+
+def test_left_out_papers_are_counted(tmp_path, serve):
+    url, _ = serve("ok,ok,400")
+    done = run(papers(tmp_path / "p.jsonl", 3), tmp_path / "out", url, "--concurrency", "1", "--allow-unanswered", "1")
+    assert done.returncode == 0, done.stderr
+    assert "no answer 1" in done.stdout and len(conversations(tmp_path / "out")) == 2
+    assert json.loads((tmp_path / "out" / "counts.json").read_text())["dropped"]["no answer"] == 1
+
+
+def test_a_dry_run_says_cost_and_time_and_asks_and_writes_nothing(tmp_path, serve):
+    url, folder = serve()
+    documents = papers(tmp_path / "p.jsonl", 40)
+    more = ("--price-in", "1000", "--price-out", "2000", "--max-tokens", "100", "--requests-per-minute", "20", "--dry-run")
+    done = run(documents, tmp_path / "out", url, *more)
+    assert done.returncode == 0, done.stderr
+    tokens = round(sum(len(json.loads(line)["text"]) + len(questions.PROMPT) for line in documents.open()) / 3.6)
+    assert f"about {tokens:,} in" in done.stdout
+    assert f"at most {tokens / 1000 + 8:.2f}" in done.stdout  # 40 answers of 100 tokens at 2000 a million: 8
+    assert "time:   about 0:02:00" in done.stdout  # 40 requests at 20 a minute
+    assert server.requests(folder) == [] and not (tmp_path / "out").exists()
+
+
+def test_half_a_line_of_the_journal_is_asked_again_and_nothing_else(tmp_path, serve):
+    url, folder = serve()
+    documents, out = papers(tmp_path / "p.jsonl", 5), tmp_path / "out"
+    assert run(documents, out, url).returncode == 0
+    before, journal = (out / "conversations.jsonl").read_bytes(), out / "journal.jsonl"
+    last = json.loads(journal.read_text().splitlines()[-1])["paper"]
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert run(documents, out, url).returncode == 0
+    asked = server.requests(folder)
+    assert len(asked) == 6 and asked[-1] == last
+    assert run(documents, out, url).returncode == 0 and len(server.requests(folder)) == 6
+    assert (out / "conversations.jsonl").read_bytes() == before
+
+
+def test_a_changed_paper_is_asked_again(tmp_path, serve):
+    url, folder = serve()
+    documents, out = papers(tmp_path / "p.jsonl", 3), tmp_path / "out"
+    assert run(documents, out, url).returncode == 0
+    documents.write_text(documents.read_text().replace("1.25 mJy", "8.5 mJy"))
+    assert run(documents, out, url).returncode == 0
+    assert server.requests(folder)[3:] == ["p001"]
+    assert "8.5 mJy" in conversations(out)[1]["messages"][1]["content"]
+
+
+def test_other_settings_for_the_same_folder_are_refused_by_name(tmp_path, serve):
+    url, folder = serve()
+    documents, out = papers(tmp_path / "p.jsonl", 2), tmp_path / "out"
+    assert run(documents, out, url).returncode == 0
+    done = run(documents, out, url, "--per-paper", "5")
+    assert done.returncode == 1 and "per_paper was '3', is '5'" in done.stderr and len(server.requests(folder)) == 2
+
+
+def test_two_runs_never_share_a_folder(tmp_path, serve):
+    url, folder = serve("slow")
+    documents = papers(tmp_path / "p.jsonl", 1)
+    first = subprocess.Popen(command(documents, tmp_path / "out", url), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not server.requests(folder):
+            time.sleep(0.05)
+        done = run(documents, tmp_path / "out", url)
+        assert done.returncode == 1 and "another run is writing it" in done.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"id": "a"}', "no text in field 'text' (it has: id)"),
+        ('{"id": "a", "text": " "}', "no text in field 'text'"),
+        ("[1]", "no text in field 'id' (it has: list)"),
+        ("{", "not JSON"),
+        ('{"id": "p000", "text": "again"}', "was there before"),
+    ],
+)
+def test_a_faulty_line_is_named(tmp_path, line, message):
+    documents = papers(tmp_path / "p.jsonl", 1)
+    documents.write_text(documents.read_text() + line + "\n")
+    done = run(documents, tmp_path / "out", "http://127.0.0.1:9/v1")
+    assert done.returncode == 1 and message in done.stderr and f"{documents}:2" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://host/v1?key=secret", "host/v1", "ftp://host/v1"])
+def test_an_address_that_is_none_or_holds_a_key_is_refused_and_not_repeated(tmp_path, url):
+    done = run(papers(tmp_path / "p.jsonl", 1), tmp_path / "out", url)
+    assert done.returncode == 1 and "--base-url" in done.stderr and "secret" not in done.stderr + done.stdout
+
+
+def test_the_key_is_sent_and_told_nowhere(tmp_path, serve):
+    """8 ways to tell it: 401, 400, 500 and answer bodies that echo it, log, journal, outputs, argv."""
+    hits, looked = [], 0
+    for mishaps in ("ok,500,echo,ok", "401", "ok,400"):
+        url, folder = serve(mishaps, 0.1, f"server-{mishaps}")
+        out = tmp_path / f"out-{mishaps}"
+        env = {**os.environ, "OPENAI_API_KEY": CANARY, "HTTPX_LOG_LEVEL": "trace", "PYTHONASYNCIODEBUG": "1"}
+        documents = papers(tmp_path / "p.jsonl", 12)
+        with open(tmp_path / f"log-{mishaps}", "wb") as log:
+            process = subprocess.Popen(command(documents, out, url), cwd=ROOT, env=env, stdout=log, stderr=log)
+        while process.poll() is None:
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    hits += [path] if CANARY.encode() in path.read_bytes() else []
+                    looked += 1
+                except OSError:
+                    continue
+            time.sleep(0.05)
+        assert f"key Bearer {CANARY}" in (folder / "requests.log").read_text()
+        written = [path for path in [*out.rglob("*"), tmp_path / f"log-{mishaps}"] if path.is_file()]
+        assert len(written) >= 2
+        hits += [path for path in written if CANARY.encode() in path.read_bytes()]
+    assert hits == [] and looked > 100
+    assert b"Bearer ***" in (tmp_path / "out-ok,500,echo,ok" / "journal.jsonl").read_bytes()  # the echo did come back
+
+
+def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
+    """Kill a run `kills` times at random moments; a paper in the journal at a kill is never asked about again."""
+    mishaps = "ok,ok,500,ok,cut,ok,notjson,ok,nochoices,ok,schema,ok," * 3 + "429"
+    url, folder = serve(mishaps, 0.1)
+    documents, out, dice = papers(tmp_path / "p.jsonl", count), tmp_path / "out", random.Random(7)
+    journal = out / "journal.jsonl"
+    asked_at_end: dict[str, int] = {}  # finished paper → requests for it when it was first seen finished
+    killed = 0
+    while killed < kills:
+        begun = len(server.requests(folder))
+        process = subprocess.Popen(
+            command(documents, out, url, "--concurrency", "4"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while len(server.requests(folder)) == begun and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0.1, 0.7))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: give it more papers"
+        time.sleep(0.05)  # what it had sent is written down by the server
+        finished = {json.loads(line)["paper"] for line in journal.read_bytes().split(b"\n")[1:-1]}
+        requests = server.requests(folder)
+        for id in finished:
+            assert asked_at_end.setdefault(id, requests.count(id)) == requests.count(id)
+        assert not (out / "conversations.jsonl").exists()
+    done = run(documents, out, url, "--concurrency", "16")
+    assert done.returncode == 0, done.stderr
+    assert len(asked_at_end) > kills and all(server.requests(folder).count(id) == n for id, n in asked_at_end.items())
+    assert [line["id"] for line in conversations(out)] == [f"p{i:03d}#1" for i in range(count)]
+    assert sorted(path.name for path in out.iterdir()) == ["conversations.jsonl", "counts.json", "dropped.jsonl", "journal.jsonl"]
+
+
+def test_a_run_killed_at_random_repeats_no_finished_paper(tmp_path, serve):
+    kill_at_random(tmp_path, serve, kills=4, count=130)
+
+
+@pytest.mark.soak
+def test_a_run_killed_20_times_at_random_repeats_no_finished_paper(tmp_path, serve):
+    kill_at_random(tmp_path, serve, kills=20, count=600)
+
+
+def test_importing_questions_loads_neither_torch_nor_an_http_client():
+    script = "import sys, data_tools.questions; print([m for m in ('torch', 'httpx2', 'transformers', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+ABSTRACTS = ROOT.parent / "shared" / "data" / "abstracts" / "astro_validation.jsonl.gz"
+
+
+@pytest.mark.skipif(not ABSTRACTS.is_file(), reason="no real abstracts here")
+def test_on_real_abstracts_own_sentences_are_kept_and_foreign_ones_and_changed_numbers_dropped():
+    """One sentence each of 250 abstracts as the answer: to its own abstract, to another, and to its own with one number changed."""
+    with gzip.open(ABSTRACTS, "rt") as file:
+        texts = [json.loads(line)["abstract"] for line, _ in zip(file, range(500))]
+    sentences = [[s for s in re.split(r"(?<=[.!?])\s+(?=[A-Z])", text) if 60 < len(s) < 400] for text in texts]
+    own, foreign, changed = [], [], []
+    for i in range(0, 500, 2):
+        if not sentences[i] or not sentences[i + 1]:
+            continue
+        answer = sentences[i][len(sentences[i]) // 2]
+        own.append(judge(reply(answer), texts[i], 1)[0].dropped)
+        foreign.append(judge(reply(answer), texts[i + 1], 1)[0].dropped)
+        if number := re.search(r"\d+(?:\.\d+)?", answer):
+            another = f"{float(number.group()) * 1.37 + 1.11:.2f}"
+            changed.append(judge(reply(answer[: number.start()] + another + answer[number.end() :]), texts[i], 1)[0].dropped)
+    assert len(own) > 200 and len(changed) > 50
+    assert set(own) <= {None, "not self-contained"} and own.count(None) > 0.9 * len(own)
+    assert foreign.count(None) <= 0.01 * len(foreign)
+    assert changed.count(None) == 0

@@ -1,0 +1,99 @@
+"""Real ranks on one machine: `run_ranks(function, 2, ...)` runs a module-level function in that many processes over gloo.
+
+Processes are forked from a server that has imported torch, deepspeed and transformers once, so a launch costs a second, not twenty.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(
+    ["torch", "deepspeed", "transformers", "transformers.models.llama.modeling_llama", "train.engine.zero3", "tests.made.preload"]
+)
+
+
+class RankFailed(AssertionError):
+    """A rank raised; holds its traceback."""
+
+
+def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: float = 300) -> list[Any]:
+    """What the function returned on each rank, in rank order; the function gets a connected World first.
+
+    Raises:
+        RankFailed: with the first failing rank's traceback; the other ranks are killed.
+    """
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    results: Any = _context.Queue()
+    ranks = [_context.Process(target=_one_rank, args=(function, r, size, port, results, args), daemon=True) for r in range(size)]
+    for p in ranks:
+        p.start()
+    got: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    try:
+        while len(got) < size:
+            try:
+                rank, ok, value = results.get(timeout=0.5)
+            except queue.Empty:
+                dead = [r for r, p in enumerate(ranks) if p.exitcode not in (None, 0) and r not in got]
+                if dead and results.empty():
+                    raise RankFailed(f"rank {dead[0]} ended with exit code {ranks[dead[0]].exitcode}") from None
+                if time.monotonic() > deadline:
+                    raise RankFailed(f"ranks {sorted(set(range(size)) - set(got))} did not end within {timeout:g} s") from None
+                continue
+            if not ok:
+                raise RankFailed(f"rank {rank} raised\n{value}")
+            got[rank] = pickle.loads(value)
+    finally:
+        for p in ranks:
+            if len(got) == size:
+                p.join(timeout=20)
+            if p.is_alive():
+                p.kill()
+            p.join()
+    return [got[r] for r in range(size)]
+
+
+def enter_world(rank: int, size: int, port: int) -> Any:
+    """A connected World in this process."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    import torch
+
+    from train.world.ranks import World
+
+    torch.set_num_threads(1)
+    world = World.from_env()
+    world.connect(120)
+    return world
+
+
+def _one_rank(function: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple) -> None:
+    import torch.distributed as dist
+
+    try:
+        world = enter_world(rank, size, port)
+        value = function(world, *args)
+        results.put((rank, True, pickle.dumps(value)))  # bytes: a tensor would travel as a handle that dies with its process
+        results.close()
+        results.join_thread()
+        if size > 1:
+            dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        results.put((rank, False, traceback.format_exc()))
+        results.close()
+        results.join_thread()
+        os._exit(1)

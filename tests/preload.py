@@ -1,5 +1,0 @@
-"""Imported once by the fork server of tests/ranks.py."""
-
-import deepspeed.ops.adam
-import deepspeed.runtime.engine  # noqa: F401
-import transformers.modeling_utils  # noqa: F401

@@ -1,0 +1,208 @@
+"""R3: packed equals separate, on every backend that runs here, and the wiring of flash-attn against a stand-in."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from tests.made import tiny
+from train.model import attention
+from train.model.causal_lm import PackedCausalLM, build, decoder_layers
+from train.model_files.folder import ModelError
+from train.recipe.vocabulary import Model
+
+LENGTHS = [9, 1, 23, 2, 17]
+
+
+def packed_model(reference, **recipe) -> PackedCausalLM:
+    """Our model with the reference's weights, unsharded."""
+    model, _ = build(
+        reference.config.__class__(**reference.config.to_dict()), Model(path="x", dtype="fp32", **recipe), torch.device("cpu"), 1
+    )
+    model.hf.load_state_dict(reference.state_dict(), assign=True)
+    model.hf.tie_weights()
+    for p in model.parameters():
+        p.requires_grad_(True)
+    return model
+
+
+@pytest.fixture
+def stand_in_flash(monkeypatch):
+    """A flash_attn whose varlen function is plain torch and records its arguments."""
+    calls = []
+
+    def flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *, softmax_scale, causal):
+        calls.append((q.shape, k.shape, cu_seqlens_q.clone(), cu_seqlens_k.clone(), max_seqlen_q, max_seqlen_k, softmax_scale, causal))
+        document = torch.bucketize(torch.arange(q.shape[0]), cu_seqlens_q[1:].long(), right=True)
+        allowed = (document[:, None] == document[None]) & torch.ones(q.shape[0], q.shape[0], dtype=torch.bool).tril()
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * softmax_scale
+        return torch.einsum("hqk,khd->qhd", scores.masked_fill(~allowed, float("-inf")).softmax(-1), v)
+
+    module = types.ModuleType("flash_attn")
+    module.flash_attn_varlen_func = flash_attn_varlen_func
+    module.__spec__ = types.SimpleNamespace(name="flash_attn")
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    return calls
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flash"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("checkpointing", ["none", "full", "every_other"])
+def test_packed_documents_equal_separate_ones_in_logits_and_gradients(backend, rows, checkpointing, stand_in_flash):
+    rng = np.random.default_rng(3)
+    documents = tiny.random_documents(rng, LENGTHS * rows)
+    reference = tiny.tiny_model()
+    model = packed_model(reference, attention=backend, activation_checkpointing=checkpointing)
+    batch = tiny.pack_by_hand(documents, 56 * rows)
+    ours = model.logits(batch)
+    at = 0
+    for d in documents:
+        theirs = reference(input_ids=torch.tensor(d)[None], use_cache=False).logits[0]
+        assert (ours[at : at + len(d)] - theirs).abs().max() <= 1e-6 * theirs.abs().max().clamp(min=1)
+        at += len(d)
+    total, count = tiny.reference_losses(reference, documents)
+    total.backward()
+    loss, per_source = model(batch)
+    assert abs(loss.item() - total.item()) / count <= 1e-6
+    assert per_source.tolist() == pytest.approx([loss.item()], rel=1e-6)
+    loss.backward()
+    wanted = {n: p.grad for n, p in reference.named_parameters()}
+    for name, p in model.hf.named_parameters():
+        scale = wanted[name].abs().max()
+        assert (p.grad - wanted[name]).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flash"])
+def test_changing_one_document_leaves_the_others_logits_unmoved(backend, stand_in_flash):
+    rng = np.random.default_rng(4)
+    a, b, c = tiny.random_documents(rng, [20, 15, 12])
+    model = packed_model(tiny.tiny_model(), attention=backend)
+    with torch.no_grad():
+        before = model.logits(tiny.pack_by_hand([a, b, c], 50))
+        other = (a + 7) % tiny.VOCAB
+        after = model.logits(tiny.pack_by_hand([other, b, c], 50))
+    assert torch.equal(before[20:47], after[20:47])
+    assert (before[:20] - after[:20]).abs().max() > 1e-2
+
+
+def test_flash_attn_gets_the_packed_rows_own_boundaries(stand_in_flash):
+    documents = tiny.random_documents(np.random.default_rng(5), LENGTHS)
+    model = packed_model(tiny.tiny_model(), attention="flash")
+    batch = tiny.pack_by_hand(documents, 60)
+    model.logits(batch)
+    assert len(stand_in_flash) == 2, "one call a layer"
+    for q, k, cu_q, cu_k, max_q, max_k, scale, causal in stand_in_flash:
+        assert q == (60, 4, 12) and k == (60, 2, 12), "grouped heads go to the kernel as they are"
+        assert cu_q.tolist() == cu_k.tolist() == [0, 9, 10, 33, 35, 52, 60]
+        assert cu_q.dtype == torch.int32 and (max_q, max_k) == (23, 23)
+        assert scale == pytest.approx(12**-0.5) and causal is True
+
+
+def test_torchs_varlen_kernel_gets_the_same_boundaries(monkeypatch):
+    seen = []
+
+    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
+        seen.append((cu_q.tolist(), max_q, window_size, enable_gqa))
+        return attention.varlen_attention(q, k, v, cu_q, max_q, backend="sdpa", scale=scale)
+
+    from torch.nn.attention import varlen
+
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    q, k, v = torch.randn(30, 4, 8), torch.randn(30, 2, 8), torch.randn(30, 2, 8)
+    cu = torch.tensor([0, 11, 30], dtype=torch.int32)
+    ours = attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen")
+    assert seen == [([0, 11, 30], 19, (-1, 0), True)]
+    assert torch.equal(ours, attention.varlen_attention(q, k, v, cu, 19, backend="sdpa"))
+
+
+def test_a_layer_called_without_boundaries_fails_instead_of_attending_everywhere():
+    model = packed_model(tiny.tiny_model(), attention="sdpa")
+    with pytest.raises(AssertionError, match="without cu_seqlens"):
+        model.hf.base_model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+
+
+def test_an_asked_for_backend_that_cannot_run_is_refused():
+    with pytest.raises(ValueError, match="flash-attn is not installed"):
+        attention.choose_backend("flash", torch.device("cpu"))
+    with pytest.raises(ValueError, match="needs CUDA"):
+        attention.choose_backend("torch_varlen", torch.device("cpu"))
+    assert attention.choose_backend("auto", torch.device("cpu"))[0] == "sdpa"
+
+
+def test_activation_checkpointing_takes_the_layers_the_recipe_says():
+    for wanted, expected in (("none", [False, False]), ("full", [True, True]), ("every_other", [True, False])):
+        model = packed_model(tiny.tiny_model(), activation_checkpointing=wanted)
+        assert [layer.gradient_checkpointing for layer in decoder_layers(model.hf)] == expected
+
+
+def test_the_loss_never_holds_all_logits_and_equals_the_whole():
+    reference = tiny.tiny_model()
+    documents = tiny.random_documents(np.random.default_rng(6), [40, 40])
+    losses, widest = [], []
+    original = torch.logsumexp
+
+    def watched(x, *args, **kwargs):
+        widest.append(x.shape[0])
+        return original(x, *args, **kwargs)
+
+    torch.logsumexp = watched
+    try:
+        for chunk in (7, 1024):
+            model = packed_model(reference, loss_chunk=chunk)
+            losses.append(model(tiny.pack_by_hand(documents, 80))[0].item())
+            assert max(widest) <= chunk
+            widest.clear()
+    finally:
+        torch.logsumexp = original
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_losses_per_source_add_up_and_padding_counts_for_none():
+    model = packed_model(tiny.tiny_model())
+    model.sources = 3
+    documents = tiny.random_documents(np.random.default_rng(7), [20, 10, 15])
+    loss, per_source = model(tiny.pack_by_hand(documents, 64, sources=[2, 0, 2]))
+    alone = [tiny.reference_losses(tiny.tiny_model(), [d])[0].item() for d in documents]
+    assert per_source.tolist() == pytest.approx([alone[1], 0.0, alone[0] + alone[2]], rel=1e-5)
+    assert loss.item() == pytest.approx(sum(alone), rel=1e-5)
+
+
+def test_compiled_layers_change_no_loss():
+    documents = tiny.random_documents(np.random.default_rng(8), LENGTHS)
+    reference = tiny.tiny_model()
+    plain, compiled = packed_model(reference), packed_model(reference, compile=True)
+    batch = tiny.pack_by_hand(documents, 56)
+    a, b = plain(batch)[0], compiled(batch)[0]
+    a.backward()
+    b.backward()
+    assert b.item() == pytest.approx(a.item(), rel=1e-6)
+    for (name, p), q in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert (p.grad - q.grad).abs().max() <= 1e-5 * p.grad.abs().max(), name
+
+
+def test_rotary_frequencies_stay_fp32_in_a_bf16_model():
+    reference = tiny.tiny_model()
+    model, _ = build(tiny.tiny_config(), Model(path="x", dtype="bf16"), torch.device("cpu"), 1)
+    buffers = dict(model.hf.named_buffers())
+    assert buffers and all(torch.equal(b, dict(reference.named_buffers())[n]) for n, b in buffers.items())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_model_whose_head_computes_something_else_is_refused(tmp_path):
+    import json
+
+    from train.model.causal_lm import config_of
+
+    tiny.tiny_config().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(ModelError, match="final_logit_softcapping=30.0 changes the logits"):
+        config_of(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "code.Config"}, "model_type": "evil"}))
+    with pytest.raises(ModelError, match="without running foreign code"):
+        config_of(tmp_path)
+    with pytest.raises(ModelError, match="dropout is not 0"):
+        build(tiny.tiny_config(attention_dropout=0.1), Model(path="x"), torch.device("cpu"), 1)

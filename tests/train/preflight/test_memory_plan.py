@@ -1,0 +1,223 @@
+"""The memory plan against numbers worked out by hand, and what is refused with which remedy."""
+
+import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.made import tiny
+from train.engine.zero3 import merged_config
+from train.preflight import memory_plan
+from train.preflight.dry_run import shape_of_path
+from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
+from train.recipe.vocabulary import load
+from train.world.machine import Machine, host_available, what_there_is
+
+GIB = 2**30
+SMALL, LARGE = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-70b-hf"
+ROOMY = Machine(host=2000 * GIB, device=80 * GIB, disk=1e16)
+
+
+def planned(name: str, ranks: int, *words: str, on_cuda: bool = True, local: int = 8):
+    recipe = load(f"launch/recipes/{name}.yaml", words)
+    zero = merged_config(recipe, ranks, on_cuda)["zero_optimization"]
+    return plan(recipe, shape_of_path(recipe.model.path), ranks, min(ranks, local), zero, on_cuda)
+
+
+def item(p, part: str) -> float:
+    [found] = [i for i in p.items if part in i.what]
+    return found.nbytes
+
+
+def test_sizes_of_the_published_models_come_from_their_configs_alone():
+    small, large = shape_of_path(SMALL), shape_of_path(LARGE)
+    assert (small.parameters, large.parameters) == (6_738_415_616, 68_976_648_192)
+    assert large.largest == 32000 * 8192 and (large.layers, large.kv_width) == (80, 1024)
+    assert large.layer == 2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "gib"), [("cpt_7b", 8, 14.1), ("cpt_70b", 64, 18.1), ("cpt_70b", 32, 36.1), ("cpt_70b", 16, 72.3)]
+)
+def test_model_states_are_18_bytes_a_parameter_over_the_ranks(name, ranks, gib):
+    p = planned(name, ranks)
+    assert p.state("device") / GIB == pytest.approx(gib, abs=0.05) and p.state("host") == 0
+
+
+def test_an_offloaded_optimizer_leaves_two_bytes_a_parameter_on_the_device_and_the_rest_in_host_memory():
+    p = planned("cpt_70b", 16, "deepspeed=ds_configs/zero3_offload_optimizer.json")
+    assert p.state("device") == 2 * 68_976_648_192 / 16
+    assert p.state("host") == 20 * 68_976_648_192 / 16  # DeepSpeed's estimate allows 16 to 24
+    everything = planned("cpt_70b", 16, "deepspeed=ds_configs/zero3_offload_all.json")
+    assert everything.state("device") == 0 and everything.state("host") == 22 * 68_976_648_192 / 16
+
+
+@pytest.mark.parametrize(("name", "gb"), [("cpt_7b", 1.7), ("cpt_70b", 17.2)])
+def test_hpz_keeps_a_second_copy_of_the_weights_in_each_node(name, gb):
+    p = planned(name, 64, "deepspeed=ds_configs/zero3_hpz.json")
+    assert item(p, "hpZ") / 1e9 == pytest.approx(gb, abs=0.05)
+
+
+def test_fp32_training_keeps_weights_gradients_masters_and_two_moments():
+    p = planned("cpt_7b", 8, "model.dtype=fp32")
+    assert p.state("device") == 20 * 6_738_415_616 / 8
+
+
+def test_activations_are_a_blocks_published_bytes_a_token_times_layers():
+    """2 x (6h + 2gh) + 6f bytes a token and layer: 32.1 hidden states for the 7B."""
+    none, full = planned("cpt_7b", 8, "model.activation_checkpointing=none"), planned("cpt_7b", 8)
+    tokens, a_block = 4 * 4096, 2 * (6 * 4096 + 2 * 4096) + 6 * 11008
+    assert a_block == pytest.approx(32.1 * 4096, rel=0.001)
+    ends = 4 * 2 * 4096
+    assert item(none, "at least") == tokens * (32 * a_block + ends)
+    assert item(full, "at least") == tokens * (a_block + 31 * 2 * 4096 + ends)
+    assert item(none, "if no kernels are fused") == tokens * 32 * (56 * 4096 - a_block)  # 28 copies of 2 bytes, measured
+
+
+def test_logits_exist_for_one_chunk_of_the_loss_only():
+    assert item(planned("cpt_7b", 8, "model.loss_chunk=1024"), "logits") == 1024 * 32000 * (2 + 4 + 4)
+
+
+def test_a_save_needs_two_tensors_and_in_the_background_the_ranks_share_of_the_trainer_state():
+    p = planned("cpt_70b", 64)
+    assert p.need("host", "save") == 2 * 2 * 32000 * 8192
+    recipe = load("launch/recipes/cpt_70b.yaml")
+    behind = SimpleNamespace(
+        **{f.name: getattr(recipe.checkpoint, f.name) for f in dataclasses.fields(recipe.checkpoint)} | {"background": True}
+    )
+    zero = merged_config(recipe, 64, True)["zero_optimization"]
+    p = plan(dataclasses.replace(recipe, checkpoint=behind), shape_of_path(LARGE), 64, 8, zero, True)
+    assert p.need("host", "save") == 2 * 2 * 32000 * 8192 + 12 * 68_976_648_192 / 64
+
+
+def test_disk_holds_what_retention_keeps_and_the_one_being_written():
+    p = planned("cpt_70b", 64)  # the last two, the best one, and one on its way
+    assert p.checkpoint_bytes == 14 * 68_976_648_192 and p.checkpoints == 4
+    assert planned("cpt_70b", 64, "checkpoint.trainer_state=false").checkpoint_bytes == 2 * 68_976_648_192
+
+
+def test_a_load_needs_the_share_and_one_tensor():
+    p = planned("cpt_70b", 64)
+    assert p.need("device", "load") == 2 * 68_976_648_192 / 64 + 2 * 32000 * 8192
+
+
+def test_on_a_cpu_everything_is_host_memory():
+    p = planned("cpt_7b", 2, "deepspeed=ds_configs/cpu.json", on_cuda=False)
+    assert p.state("device") == 0 and p.need("device") == 0 and p.state("host") == 18 * 6_738_415_616 / 2
+
+
+# -- does it fit ------------------------------------------------------------------------------------------------------
+
+
+def refused(name: str, ranks: int, there: Machine, *words: str) -> str:
+    recipe = load(f"launch/recipes/{name}.yaml", words)
+    p = planned(name, ranks, *words)
+    faults = short_of(p, there)
+    assert faults
+    return memory_plan.refusal(recipe, shape_of_path(recipe.model.path), p, there, True, faults)
+
+
+def test_the_recipes_fit_the_machines_their_headers_name():
+    for name, ranks in (("cpt_7b", 8), ("cpt_70b", 64), ("sft_7b", 8), ("sft_70b", 16)):
+        assert not short_of(planned(name, ranks), ROOMY, sure=False), name
+
+
+def test_a_refused_70b_is_told_what_it_needs_what_there_is_and_what_fits_and_that_does_fit():
+    said = refused("cpt_70b", 16, ROOMY)
+    assert re.search(r"a rank needs \d+\.\d\d GiB on its device, there are 80.00 GiB", said)
+    # 2 rows keep 12.5 GiB of activations and the optimizer does not fit beside the model
+    assert "deepspeed=ds_configs/zero3_offload_optimizer.json" in said
+    [ranks] = re.findall(r"(\d+) ranks on (\d+) nodes like these", said)
+    assert not short_of(planned("cpt_70b", int(ranks[0])), ROOMY) and int(ranks[0]) == 8 * int(ranks[1])
+    assert short_of(planned("cpt_70b", int(ranks[0]) - 8), ROOMY), "fewer would have been enough"
+    assert not short_of(planned("cpt_70b", 16, "deepspeed=ds_configs/zero3_offload_optimizer.json"), ROOMY)
+
+
+def test_offloading_is_not_advised_where_host_memory_is_short():
+    said = refused("cpt_70b", 16, dataclasses.replace(ROOMY, host=300 * GIB))
+    assert "offload" not in said and "ranks on" in said
+
+
+def test_a_run_that_only_its_activations_make_too_large_is_told_so():
+    words = ("model.activation_checkpointing=none", "micro_batch=8")
+    said = refused("cpt_7b", 8, ROOMY, *words)
+    advice = said.split("what would fit:")[1]
+    assert "  - model.activation_checkpointing=full\n" in advice
+    assert "  - model.activation_checkpointing=full micro_batch=1" not in advice, "less is enough"
+    assert advice.endswith("  - micro_batch=1")
+    assert not short_of(planned("cpt_7b", 8, words[0], "micro_batch=1"), ROOMY)
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_refused_and_for_all_is_warned_of(tmp_path):
+    p = planned("cpt_7b", 8)
+    said = refused("cpt_7b", 8, dataclasses.replace(ROOMY, disk=50e9))
+    assert "one checkpoint takes 94.34 GB, the disk has 50.00 GB free" in said and "free 44.34 GB" in said
+    assert not short_of(p, dataclasses.replace(ROOMY, disk=100e9))
+    assert any("lower checkpoint.keep_last" in w for w in short_of(p, dataclasses.replace(ROOMY, disk=100e9), sure=False))
+
+
+def world_of(machines: list[Machine]) -> SimpleNamespace:
+    """A rank of a CPU world whose other ranks report these machines."""
+    return SimpleNamespace(device=torch.device("cpu"), size=len(machines), local_size=len(machines), gather=lambda own: machines)
+
+
+def test_every_real_run_gets_its_plan_in_lines(tmp_path):
+    recipe = load(tiny.write_recipe(tmp_path))
+    here = what_there_is(torch.device("cpu"), tmp_path / "runs")
+    assert here.host > 0 and here.device is None and here.disk > 0
+    said = require(recipe, tiny.tiny_config(), world_of([here]))
+    assert (
+        said[0].startswith("memory plan for ")
+        and any("pieces being read" in line for line in said)
+        and any("disk" in line for line in said)
+    )
+
+
+def test_the_scarcest_node_decides(tmp_path):
+    recipe = load(tiny.write_recipe(tmp_path))
+    scarce = Machine(host=1e6, device=None, disk=1e12)
+    with pytest.raises(MemoryPlanError, match="a node's 3 ranks need .* of main memory, there are 1.0 MiB"):
+        require(
+            recipe, tiny.tiny_config(), world_of([dataclasses.replace(scarce, host=1e12), scarce, dataclasses.replace(scarce, host=1e12)])
+        )
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------
+
+
+def machine(tmp_path: Path, cgroup: str, files: dict[str, str]) -> float:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 99999999 kB\nMemAvailable:   16777216 kB\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(cgroup)
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return host_available(tmp_path / "proc", tmp_path / "cgroup") / GIB
+
+
+def test_a_containers_limit_counts_not_the_machines_memory(tmp_path):
+    files = {"memory.max": str(8 * GIB), "memory.current": str(3 * GIB), "memory.stat": f"anon 1\ninactive_file {1 * GIB}\n"}
+    assert machine(tmp_path, "0::/\n", files) == 6  # cache of files can be given up
+
+
+def test_a_limit_of_a_group_above_counts(tmp_path):
+    files = {
+        "job/memory.max": str(4 * GIB),
+        "job/memory.current": str(1 * GIB),
+        "job/step/memory.max": "max\n",
+        "job/step/memory.current": "5",
+    }
+    assert machine(tmp_path, "0::/job/step\n", files) == 3
+
+
+def test_a_limit_of_cgroup_v1_counts(tmp_path):
+    files = {"memory/job/memory.limit_in_bytes": str(2 * GIB), "memory/job/memory.usage_in_bytes": str(GIB // 2)}
+    assert machine(tmp_path, "5:cpu,cpuacct:/job\n4:memory:/job\n", files) == 1.5
+
+
+def test_without_a_limit_the_systems_own_figure_counts(tmp_path):
+    assert machine(tmp_path, "0::/\n", {"memory.max": "max\n", "memory.current": "1"}) == 16
