@@ -273,7 +273,7 @@ def _remember(folder: Path, plan: dict[str, Any], out: str) -> None:
 
 
 def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, list[Any]], folder: Path) -> dict[str, list[Any]]:
-    how, base, buckets = work.chosen(args), {"work": str(folder)}, range(plan["buckets"])
+    runner, base, buckets = work.chosen(args), {"work": str(folder)}, range(plan["buckets"])
     sources = inputs["latex"]
     parts = [
         {**base, "number": number, "part": part, "kind": kind, "file": plan["files"].index(part["path"])}
@@ -285,7 +285,7 @@ def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, li
         (folder / name).mkdir(exist_ok=True)
 
     def stage(function: Any, rows: list[dict[str, Any]], label: str, sizes: list[int] | None = None) -> list[Any]:
-        return work.run_tasks(function, rows, folder / "tasks" / function.__name__, label=label, sizes=sizes, **how)
+        return work.run_tasks(function, rows, folder / "tasks" / function.__name__, runner, label=label, sizes=sizes)
 
     return {
         "inputs": stage(arxiv_raw.hash_inputs, [{"paths": paths} for paths in _to_hash(plan, inputs)], "hash the inputs"),

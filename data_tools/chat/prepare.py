@@ -153,7 +153,7 @@ def _encode(args: argparse.Namespace, inputs: list[ChatInput], facts: dict[str, 
             sizes.append(item.bytes * (stop - start) // item.rows)
         first_row[item.source] += item.rows
     folder.mkdir(parents=True, exist_ok=True)
-    return work.run_tasks(encode_rows, tasks, folder / "tasks", label="encode chats", sizes=sizes, **work.chosen(args))
+    return work.run_tasks(encode_rows, tasks, folder / "tasks", work.chosen(args), label="encode chats", sizes=sizes)
 
 
 def _keep_dropped(results: list[dict[str, Any]], path: Path) -> dict[str, dict[str, int]]:

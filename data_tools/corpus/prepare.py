@@ -209,7 +209,7 @@ def _refuse_foreign(folders: dict[int, Path]) -> None:
 # ---- the three stages ----
 
 
-def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: Path, runner: dict[str, Any]) -> dict[str, Any]:
+def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: Path, runner: work.Runner) -> dict[str, Any]:
     """Chunks in the order of the input, counts, and what was dropped."""
     parts = split_inputs(inputs)
     rule = {
@@ -221,7 +221,7 @@ def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: 
     chunks = (work_folder / "chunks").absolute()
     chunks.mkdir(exist_ok=True)
     tasks = [{"part": _absolute(part), "rule": rule, "chunks": str(chunks), "number": number} for number, part in enumerate(parts)]
-    results = work.run_tasks(read_part, tasks, work_folder / "read", label="read", sizes=[part["bytes"] for part in parts], **runner)
+    results = work.run_tasks(read_part, tasks, work_folder / "read", runner, label="read", sizes=[part["bytes"] for part in parts])
     dropped: Counter[str] = Counter()
     for result in results:
         dropped.update(result["dropped"])
@@ -279,7 +279,7 @@ def _choose_encoder(tokenizer: Tokenizer, read: dict[str, Any], arguments: dict[
 
 
 def _encode(
-    folder: Path, read: dict[str, Any], rule: dict[str, Any], work_folder: Path, runner: dict[str, Any], again: bool = False
+    folder: Path, read: dict[str, Any], rule: dict[str, Any], work_folder: Path, runner: work.Runner, again: bool = False
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(file, length and split of each of its documents), in order. A doubt about the fast path starts this stage anew, without it."""
     fast = rule["encoder"] != rule["backend"]
@@ -291,7 +291,7 @@ def _encode(
         for chunk, file in zip(read["chunks"], files)
     ]
     sizes = [chunk["bytes"] for chunk in read["chunks"]]
-    results = work.run_tasks(encode_chunk, tasks, work_folder / f"encode_{out.name}", label="encode", sizes=sizes, **runner)
+    results = work.run_tasks(encode_chunk, tasks, work_folder / f"encode_{out.name}", runner, label="encode", sizes=sizes)
     if doubts := [result["doubt"] for result in results if result["doubt"] is not None]:
         print(f"tokenizer: {rule['encoder']} encodes {doubts[0][:80]!r} otherwise: all is encoded again by the reference", file=sys.stderr)
         rule |= {"encoder": rule["backend"], "fast_path": f"given up: {len(doubts)} chunks differed from the reference"}
@@ -307,7 +307,7 @@ def _cut(
     shard_format: ShardFormat,
     arguments: dict[str, Any],
     work_folder: Path,
-    runner: dict[str, Any],
+    runner: work.Runner,
 ) -> dict[int, list[dict[str, Any]]]:
     """Write the shards of every split; return their manifest entries by split."""
     tasks, sizes = [], []
@@ -320,7 +320,7 @@ def _cut(
                 task | {"format": {"kind": shard_format.kind, "vocab_size": shard_format.vocab_size, "tokenizer": shard_format.tokenizer}}
             )
             sizes.append(sum(int(mine[k][1][first:last].sum()) for k, first, last in pieces) * 2)
-    entries = work.run_tasks(write_one_shard, tasks, work_folder / "shards", label="write", sizes=sizes, **runner)
+    entries = work.run_tasks(write_one_shard, tasks, work_folder / "shards", runner, label="write", sizes=sizes)
     return {split: [entry for task, entry in zip(tasks, entries) if task["split"] == split] for split in folders}
 
 

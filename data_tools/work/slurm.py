@@ -9,7 +9,8 @@ from typing import Any
 
 from datatrove.executor.slurm import SlurmPipelineExecutor
 
-from data_tools.work.tasks import TaskStep, WorkError, _finished, first_error
+from data_tools.work.ledger import WorkError, finished, first_error
+from data_tools.work.task_step import TaskStep
 
 ARRAY_JOBS = 1000  # SLURM's default refuses arrays of more than 1001
 SECONDS_BETWEEN_LOOKS = 3
@@ -56,14 +57,14 @@ def run(step: TaskStep, count: int, workers: int, options: dict[str, str]) -> No
 
 def _wait(job: str, folder: Path, count: int) -> None:
     looks_without_job = 0
-    while len(_finished(folder)) < count:
+    while len(finished(folder)) < count:
         if (message := first_error(folder)) is not None:
             raise WorkError(message)
         queue = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True)
         # a shared disk may show the last marker some seconds after the job is gone
         looks_without_job = 0 if queue.returncode == 0 and queue.stdout.strip() else looks_without_job + 1
         if looks_without_job > 10:
-            missing = sorted(set(range(count)) - _finished(folder))
+            missing = sorted(set(range(count)) - finished(folder))
             raise WorkError(
                 f"SLURM job {job} ended without task {missing[0]} ({len(missing)} in all); see {folder}/slurm_logs, then start again"
             )

@@ -20,8 +20,9 @@ import pytest
 import sentencepiece
 
 from data_tools.prepare import main as prepare
+from data_tools.work.ledger import WorkError
 from data_tools.work.progress import Progress
-from data_tools.work.tasks import WorkError, run_tasks
+from data_tools.work.tasks import Runner, run_tasks
 from tests.made.where import ROOT
 
 
@@ -64,13 +65,13 @@ def trace(tmp_path: Path) -> list[int]:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_come_in_the_order_of_the_tasks_whatever_the_workers(tmp_path: Path, workers: int) -> None:
-    assert run_tasks(square, tasks_for(tmp_path, 7), tmp_path / "work", workers=workers) == [n**2 for n in range(7)]
+    assert run_tasks(square, tasks_for(tmp_path, 7), tmp_path / "work", Runner(workers=workers)) == [n**2 for n in range(7)]
     assert sorted(trace(tmp_path)) == list(range(7))
 
 
 def test_a_finished_task_is_not_run_again(tmp_path: Path) -> None:
     for _ in range(2):
-        assert run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", workers=1) == [0, 1, 4]
+        assert run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", Runner(workers=1)) == [0, 1, 4]
     assert trace(tmp_path) == [0, 1, 2]
 
 
@@ -87,37 +88,37 @@ def test_a_failure_is_one_message_and_the_next_start_does_only_the_rest(tmp_path
     tasks = tasks_for(tmp_path, 4)
     tasks[2]["fault"] = fault
     with pytest.raises(WorkError, match=message):
-        run_tasks(square, tasks, tmp_path / "work", workers=2)
+        run_tasks(square, tasks, tmp_path / "work", Runner(workers=2))
     (tmp_path / "mended").touch()
-    assert run_tasks(square, tasks, tmp_path / "work", workers=2) == [0, 1, 4, 9]
+    assert run_tasks(square, tasks, tmp_path / "work", Runner(workers=2)) == [0, 1, 4, 9]
     assert trace(tmp_path).count(0) == 1
 
 
 def test_other_tasks_in_the_same_folder_are_refused(tmp_path: Path) -> None:
-    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1)
+    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", Runner(workers=1))
     with pytest.raises(WorkError, match="holds the work on other tasks"):
-        run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", workers=1)
+        run_tasks(square, tasks_for(tmp_path, 3), tmp_path / "work", Runner(workers=1))
 
 
 def test_a_marker_without_its_result_counts_for_nothing(tmp_path: Path) -> None:
-    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1)
+    run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", Runner(workers=1))
     (tmp_path / "work" / "results" / "00001.json").unlink()
-    assert run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", workers=1) == [0, 1]
+    assert run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", Runner(workers=1)) == [0, 1]
     assert trace(tmp_path) == [0, 1, 1]
 
 
 def test_no_task_is_no_work(tmp_path: Path) -> None:
-    assert run_tasks(square, [], tmp_path / "work", workers=2) == []
+    assert run_tasks(square, [], tmp_path / "work", Runner(workers=2)) == []
 
 
 FRONT = """
 import sys
 from pathlib import Path
-from data_tools.work.tasks import run_tasks
+from data_tools.work.tasks import Runner, run_tasks
 from tests.data_tools.work.test_tasks import square, tasks_for
 if __name__ == "__main__":
     path, count, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    print(run_tasks(square, tasks_for(path, count, seconds=seconds), path / "work", workers=2))
+    print(run_tasks(square, tasks_for(path, count, seconds=seconds), path / "work", Runner(workers=2)))
 """
 
 
@@ -181,10 +182,10 @@ def test_a_kill_leaves_no_process_behind(tmp_path: Path) -> None:
 def test_slurm_and_ray_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(WorkError, match="no sbatch on this machine"):
-        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "slurm", workers=1, executor="slurm")
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "slurm", Runner(workers=1, executor="slurm"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(WorkError, match="pip install ray"):
-        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "ray", workers=1, executor="ray")
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "ray", Runner(workers=1, executor="ray"))
 
 
 def test_the_time_left_is_reckoned_from_this_runs_own_speed() -> None:
@@ -263,16 +264,16 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 @pytest.mark.soak
 def test_slurm_runs_the_same_tasks_and_tells_the_same_failure(tmp_path: Path, slurm: None) -> None:
-    options = {"executor": "slurm", "slurm": {"time": "00:05:00", "mem-per-cpu": "100M"}, "workers": 2}
-    assert run_tasks(square, tasks_for(tmp_path, 5), tmp_path / "work", **options) == [n**2 for n in range(5)]
+    runner = Runner(2, "slurm", {"time": "00:05:00", "mem-per-cpu": "100M"})
+    assert run_tasks(square, tasks_for(tmp_path, 5), tmp_path / "work", runner) == [n**2 for n in range(5)]
     with pytest.raises(WorkError, match="sbatch refused the job .*nowhere"):
-        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "refused", **(options | {"slurm": {"partition": "nowhere"}}))
+        run_tasks(square, tasks_for(tmp_path, 1), tmp_path / "refused", Runner(2, "slurm", {"partition": "nowhere"}))
     tasks = tasks_for(tmp_path, 4, seconds=0.1)
     tasks[1]["fault"] = "user"
     with pytest.raises(WorkError, match="papers.tar: member 7 is a device; take it out"):
-        run_tasks(square, tasks, tmp_path / "faulty", **options)
+        run_tasks(square, tasks, tmp_path / "faulty", runner)
     (tmp_path / "mended").touch()
-    assert run_tasks(square, tasks, tmp_path / "faulty", **options) == [0, 1, 4, 9]
+    assert run_tasks(square, tasks, tmp_path / "faulty", runner) == [0, 1, 4, 9]
 
 
 @pytest.mark.soak
