@@ -133,7 +133,7 @@ def test_a_full_or_failing_disk_keeps_the_copies_that_are_whole(step, tmp_path, 
 
 KILLED = """
 import os, signal, sys
-from train import export_copy
+from train.export import copier as export_copy
 from launch.export_hf import main
 export_copy.STEP_BYTES, calls, move = 10_000, [0], export_copy._by_kernel
 def dies(*a):

@@ -24,7 +24,8 @@ from train.model_files import writer as safetensors_writer
 # the door in a process of its own, in small files; KILL dies at that write, PACE makes writes slow enough to be hit
 PROGRAM = """
 import os, resource, signal, sys, time
-from train import export_plan, safetensors_writer
+from train.export import plan as export_plan
+from train.model_files import writer as safetensors_writer
 from launch.export_hf import main
 export_plan.MAX_SHARD_BYTES = 40_000
 kill, pace, limit = int(os.environ["KILL"]), float(os.environ["PACE"]), int(os.environ["LIMIT"])
