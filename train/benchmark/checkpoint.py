@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     """One rank's part."""
-    from train.checkpoint import manifest, trainer_state
+    from train.checkpoint import layout, manifest, trainer_state
     from train.checkpoint.folder import Extras
     from train.checkpoint.retention import retain
     from train.checkpoint.saver import Keep, Saver
@@ -107,11 +107,11 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
             saver.finish()
             stalled.append(called if not background else called + saver.stalled_seconds)
             peaks.append(watch.peak - (max(base, alone.peak) if background else base))
-            retain(root, 1, 0, 0, root / manifest.folder_name(step), world)
+            retain(root, 1, 0, 0, root / layout.folder_name(step), world)
         middle = sorted(seconds)[len(seconds) // 2], sorted(stalled)[len(stalled) // 2]
         worst = world.max([*middle, max(peaks)])
         got[name] = {"seconds": worst[0], "stalled": worst[1], "peaks": [worst[2]]}
-    newest = root / manifest.folder_name(step)
+    newest = root / layout.folder_name(step)
     got["bytes"] = sum(p.stat().st_size for p in newest.rglob("*") if p.is_file())
     got["verify"], faults = timed(lambda: manifest.verify(newest, world), world)
     assert not faults, faults

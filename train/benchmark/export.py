@@ -220,12 +220,12 @@ def make(folder: Path, parameters: int, kind: str) -> Path:
 
 
 def _make_ours(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    import hashlib
-
     import torch
 
+    from train.checkpoint import manifest
     from train.model_files.dtypes import BF16
     from train.model_files.writer import Writer
+    from train.world.places import sha256
 
     block = torch.randn(BLOCK // 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     names = list(shapes)
@@ -241,10 +241,8 @@ def _make_ours(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     index = {"metadata": {}, "weight_map": {n: f"model-{i + 1:05d}-of-00002.safetensors" for i, half in enumerate(halves) for n in half}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     for path in folder.glob("*.json"):
-        files[path.name] = (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
-    content = {"format": 1, "step": 1, "files": {f: {"bytes": b, "sha256": h} for f, (b, h) in sorted(files.items())}}
-    own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(content | {"manifest_sha256": own}, indent=1) + "\n")
+        files[path.name] = (path.stat().st_size, sha256(path))
+    manifest.write(folder, 1, files)
 
 
 def _make_deepspeed(folder: Path, shapes: dict[str, tuple[int, ...]], ranks: int = 2) -> None:

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from train.checkpoint import manifest, trainer_state
-from train.checkpoint import weight_files as shard_files
-from train.checkpoint.manifest import LATEST, MANIFEST, REPLACED, STATE, folder_name, steps_in
+from train.checkpoint import manifest, trainer_state, weight_files
+from train.checkpoint.find import steps_in
+from train.checkpoint.layout import FORMAT, LATEST, MANIFEST, PROBE, REPLACED, STATE, STEP, TRAINER, TRAINER_INDEX, folder_name
 from train.checkpoint.trainer_state import Slices
 from train.model_files import folder as model_folder
 from train.model_files.companions import companion_files
@@ -35,8 +35,6 @@ from train.model_files.dtypes import known
 from train.model_files.writer import Writer
 from train.world.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
 from train.world.ranks import World
-
-PROBE = "trainer/probe.safetensors"
 
 
 class CheckpointError(RuntimeError):
@@ -72,7 +70,7 @@ def save(slices: Slices, root: Path, extras: Extras, world: World) -> Path:
     tmp = root / (name if is_remote(root) else str(world.broadcast(f"{name}.tmp-{secrets.token_hex(4)}")))
     hashes: dict[str, tuple[int, str]] = {}
     together(lambda: prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
-    together(lambda: hashes.update(shard_files.save(slices, tmp, world)), tmp, world)
+    together(lambda: hashes.update(weight_files.save(slices, tmp, world)), tmp, world)
     if extras.trainer_state:
         together(lambda: hashes.update(trainer_state.save(slices, tmp, world)), tmp, world)
     together(lambda: hashes.update(small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world)
@@ -91,7 +89,7 @@ def prepare(slices: Slices, root: Path, tmp: Path, with_trainer: bool) -> None:
         if tmp.is_dir():  # an older save of this step, damaged or from before a fallback: replaced as a whole
             remove(tmp, first=MANIFEST)
     else:
-        (tmp / trainer_state.FOLDER).mkdir(parents=True)
+        (tmp / TRAINER).mkdir(parents=True)
 
 
 def clear_leftovers(root: Path) -> None:
@@ -100,7 +98,7 @@ def clear_leftovers(root: Path) -> None:
         return
     if is_remote(root):
         published = {p.name for p in steps_in(root).values()}
-        for left in (p for p in root.iterdir() if manifest.STEP.match(p.name) and p.name not in published or ".tmp-" in p.name):
+        for left in (p for p in root.iterdir() if STEP.match(p.name) and p.name not in published or ".tmp-" in p.name):
             remove(left, first=MANIFEST)
     else:
         for left in root.glob("*.tmp-*"):
@@ -110,9 +108,9 @@ def clear_leftovers(root: Path) -> None:
 def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
     """Everything but weights and slices; returns {file: (bytes, sha256)}."""
     texts = companion_files(extras.companions, extras.instead, known(slices.dtype))
-    texts[STATE] = (json.dumps({"format": manifest.FORMAT, **extras.state}, indent=1) + "\n").encode()
+    texts[STATE] = (json.dumps({"format": FORMAT, **extras.state}, indent=1) + "\n").encode()
     if extras.trainer_state:
-        texts[trainer_state.INDEX] = trainer_state.index_text(slices, size).encode()
+        texts[TRAINER_INDEX] = trainer_state.index_text(slices, size).encode()
     numels, itemsize = slices.numels, slices.dtype.itemsize
     files = model_folder.plan_files(numels, itemsize, size)
     texts[model_folder.INDEX] = model_folder.index_text(files, numels, itemsize).encode()
@@ -134,7 +132,7 @@ def _publish(root: Path, tmp: Path, step: int, files: dict[str, tuple[int, str]]
     if is_remote(root):
         write_durably(root / LATEST, name + "\n")
         return
-    for folder in (tmp / trainer_state.FOLDER, tmp):
+    for folder in (tmp / TRAINER, tmp):
         sync(folder)
     final, replaced = root / name, root / f"{name}{REPLACED}"
     if final.exists():  # an older save of this step, damaged or from before a fallback: replaced as a whole

@@ -5,28 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.world.places import as_os_errors, is_remote, place, sha256, write_durably
+from train.checkpoint.layout import FORMAT, MANIFEST, folder_name
+from train.world.places import as_os_errors, sha256, write_durably
 
 if TYPE_CHECKING:
     from train.world.ranks import World
-
-FORMAT = 1
-MANIFEST, STATE, LATEST = "manifest.json", "state.json", "latest"
-REPLACED = ".tmp-replaced"  # an older save of a step, moved aside while the new one takes its name
-STEP = re.compile(r"step_(\d{6,})$")
-
-
-class ResumeError(ValueError):
-    """A folder that cannot be resumed from, and why."""
-
-
-def folder_name(step: int) -> str:
-    return f"step_{step:06d}"
 
 
 def write(folder: Path, step: int, files: dict[str, tuple[int, str]]) -> None:
@@ -87,62 +74,3 @@ def _content_fault(path: Path, name: str, expected: str) -> str:
 def verify(folder: Path, world: World) -> list[str]:
     """faults_of, the hashing shared among the ranks; the same answer on all."""
     return sorted({f for faults in world.gather(faults_of(folder, (world.rank, world.size))) for f in faults})
-
-
-def steps_in(root: Path) -> dict[int, Path]:
-    """Published folders by step, whether they verify or not."""
-    if not root.is_dir():
-        return {}
-    found = {int(m.group(1)): p for p in root.iterdir() if (m := STEP.match(p.name)) and p.is_dir()}
-    if is_remote(root):  # a store has no rename: until the manifest is there, nothing is
-        found = {step: p for step, p in found.items() if (p / MANIFEST).is_file()}
-    return found
-
-
-def put_back_replaced(root: Path) -> None:
-    """A save that died between its two renames left a step without its name: the older save, whole, gets it back."""
-    for left in [] if is_remote(root) else root.glob(f"step_*{REPLACED}"):
-        final = left.with_name(left.name.removesuffix(REPLACED))
-        if not final.exists():
-            os.rename(left, final)
-
-
-def find(root: Path, wanted: str, world: World) -> Path | None:
-    """The checkpoint to resume from: the newest that verifies (`auto`), none (`never`), or the one named.
-
-    Raises:
-        ResumeError: the named one does not verify; or none of several does; or `never` in a run that has some.
-    """
-    if world.rank == 0:
-        put_back_replaced(root)
-    world.barrier()
-    if wanted == "never":
-        if world.broadcast(bool(steps_in(root))):
-            raise ResumeError(
-                f"{root}: holds checkpoints, and --resume never would start over them; give the run another name=, or move them away"
-            )
-        return None
-    if wanted != "auto":
-        folder = place(wanted)
-        if not folder.is_dir():
-            raise ResumeError(f"--resume {wanted}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
-        if faults := verify(folder, world):
-            raise ResumeError(f"{folder}: not resumed from, it is damaged:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
-        return folder
-    candidates = world.broadcast(sorted(steps_in(root), reverse=True))
-    for step in candidates:
-        folder = root / folder_name(step)
-        faults = verify(folder, world)
-        if not faults:
-            return folder
-        world.log0(f"checkpoint of step {step} skipped: {faults[0]}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
-    if candidates:
-        raise ResumeError(f"{root}: none of its {len(candidates)} checkpoints verifies; restore one, or start anew under another name=")
-    return None
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    state = json.loads((folder / STATE).read_text())
-    if state.get("format") != FORMAT:
-        raise ResumeError(f"{folder}/{STATE}: format {state.get('format')}, this trainer reads {FORMAT}; use the version that wrote it")
-    return state

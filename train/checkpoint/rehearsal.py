@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from train.checkpoint import folder as checkpoint
-from train.checkpoint import manifest, trainer_state
+from train.checkpoint import layout, manifest, trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.trainer_state import Slices
 from train.model_files import folder as model_folder
@@ -68,7 +68,7 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
             if not is_remote(tmp):
                 _open_as_users_do(tmp, slices)
             with as_os_errors(tmp):
-                remove(tmp, first=manifest.MANIFEST)
+                remove(tmp, first=layout.MANIFEST)
                 for folder in made:  # nothing stays of a run that does not start
                     folder.rmdir()
 
@@ -84,7 +84,7 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
     for f in (f for f in files if f.owner == world.rank):
         Writer(tmp / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors}).leave_empty()
     if with_trainer:
-        Writer(tmp / trainer_state.file_name(world.rank, world.size), trainer_state.own_shapes(slices, world)).leave_empty()
+        Writer(tmp / layout.rank_file(world.rank, world.size), trainer_state.own_shapes(slices, world)).leave_empty()
 
 
 def _open_as_users_do(folder: Path, slices: Slices) -> None:
@@ -93,7 +93,7 @@ def _open_as_users_do(folder: Path, slices: Slices) -> None:
     found = {n: e.shape for n, e in entries.items()}
     assert found == slices.shapes, sorted(set(found.items()) ^ set(slices.shapes.items()))[:3]
     assert {e.dtype for e in entries.values()} == {known(slices.dtype)}
-    assert all(read_header(p) for p in (folder / trainer_state.FOLDER).glob("rank_*"))
+    assert all(read_header(p) for p in (folder / layout.TRAINER).glob("rank_*"))
     assert described(folder / "config.json").shapes == slices.shapes
 
 

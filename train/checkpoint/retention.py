@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from train.checkpoint.manifest import MANIFEST, STATE, folder_name, steps_in, verify
+from train.checkpoint.find import steps_in
+from train.checkpoint.layout import MANIFEST, STATE, folder_name
+from train.checkpoint.manifest import verify
 from train.world.places import remove
 from train.world.ranks import World
 

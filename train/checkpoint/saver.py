@@ -19,8 +19,9 @@ import torch
 from train.checkpoint import folder as checkpoint
 from train.checkpoint import trainer_state
 from train.checkpoint.folder import Extras
+from train.checkpoint.layout import MASTER
 from train.checkpoint.retention import retain
-from train.checkpoint.trainer_state import MASTER, Slices
+from train.checkpoint.trainer_state import Slices
 from train.engine.zero3 import Engine
 from train.world.ranks import World
 

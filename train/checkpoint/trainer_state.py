@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from train.checkpoint.manifest import FORMAT, ResumeError
+from train.checkpoint.find import ResumeError
+from train.checkpoint.layout import FORMAT, MASTER, MOMENTS, TRAINER_INDEX, rank_file
 from train.engine import weights
 from train.engine.zero3 import Engine
 from train.model_files.dtypes import FP32
@@ -22,9 +23,6 @@ from train.model_files.reader import read_range
 from train.model_files.writer import Shapes, Writer
 from train.world.places import as_os_errors
 from train.world.ranks import World
-
-FOLDER, INDEX = "trainer", "trainer/index.json"
-MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,6 @@ def live(engine: Engine) -> Slices:
     )
 
 
-def file_name(rank: int, size: int) -> str:
-    return f"{FOLDER}/rank_{rank:05d}_of_{size:05d}.safetensors"
-
-
 def own_shapes(slices: Slices, world: World) -> Shapes:
     """Entries of this rank's file, in the order they are written."""
     own = {n: b - a for n, numel in slices.numels.items() for a, b in [weights.slice_range(numel, world.rank, world.size)]}
@@ -76,7 +70,7 @@ def own_shapes(slices: Slices, world: World) -> Shapes:
 
 def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:
     """Write this rank's file, a slice at a time; returns {file: (bytes, sha256)}."""
-    shapes, file = own_shapes(slices, world), file_name(world.rank, world.size)
+    shapes, file = own_shapes(slices, world), rank_file(world.rank, world.size)
     with as_os_errors(folder / file):
         writer = Writer(folder / file, shapes)
         for entry, (_, (count,)) in shapes.items():
@@ -96,17 +90,17 @@ def load(engine: Engine, folder: Path, world: World) -> None:
     Raises:
         ResumeError: weights only, or another model.
     """
-    if not (folder / INDEX).is_file():
+    if not (folder / TRAINER_INDEX).is_file():
         raise ResumeError(
             f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run"
         )
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / TRAINER_INDEX).read_text())
     mine = {n: p.ds_numel for n, p in engine.parameters.items()}
     if index["parameters"] != mine:
         other = sorted(set(index["parameters"].items()) ^ set(mine.items()))[:3]
-        raise ResumeError(f"{folder}/{INDEX}: of another model (differs in {other})")
+        raise ResumeError(f"{folder}/{TRAINER_INDEX}: of another model (differs in {other})")
     size = index["world_size"]
-    ranks = [read_header(folder / file_name(r, size)) for r in range(size)]
+    ranks = [read_header(folder / rank_file(r, size)) for r in range(size)]
     if index["adam_step"] > 0:
         engine.create_adam_state(index["adam_step"])
     engine.release()

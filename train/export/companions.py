@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint.manifest import STATE
+from train.checkpoint.layout import STATE
 from train.export.source import ExportError
 from train.model_files import companions
 from train.model_files.companions import generation_faults

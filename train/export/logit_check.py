@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train.checkpoint.folder import PROBE
-from train.checkpoint.manifest import MANIFEST, STATE
+from train.checkpoint.layout import MANIFEST, PROBE, STATE
 from train.export.source import ExportError
 from train.model_files.dtypes import BF16, FP32, in_torch
 from train.model_files.folder import read_folder

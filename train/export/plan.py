@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.checkpoint.manifest import steps_in
+from train.checkpoint.find import steps_in
 from train.export import companions as export_companions
 from train.export import merge
 from train.export.source import ExportError, Source, fit, open_source

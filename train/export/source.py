@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.checkpoint.manifest import MANIFEST, STATE, faults_of
+from train.checkpoint.layout import MANIFEST, MASTER, STATE, TRAINER, TRAINER_INDEX, rank_file
+from train.checkpoint.manifest import faults_of
 from train.export.merge import aligned
 from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import HARMLESS, read_folder
@@ -19,8 +20,6 @@ from train.model_files.header import Entry, SafetensorsError, read_header
 from train.model_files.shapes import Described
 from train.model_files.stream import Extent, Files, Tensor
 from train.world.places import is_remote, resolved
-
-TRAINER_INDEX = "trainer/index.json"
 
 
 class ExportError(ValueError):
@@ -117,13 +116,13 @@ def _ours(folder: Path, wanted: DType) -> Source:
 def _masters(folder: Path, entries: dict[str, Entry]) -> dict[str, list[Entry]]:
     """Each tensor's fp32 slices in rank order, as the trainer's files hold them."""
     size = json.loads((folder / TRAINER_INDEX).read_text())["world_size"]
-    ranks = [read_header(folder / "trainer" / f"rank_{r:05d}_of_{size:05d}.safetensors") for r in range(size)]
+    ranks = [read_header(folder / rank_file(r, size)) for r in range(size)]
     found = {}
     for name, entry in entries.items():
-        rows = [rank[f"master/{name}"] for rank in ranks if f"master/{name}" in rank]
+        rows = [rank[f"{MASTER}/{name}"] for rank in ranks if f"{MASTER}/{name}" in rank]
         if len(rows) != size or sum(r.numel for r in rows) != entry.numel or any(r.dtype is not FP32 for r in rows):
             raise SafetensorsError(
-                f"{folder}/trainer: the fp32 masters of {name} are not complete; export --dtype bf16, or take another step"
+                f"{folder}/{TRAINER}: the fp32 masters of {name} are not complete; export --dtype bf16, or take another step"
             )
         found[name] = rows
     return found

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from data_tools.shards.reader import Shards, tokenizer_fingerprint
+from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
-from train.checkpoint import manifest, rehearsal, trainer_state
 from train.checkpoint.saver import Keep, Saver
 from train.data.chat_format import ChatFormat
 from train.data.loader import Loader, PackedBatch
@@ -64,8 +64,8 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
     world.connect(recipe.guard.timeout_seconds)
     lock = run_lock.take(recipe.run_dir, world)
     root = place(recipe.checkpoints)
-    found = manifest.find(root, resume_from, world)
-    saved = manifest.read_state(found) if found else None
+    found = find.find(root, resume_from, world)
+    saved = find.read_state(found) if found else None
     if saved:
         _require_same_recipe(saved["recipe"], recipe, found, world)
     source = found or resolve(recipe.model.path, world)
@@ -249,7 +249,7 @@ def versions() -> dict[str, str]:
 def _require_same_recipe(old: dict[str, Any], recipe: Recipe, found: Path, world: World) -> None:
     safe, changing = resume.differences(old, recipe.to_dict())
     if message := resume.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
-        raise manifest.ResumeError(message)
+        raise find.ResumeError(message)
     for difference in safe + changing:
         world.log0(f"changed since the checkpoint: {difference}")
 

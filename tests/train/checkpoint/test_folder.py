@@ -13,8 +13,8 @@ import torch
 from tests.made import tiny
 from tests.made.ranks import run_ranks
 from tests.train.run.test_loop import checkpoint_of, losses_of, many_refused, one_run, refused
+from train.checkpoint import find
 from train.checkpoint import folder as checkpoint
-from train.checkpoint import manifest
 from train.checkpoint.manifest import faults_of
 from train.checkpoint.retention import RetentionError, retain, to_delete
 from train.world import places
@@ -101,7 +101,7 @@ def test_a_complete_checkpoint_moved_aside_by_a_save_that_died_is_found_again(gr
     for step in (2, 4):
         shutil.copytree(checkpoint_of(ground, step), tmp_path / f"step_{step:06d}")
     (tmp_path / "step_000004").rename(tmp_path / "step_000004.tmp-replaced")
-    assert manifest.find(tmp_path, "auto", ALONE) == tmp_path / "step_000004"
+    assert find.find(tmp_path, "auto", ALONE) == tmp_path / "step_000004"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000004"]
 
 

@@ -172,7 +172,8 @@ def killed_there(world, settings: dict[str, str], recipe: Path, overrides: list[
 
 
 def test_a_save_killed_while_it_writes_to_a_store_is_invisible_and_the_run_goes_on(ground, store):
-    from train.checkpoint.manifest import faults_of, steps_in
+    from train.checkpoint.find import steps_in
+    from train.checkpoint.manifest import faults_of
     from train.world.places import place
 
     root = place("s3://bucket/runs/killed")

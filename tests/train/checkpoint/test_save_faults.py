@@ -13,8 +13,8 @@ from tests.made import tiny
 from tests.made.failing_disk import FailingDisk, dies, fails_with
 from tests.made.ranks import RankFailed, run_ranks
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
+from train.checkpoint import find, layout
 from train.checkpoint import folder as checkpoint
-from train.checkpoint import manifest
 from train.checkpoint.manifest import faults_of
 
 STEPS = 5
@@ -47,7 +47,7 @@ def engine_at(world, recipe_path: Path, folder: Path):
 
 def save_once(world, slices, root: Path, source: Path) -> str:
     """Save step 3 into root; what was said."""
-    state = manifest.read_state(source)
+    state = find.read_state(source)
     state.pop("format")
     try:
         checkpoint.save(slices, root, checkpoint.Extras(state, source), world)
@@ -72,7 +72,7 @@ def every_point(world, recipe_path: Path, source: Path, root: Path) -> list[tupl
                 with FailingDisk(root, at, fails_with(number)):
                     said = save_once(world, slices, root, source)
                 world.barrier()
-                wrong = [f"{p.name}: {f}" for p in root.glob("step_*") if manifest.STEP.match(p.name) for f in faults_of(p)]
+                wrong = [f"{p.name}: {f}" for p in root.glob("step_*") if layout.STEP.match(p.name) for f in faults_of(p)]
                 wrong += [f"{p.name} is left" for p in root.glob("*.tmp-*")]
                 wrong += [] if (root / "step_000002").is_dir() else ["step_000002 is gone"]
                 seen.append((victim, number, point, said, wrong))
@@ -159,7 +159,7 @@ def kill(ground: Path, kills: int, seed: int) -> dict[str, int]:
             assert "exit code -9" in str(error) or "Connection closed by peer" in str(error) or "reset by peer" in str(error), error
             finished = False
             seen["killed"] += 1
-        for folder in manifest.steps_in(root).values():
+        for folder in find.steps_in(root).values():
             assert faults_of(folder) == [], f"{folder} looks complete and is not"
             assert content_of(folder) == content_of(checkpoint_of(ground, int(folder.name[5:])))
             seen["folders compared"] += 1

@@ -75,14 +75,14 @@ def test_three_chained_resumes_across_an_epoch_end_stay_bit_equal(ground):
 
 def reshape(world, recipe_path: Path, folder: Path, out: Path) -> str:
     """Load a checkpoint at this world size and save it again, untrained."""
+    from train.checkpoint import find, trainer_state
     from train.checkpoint import folder as checkpoint
-    from train.checkpoint import manifest, trainer_state
     from train.engine.zero3 import start
     from train.recipe.vocabulary import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)
-    state = manifest.read_state(folder)
+    state = find.read_state(folder)
     state.pop("format")
     return str(checkpoint.save(trainer_state.live(engine), out, checkpoint.Extras(state, folder), world))
 
