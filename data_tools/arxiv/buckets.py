@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data_tools.files.atomic import sync
+
 
 class Buckets:
     """Rows by bucket in a folder that appears whole, or not at all."""
@@ -43,20 +45,11 @@ class Buckets:
             sync(self.folder.parent)
 
 
-def sync(path: Path) -> None:
-    """A file's bytes, or a rename in a folder, hold also after a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def bucket_of(name: str, buckets: int) -> int:
-    return hash_of("bucket", name) % buckets
+    return name_hash("bucket", name) % buckets
 
 
-def hash_of(purpose: str, name: str) -> int:
+def name_hash(purpose: str, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest(), "big")
 
 

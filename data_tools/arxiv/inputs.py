@@ -9,7 +9,6 @@ Both depend on the input alone, not on the number of workers, so finished tasks 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import posixpath
 import re
@@ -20,6 +19,7 @@ from typing import Any
 from data_tools.archives.limits import ArchiveError
 from data_tools.archives.tar_stream import bulk_members
 from data_tools.arxiv.metadata import paper_id
+from data_tools.files.places import PlaceError, describe, filesystem, is_local
 
 PART_BYTES = 64 << 20
 GROUP_FILES = 16
@@ -27,22 +27,8 @@ MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a recor
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 
 
-class SourceError(ValueError):
-    """An input that is not there or cannot be read to its end."""
-
-
-def filesystem(path: str) -> tuple[Any, str]:
-    """fsspec's filesystem and the path in it."""
-    from fsspec.core import url_to_fs
-
-    try:
-        return url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise SourceError(f"{path}: {error}") from None
-
-
 def expand(paths: list[str]) -> list[str]:
-    """Files in order: patterns and folders opened. Raises SourceError for what is not there."""
+    """Files in order: patterns and folders opened. Raises PlaceError for what is not there."""
     found: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)
@@ -53,25 +39,9 @@ def expand(paths: list[str]) -> list[str]:
         else:
             names = [inner] if fs.exists(inner) else []
         if not names:
-            raise SourceError(f"{path}: no such file, or a folder without .json or .jsonl files")
-        found += [os.path.abspath(name) if _is_local(fs) else fs.unstrip_protocol(name) for name in names]
+            raise PlaceError(f"{path}: no such file, or a folder without .json or .jsonl files")
+        found += [os.path.abspath(name) if is_local(fs) else fs.unstrip_protocol(name) for name in names]
     return list(dict.fromkeys(found))
-
-
-def describe(path: str) -> dict[str, Any]:
-    """What tells one state of a file from another without reading it."""
-    fs, inner = filesystem(path)
-    info = fs.info(inner)
-    return {"path": path, "bytes": info["size"], "state": str(info.get("mtime") or info.get("ETag") or info.get("LastModified") or "")}
-
-
-def sha256_of(path: str) -> str:
-    fs, inner = filesystem(path)
-    digest = hashlib.sha256()
-    with fs.open(inner, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def metadata_parts(paths: list[str]) -> list[dict[str, Any]]:
@@ -96,19 +66,19 @@ def lines_of(part: dict[str, Any]) -> Iterator[bytes]:
                 if line.strip():
                     yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise SourceError(f"{part['path']}: {error}; the copy was cut short or damaged, fetch it again") from None
+        raise PlaceError(f"{part['path']}: {error}; the copy was cut short or damaged, fetch it again") from None
 
 
 def latex_tasks(paths: list[str]) -> list[dict[str, Any]]:
-    """Tasks of `{"bulk": path, first, last}` and `{"papers": [path …]}`. Raises SourceError."""
+    """Tasks of `{"bulk": path, first, last}` and `{"papers": [path …]}`. Raises PlaceError."""
     tasks: list[dict[str, Any]] = []
     loose: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)
         if not fs.exists(inner):
-            raise SourceError(f"{path}: no such file or folder")
+            raise PlaceError(f"{path}: no such file or folder")
         for name in _papers_in(fs, inner.rstrip("/")) if fs.isdir(inner) else [inner]:
-            full = os.path.abspath(name) if _is_local(fs) else fs.unstrip_protocol(name)
+            full = os.path.abspath(name) if is_local(fs) else fs.unstrip_protocol(name)
             if name.endswith(".tar") and _is_bulk(fs, name):
                 size = fs.info(name)["size"]
                 tasks += [
@@ -120,7 +90,7 @@ def latex_tasks(paths: list[str]) -> list[dict[str, Any]]:
     loose = list(dict.fromkeys(loose))
     tasks += [{"papers": loose[first : first + GROUP_FILES], "bytes": GROUP_FILES << 16} for first in range(0, len(loose), GROUP_FILES)]
     if not tasks:
-        raise SourceError(f"--latex {' '.join(paths)}: no .tex, .gz, .tar.gz, .tar and no folder with LaTeX in it")
+        raise PlaceError(f"--latex {' '.join(paths)}: no .tex, .gz, .tar.gz, .tar and no folder with LaTeX in it")
     return tasks
 
 
@@ -169,7 +139,3 @@ def name_of(path: str) -> tuple[str, tuple[str, int] | None]:
     found = SOURCE_NAME.match(base)
     stem = found[1] if found else base
     return stem, paper_id(stem) or paper_id(posixpath.basename(posixpath.dirname(path)) + "/" + stem)
-
-
-def _is_local(fs: Any) -> bool:
-    return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.arxiv.buckets import grouped, hash_of, line_of, plan_of, plan_stamp, rows, sync
+from data_tools.arxiv.buckets import grouped, line_of, name_hash, plan_of, plan_stamp, rows
 from data_tools.documents.duplicates import Evaluation, find_duplicates, signature
 from data_tools.documents.filters import Filter, first_reason
-from data_tools.files.atomic import sha256_file, write_atomically
+from data_tools.files.atomic import sha256_file, sync, write_atomically
 
 FOLDERS = {"train": "documents", "heldout": "heldout", "dropped": "dropped"}  # a corpus made of documents/ holds nothing held out
 NEWEST = 1 << 30  # the version of a source without one in its name: arXiv gives the latest so
@@ -181,7 +181,7 @@ def publish(task: dict[str, Any]) -> dict[str, Any]:
 
 def is_heldout(name: str, fraction: float) -> bool:
     """By a hash of the id, so every version and part of a paper stands on one side, in this corpus and in the next one."""
-    return hash_of("heldout", name) < fraction * 2.0**64
+    return name_hash("heldout", name) < fraction * 2.0**64
 
 
 def _count(counts: dict[str, Counter[str]], document: dict[str, Any]) -> None:

@@ -9,9 +9,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.buckets import sync
-from data_tools.arxiv.inputs import filesystem
-from data_tools.files.atomic import write_atomically
+from data_tools.files.atomic import sync, write_atomically
+from data_tools.files.places import filesystem
 
 FORMAT_VERSION = 1
 

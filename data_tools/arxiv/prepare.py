@@ -21,11 +21,12 @@ import numpy as np
 
 from data_tools.arxiv import make as arxiv_make
 from data_tools.arxiv import raw as arxiv_raw
-from data_tools.arxiv.inputs import describe, expand, filesystem, latex_tasks, lines_of, metadata_parts, sha256_of
+from data_tools.arxiv.inputs import expand, latex_tasks, lines_of, metadata_parts
 from data_tools.arxiv.outcome import count_all, deliver, lasting, provenance_of
 from data_tools.documents.duplicates import NGRAM, Evaluation, texts_in
 from data_tools.documents.filters import FILTERS, all_limits, parse_filters
 from data_tools.files.atomic import write_atomically
+from data_tools.files.places import describe, filesystem, sha256_of
 from data_tools.work import tasks as work
 
 FORMAT_VERSION = 1
@@ -119,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make OUT. Raises ArxivError, SourceError, FilterError, DuplicatesError or WorkError, with what to do."""
+    """Make OUT. Raises ArxivError, PlaceError, FilterError, DuplicatesError or WorkError, with what to do."""
     plan, inputs = _plan(args)
     out, folder = _places(args)
     if message := _already_made(args.out, plan, inputs):

@@ -19,9 +19,10 @@ from typing import Any
 from data_tools.archives.limits import CAPS, ArchiveError
 from data_tools.archives.tar_stream import bulk_members
 from data_tools.arxiv.buckets import Buckets, plan_of, plan_stamp
-from data_tools.arxiv.inputs import describe, filesystem, lines_of, name_of, sha256_of
+from data_tools.arxiv.inputs import lines_of, name_of
 from data_tools.arxiv.metadata import RecordError, Selection, cleaned, is_withdrawn, paper_id, parse, repaired_id
 from data_tools.arxiv.paper_reader import PaperReader
+from data_tools.files.places import describe, filesystem, sha256_of
 
 
 def hash_inputs(task: dict[str, Any]) -> list[dict[str, Any]]:

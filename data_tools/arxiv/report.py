@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.buckets import hash_of
+from data_tools.arxiv.buckets import name_hash
 from data_tools.files.atomic import write_atomically
 
 LINES_LOOKED_AT = 2000  # of each file, for samples
@@ -186,13 +186,13 @@ def _duplicates(counts: dict[str, Any]) -> str:
 
 
 def _samples(folder: Path, count: int) -> str:
-    chosen = sorted(_first_lines(folder / "documents"), key=lambda row: hash_of("sample", row["id"]))[:count]
+    chosen = sorted(_first_lines(folder / "documents"), key=lambda row: name_hash("sample", row["id"]))[:count]
     return "<h2>Samples</h2>" + "".join(_card(row, "") for row in chosen)
 
 
 def _dropped(folder: Path, counts: dict[str, Any], count: int) -> str:
     by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(_first_lines(folder / "dropped"), key=lambda row: hash_of("sample", row["id"])):
+    for row in sorted(_first_lines(folder / "dropped"), key=lambda row: name_hash("sample", row["id"])):
         by_reason.setdefault(row["reason"], []).append(row)
     parts = ["<h2>Dropped, by reason</h2>"] if by_reason else []
     for reason, rows in sorted(by_reason.items()):

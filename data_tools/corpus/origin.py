@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.inputs import filesystem
 from data_tools.arxiv.outcome import FORMAT_VERSION
-from data_tools.corpus.remote import hash_of, is_remote
+from data_tools.files.places import content_hash, filesystem, is_remote
 from data_tools.work.workplace import PrepareError
 
 RECORD = "provenance.json"
@@ -63,7 +62,7 @@ def _origin(record: str, paths: list[str]) -> dict[str, Any] | None:
     if made.get("format_version") != FORMAT_VERSION:
         raise PrepareError(f"{record}: format_version {made.get('format_version')!r}, this program reads {FORMAT_VERSION}; {AGAIN}")
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(hash_of, paths))
+        hashes = list(pool.map(content_hash, paths))
     listed = {Path(row["file"]).name: row["sha256"] for row in made["files"]}
     for path, sha256 in zip(paths, hashes):
         wanted = listed.get(Path(path if is_remote(path) else os.path.realpath(path)).name)

@@ -20,6 +20,7 @@ from data_tools.corpus.origin import find_origins
 from data_tools.corpus.rows import find_inputs, first_line_number, split_inputs
 from data_tools.corpus.tasks import BAD, encode_chunk, read_part, read_table, write_one_shard
 from data_tools.files.atomic import write_atomically
+from data_tools.files.places import content_hash, is_remote, state_of
 from data_tools.shards.reader import MANIFEST, ShardFormat, Shards
 from data_tools.shards.writer import SHARD_TOKENS, write_manifest
 from data_tools.tokens.tokenizer import Tokenizer
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": _versions(),
     }
     names = ["train", *dict(arguments["split"])] if arguments["split"] else [""]
-    if not remote.is_remote(args.out):
+    if not is_remote(args.out):
         _make(args, out, inputs, plan, tokenizer)
     elif _is_uploaded(args.out, names, plan):
         shutil.rmtree(out, ignore_errors=True)  # of a run that was killed behind the last manifest
@@ -147,7 +148,7 @@ def _arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _identity(input: dict[str, Any]) -> dict[str, Any]:
-    return input | remote.state_of(input["path"])
+    return input | state_of(input["path"])
 
 
 def _identity_of_rule(rule: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def _refuse_other(manifest: dict[str, Any], folder: str, plan: dict[str, Any]) -
     there = {"arguments": manifest["arguments"], "tokenizer": _identity_of_rule(manifest["tokenizer"])}
     there["inputs"] = [{key: input[key] for key in ("path", "bytes", "sha256")} for input in manifest["inputs"]]
     with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(remote.hash_of, [input["path"] for input in plan["inputs"]]))
+        hashes = list(pool.map(content_hash, [input["path"] for input in plan["inputs"]]))
     here = {"arguments": plan["arguments"], "tokenizer": plan["tokenizer"]}
     here["inputs"] = [{"path": input["path"], "bytes": input["bytes"], "sha256": sha} for input, sha in zip(plan["inputs"], hashes)]
     if differences := describe_differences(there, here):

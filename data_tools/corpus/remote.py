@@ -10,18 +10,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.inputs import describe, filesystem, sha256_of
 from data_tools.corpus.rows import COMPRESSED, READERS
 from data_tools.files.atomic import write_atomically
+from data_tools.files.places import filesystem, is_remote
 from data_tools.shards.reader import MANIFEST
 from data_tools.work.progress import Progress
 from data_tools.work.workplace import PrepareError, claimed, clear
 
 UPLOADED = "uploaded.json"  # names of the files that are there, whole
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def expand(words: list[str]) -> list[str]:
@@ -53,17 +49,6 @@ def expand(words: list[str]) -> list[str]:
 
 def _suffix(name: str) -> str:
     return Path(name.removesuffix(next((end for end in COMPRESSED if name.endswith(end)), ""))).suffix.lower()
-
-
-def state_of(path: str) -> dict[str, Any]:
-    """What changes with a file, without reading it: size, and time or tag. Nothing for the name of a Hub set."""
-    if is_remote(path):
-        return {"state": describe(path)["state"]}
-    return {"mtime_ns": Path(path).stat().st_mtime_ns} if Path(path).exists() else {}
-
-
-def hash_of(path: str) -> str | None:
-    return sha256_of(path) if is_remote(path) or Path(path).is_file() else None
 
 
 def local_folder(out: str, work: str | None) -> Path:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.corpus.remote import hash_of
 from data_tools.corpus.rows import read_rows
 from data_tools.files.atomic import write_atomically
+from data_tools.files.places import content_hash
 from data_tools.shards.reader import ShardFormat, token_dtype
 from data_tools.shards.writer import write_shard
 from data_tools.tokens.tokenizer import Tokenizer, with_marks
@@ -52,7 +52,7 @@ def read_part(task: dict[str, Any]) -> dict[str, Any]:
     if chunk.ids:
         result["chunks"].append(chunk.write())
     whole = not part.get("start") and part.get("shard", 0) == 0  # the file's hash is taken once, by its first part
-    return result | {"dropped": dict(dropped), "sha256": hash_of(part["path"]) if whole else None}
+    return result | {"dropped": dict(dropped), "sha256": content_hash(part["path"]) if whole else None}
 
 
 def to_document(row: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, str, int] | str:

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_tools.files.atomic import sync
+
 
 class QuestionsError(ValueError):
     """Papers, settings or an endpoint that cannot work; says where, what was found, and what to do."""
@@ -37,7 +39,7 @@ class Journal:
             self.finished = {line["paper"]: line for line in lines[1:]}
         elif self._file:
             self._append({"settings": settings})
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def add(self, line: dict[str, Any]) -> None:
         self._append(line)
@@ -75,11 +77,3 @@ def _lock(file, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it with the process, also on kill -9
     except BlockingIOError:
         raise QuestionsError(f"{path}: another run is writing it; wait for that one, or give another --out") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
