@@ -14,7 +14,7 @@ from typing import Any
 
 from data_tools.chat.conversations import ChatError, Refused, Turn
 from data_tools.files.atomic import write_atomically
-from data_tools.shards.reader import ShardError
+from data_tools.shards.format import ShardError
 
 HELP = "/system TEXT sets the system prompt and starts anew, /reset starts anew, /save FILE keeps the conversation, /quit leaves"
 EPILOG = """in the conversation:

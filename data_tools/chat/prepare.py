@@ -22,7 +22,8 @@ from data_tools.chat.rows import ChatInput, find_inputs
 from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, encode_rows, load_template, read_part
 from data_tools.chat.template import NAMES, ChatTemplate
 from data_tools.files.atomic import write_atomically
-from data_tools.shards.reader import MANIFEST, Shards
+from data_tools.shards.format import MANIFEST
+from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from data_tools.tokens.tokenizer import Tokenizer
 from data_tools.work import tasks as work

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.corpus.rows import find_inputs, read_rows, split_inputs
-from data_tools.shards.reader import tokenizer_file
+from data_tools.shards.fingerprint import tokenizer_file
 from data_tools.tokens.tokenizer import Tokenizer, TokenizerError
 from data_tools.work.tasks import cores
 

@@ -21,7 +21,8 @@ from data_tools.corpus.rows import find_inputs, first_line_number, split_inputs
 from data_tools.corpus.tasks import BAD, encode_chunk, read_part, read_table, write_one_shard
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import content_hash, is_remote, state_of
-from data_tools.shards.reader import MANIFEST, ShardFormat, Shards
+from data_tools.shards.format import MANIFEST, ShardFormat
+from data_tools.shards.reader import Shards
 from data_tools.shards.writer import SHARD_TOKENS, write_manifest
 from data_tools.tokens.tokenizer import Tokenizer
 from data_tools.work import tasks as work

@@ -13,7 +13,7 @@ from typing import Any
 from data_tools.corpus.rows import COMPRESSED, READERS
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import filesystem, is_remote
-from data_tools.shards.reader import MANIFEST
+from data_tools.shards.format import MANIFEST
 from data_tools.work.progress import Progress
 from data_tools.work.workplace import PrepareError, claimed, clear
 

@@ -16,8 +16,8 @@ import numpy as np
 from data_tools.corpus.rows import read_rows
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import content_hash
-from data_tools.shards.reader import ShardFormat, token_dtype
-from data_tools.shards.writer import write_shard
+from data_tools.shards.format import ShardFormat, token_dtype
+from data_tools.shards.writer import Documents, write_shard
 from data_tools.tokens.tokenizer import Tokenizer, with_marks
 
 CHUNK_BYTES = 8 * 2**20  # of text: seconds of encoding, so little is done twice after a kill
@@ -205,4 +205,4 @@ def write_one_shard(task: dict[str, Any]) -> dict[str, Any]:
     path = Path(task["path"])
     path.parent.mkdir(parents=True, exist_ok=True)
     shard_format = ShardFormat(**task["format"])
-    return write_shard(path, shard_format, np.asarray(lists.flatten()), lengths, ids, [task["source"]] * len(ids))
+    return write_shard(path, shard_format, Documents(ids, [task["source"]] * len(ids), lengths, np.asarray(lists.flatten())))

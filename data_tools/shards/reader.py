@@ -1,52 +1,23 @@
-"""The token shards: one Arrow IPC file per shard, and the manifest that vouches for all of them.
+"""Shards as they are read: a folder opened only if it is what its manifest says, then numpy views into its mapped files.
 
-documents (id, source, tokens, mask) → `shard_writer.ShardWriter` → 00000.arrow …, manifest.json (last) → `Shards.open` → numpy views.
-
-    shards = Shards.open(Path("shards/astro"))
-    shards.require_tokenizer(tokenizer_fingerprint(model_folder), where="model.path")
-    shards.tokens(0)                                   # uint16 view into the mapped file, nothing copied
+shards = Shards.open(Path("shards/astro"))
+shards.require_tokenizer(tokenizer_fingerprint(model_folder), where="model.path")
+shards.tokens(0)                                   # uint16 view into the mapped file, nothing copied
 """
 
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data_tools.files.atomic import sha256_file
+from data_tools.shards.format import FORMAT_VERSION, KINDS, MANIFEST, ShardError, ShardFormat, manifest_checksum, sum_counts, token_dtype
 
-FORMAT_VERSION = 1
-KINDS = ("corpus", "chat")
-MANIFEST = "manifest.json"
 _AGAIN = "copy it again from where it was made, or delete the folder and run data_tools.prepare again"
-
-
-class ShardError(ValueError):
-    """Shards that must not be used; says where, what was found, and what to do."""
-
-
-def tokenizer_file(folder: Path) -> Path:
-    """The file that decides the ids: tokenizer.model, else the only *.model, else tokenizer.json."""
-    folder = Path(folder)
-    models = sorted(folder.glob("*.model"))
-    for path in (folder / "tokenizer.model", models[0] if len(models) == 1 else folder / "tokenizer.json"):
-        if path.is_file():
-            return path
-    found = ", ".join(path.name for path in models) or ("no such folder" if not folder.is_dir() else "neither")
-    raise ShardError(f"{folder}: needs tokenizer.model or tokenizer.json, found: {found}; give the folder of the model's tokenizer")
-
-
-def tokenizer_fingerprint(folder: Path) -> str:
-    """sha256 (hex) of the folder's `tokenizer_file`."""
-    return sha256_file(tokenizer_file(folder))
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
 
 
 class Shards:
@@ -253,39 +224,3 @@ def _schema_difference(found: Any, wanted: Any) -> str:
         return f"{here} instead of {there}"
     pairs = {key.decode(): (value.decode(), (found.metadata or {}).get(key, b"nothing").decode()) for key, value in wanted.metadata.items()}
     return ", ".join(f"{key} {there[:12]} instead of {here[:12]}" for key, (here, there) in pairs.items() if here != there)
-
-
-@dataclass(frozen=True)
-class ShardFormat:
-    """What every shard of a folder shares, and each file repeats in its Arrow schema."""
-
-    kind: Literal["corpus", "chat"]
-    vocab_size: int
-    tokenizer: str  # fingerprint
-
-    def metadata(self) -> dict[str, str]:
-        return {"format_version": str(FORMAT_VERSION), "kind": self.kind, "vocab_size": str(self.vocab_size), "tokenizer": self.tokenizer}
-
-    def schema(self) -> Any:
-        import pyarrow as pa
-
-        mask = [("mask", pa.list_(pa.uint8()))] if self.kind == "chat" else []
-        tokens = ("tokens", pa.list_(pa.from_numpy_dtype(token_dtype(self.vocab_size))))
-        return pa.schema([tokens, *mask, ("id", pa.string()), ("source", pa.string())], metadata=self.metadata())
-
-
-def sum_counts(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """`{"documents", "tokens", "supervised_tokens" (chat), "sources": {name: the same}}`, names sorted."""
-    sources: dict[str, dict[str, int]] = {}
-    for entry in entries:
-        for name, counts in entry["sources"].items():
-            total = sources.setdefault(name, dict.fromkeys(counts, 0))
-            for key, value in counts.items():
-                total[key] += value
-    keys = next(iter(sources.values()))
-    return {key: sum(counts[key] for counts in sources.values()) for key in keys} | {"sources": dict(sorted(sources.items()))}
-
-
-def manifest_checksum(manifest: dict[str, Any]) -> str:
-    plain = json.dumps({key: value for key, value in manifest.items() if key != "checksum"}, sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()

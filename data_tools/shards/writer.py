@@ -7,40 +7,43 @@ writer.finish(inputs=[…], arguments={…}, versions={…})
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data_tools.files.atomic import write_atomically
-from data_tools.shards.reader import FORMAT_VERSION, MANIFEST, ShardError, ShardFormat, manifest_checksum, sum_counts, token_dtype
+from data_tools.shards.format import FORMAT_VERSION, MANIFEST, ShardError, ShardFormat, manifest_checksum, sum_counts, token_dtype
 
 SHARD_TOKENS = 2**26  # 128 MiB of uint16: small enough that 64 ranks share the hashing, large enough for few files
 
 
-def write_shard(
-    path: Path,
-    shard_format: ShardFormat,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    ids: list[str],
-    sources: list[str],
-    mask: np.ndarray | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Documents:
+    """What one shard holds, its documents end to end."""
+
+    ids: list[str]
+    sources: list[str]
+    lengths: np.ndarray  # (documents,), all > 0
+    tokens: np.ndarray  # (sum of lengths,) any integer type
+    mask: np.ndarray | None = None  # (sum of lengths,) of 0 and 1, chat only
+
+
+def write_shard(path: Path, shard_format: ShardFormat, documents: Documents) -> dict[str, Any]:
     """Write one shard; return its entry for the manifest.
 
-    tokens: (sum of lengths,) any integer type; lengths: (documents,), all > 0; mask: (sum of lengths,) of 0 and 1, chat only.
-    Raises ShardError before anything is written when an id does not fit the vocabulary or the parts do not fit each other.
+    Raises ShardError before anything is written when a token does not fit the vocabulary or the parts do not fit each other.
     """
     import pyarrow as pa
 
-    _check_documents(path, shard_format, tokens, lengths, ids, sources, mask)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    _check(documents, shard_format, path)
+    ids, mask, offsets = documents.ids, documents.mask, np.concatenate([[0], np.cumsum(documents.lengths)])
     assert offsets[-1] < 2**31, f"{offsets[-1]} tokens in one shard: Arrow's list offsets are int32"
-    lists = [tokens.astype(token_dtype(shard_format.vocab_size), copy=False)]
+    lists = [documents.tokens.astype(token_dtype(shard_format.vocab_size), copy=False)]
     lists += [] if mask is None else [mask.astype(np.uint8, copy=False)]
     columns = [pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)) for values in lists]
-    columns += [pa.array(ids, pa.string()), pa.array(sources, pa.string())]
+    columns += [pa.array(ids, pa.string()), pa.array(documents.sources, pa.string())]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, shard_format.schema()) as writer:
         writer.write_batch(pa.record_batch(columns, schema=shard_format.schema()))
@@ -48,7 +51,7 @@ def write_shard(
     write_atomically(path, data)
     entry = {"file": path.name, "bytes": len(data), "documents": len(ids), "tokens": int(offsets[-1])}
     entry |= {"sha256": hashlib.sha256(data).hexdigest(), "first_id": ids[0], "last_id": ids[-1]}
-    return entry | {"sources": _count_sources(lengths, sources, mask)}
+    return entry | {"sources": _count_sources(documents)}
 
 
 def write_manifest(
@@ -108,7 +111,8 @@ class ShardWriter:
         if self._masks and mask_lengths != lengths.tolist():
             raise ShardError(f"{path}: tokens and masks differ in length; each document needs one mask value a token")
         mask = np.concatenate(self._masks) if self._masks else None
-        self._entries.append(write_shard(path, self.format, np.concatenate(self._tokens), lengths, self._ids, self._sources, mask))
+        documents = Documents(self._ids, self._sources, lengths, np.concatenate(self._tokens), mask)
+        self._entries.append(write_shard(path, self.format, documents))
         self._start_shard()
 
     def finish(self, **provenance: Any) -> dict[str, Any]:
@@ -120,15 +124,8 @@ class ShardWriter:
         return write_manifest(self.folder, self.format, self.tokenizer, self._entries, **provenance)
 
 
-def _check_documents(
-    path: Path,
-    shard_format: ShardFormat,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    ids: list[str],
-    sources: list[str],
-    mask: np.ndarray | None,
-) -> None:
+def _check(documents: Documents, shard_format: ShardFormat, path: Path) -> None:
+    ids, sources, lengths, tokens, mask = documents.ids, documents.sources, documents.lengths, documents.tokens, documents.mask
     assert len(ids) == len(sources) == len(lengths) > 0, (len(ids), len(sources), len(lengths))
     assert int(lengths.sum()) == len(tokens), (int(lengths.sum()), len(tokens))
     if lengths.min() <= 0:
@@ -143,14 +140,15 @@ def _check_documents(
         )
     if (mask is None) != (shard_format.kind == "corpus"):
         raise ShardError(
-            f"{path}: {shard_format.kind} shards {'need a mask' if mask is None else 'have no mask'}; see data_tools.shards.reader"
+            f"{path}: {shard_format.kind} shards {'need a mask' if mask is None else 'have no mask'}; see data_tools.shards.format"
         )
     if mask is not None and (len(mask) != len(tokens) or mask.min() < 0 or mask.max() > 1):
         raise ShardError(f"{path}: a mask must hold 0 or 1 for each of the {len(tokens)} tokens")
 
 
-def _count_sources(lengths: np.ndarray, sources: list[str], mask: np.ndarray | None) -> dict[str, dict[str, int]]:
-    names, index = np.unique(np.array(sources, dtype=object), return_inverse=True)
+def _count_sources(documents: Documents) -> dict[str, dict[str, int]]:
+    lengths, mask = documents.lengths, documents.mask
+    names, index = np.unique(np.array(documents.sources, dtype=object), return_inverse=True)
     columns = {"documents": np.bincount(index), "tokens": np.bincount(index, lengths)}
     if mask is not None:
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])

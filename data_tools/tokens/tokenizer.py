@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.shards.reader import ShardError, tokenizer_file, tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_file, tokenizer_fingerprint
+from data_tools.shards.format import ShardError
 from data_tools.tokens.words import Flat, WordByWord, flatten, words_are_separable
 
 # what every sample for the fast path also holds: runs of blanks, control characters, byte fallback, other scripts

@@ -136,7 +136,7 @@ def write_shards(
     shard_tokens: int = 4096,
 ) -> Path:
     """Real shards of given ids; document i has id `source-i`."""
-    from data_tools.shards.reader import tokenizer_fingerprint
+    from data_tools.shards.fingerprint import tokenizer_fingerprint
     from data_tools.shards.writer import ShardWriter
 
     tokenizer = {"fingerprint": tokenizer_fingerprint(model_folder), "bos_id": 1, "eos_id": 2, "add_bos": True, "add_eos": True}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.shards.reader import ShardError, Shards
+from data_tools.shards.format import ShardError
+from data_tools.shards.reader import Shards
 from train.recipe.vocabulary import Recipe, RecipeError
 
 # What the learning rates of all steps must add up to. Adam moves a weight by at most about lr a step, so the sum bounds how far

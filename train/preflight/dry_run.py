@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from data_tools.shards.reader import ShardError, Shards, tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.format import ShardError
+from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data.mixture import SourceSpec
 from train.engine.zero3 import adam_kernel, merged_config

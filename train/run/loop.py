@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import yaml
 
-from data_tools.shards.reader import Shards, tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.reader import Shards
 from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.saver import Keep, Saver

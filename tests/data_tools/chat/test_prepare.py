@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from data_tools import prepare
-from data_tools.shards.reader import Shards, tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.reader import Shards
 from tests.data_tools.chat.test_conversations import REAL, REAL_FILES
 from tests.made.chat_tokenizers import write_chatml, write_llama2
 from tests.made.where import ROOT

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 from data_tools.files.atomic import sha256_file
-from data_tools.shards.reader import ShardError, ShardFormat, Shards, manifest_checksum, sum_counts, tokenizer_fingerprint
-from data_tools.shards.writer import ShardWriter, write_shard
+from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.format import ShardError, ShardFormat, manifest_checksum, sum_counts
+from data_tools.shards.reader import Shards
+from data_tools.shards.writer import Documents, ShardWriter, write_shard
 from tests.made.where import ROOT
 
 VOCAB = 1000
@@ -362,13 +364,13 @@ def test_a_full_disk_leaves_no_half_shard(tmp_path: Path) -> None:
 import resource, sys
 import numpy as np
 from pathlib import Path
-from data_tools.shards.writer import write_shard
-from data_tools.shards.reader import ShardFormat
+from data_tools.shards.writer import Documents, write_shard
+from data_tools.shards.format import ShardFormat
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 try:
     path, tokens = Path({str(tmp_path)!r}) / "00000.arrow", np.ones(10**5, int)
-    write_shard(path, ShardFormat("corpus", 1000, "ab"), tokens, np.array([10**5]), ["a"], ["s"])
+    write_shard(path, ShardFormat("corpus", 1000, "ab"), Documents(["a"], ["s"], np.array([10**5]), tokens))
 except OSError as error:
     sys.exit(7)
 """
@@ -377,9 +379,8 @@ except OSError as error:
 
 
 def test_one_shard_can_be_written_alone(tmp_path: Path) -> None:
-    entry = write_shard(
-        tmp_path / "00000.arrow", ShardFormat("corpus", 10, "ab"), np.array([1, 2, 3]), np.array([1, 2]), ["a", "b"], ["s", "s"]
-    )
+    documents = Documents(["a", "b"], ["s", "s"], np.array([1, 2]), np.array([1, 2, 3]))
+    entry = write_shard(tmp_path / "00000.arrow", ShardFormat("corpus", 10, "ab"), documents)
     assert (entry["tokens"], entry["documents"], entry["first_id"], entry["last_id"]) == (3, 2, "a", "b")
     assert entry["sha256"] == sha256_file(tmp_path / "00000.arrow")
 

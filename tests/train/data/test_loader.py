@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.shards.reader import ShardError, Shards
+from data_tools.shards.format import ShardError
+from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from tests.made.memory_shards import MemoryShards
 from train.data.loader import Loader, LoaderError, PackedBatch, heldout_rows
