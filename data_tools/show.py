@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.corpus.rows import InputError, read_rows, split_inputs
+from data_tools.corpus.records import InputError, read_records, split_inputs
 from data_tools.prepare import call
 from data_tools.shards.reader import Shards
 from data_tools.tokens.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ def overview(shards: Shards) -> str:
     for input in manifest["inputs"]:
         lines.append(f"input       {input['path']}" + (f": {input['documents']:,} documents" if "documents" in input else ""))
     for origin in manifest.get("provenance", []):
-        first, *more = (f"{row['path']} (sha256 {row['sha256'][:16]}…)" for row in origin["inputs"])
+        first, *more = (f"{entry['path']} (sha256 {entry['sha256'][:16]}…)" for entry in origin["inputs"])
         what = f"{origin['made_by']} kept {origin['counts']['kept']:,} of {origin['counts']['read']:,} records of {first}"
         lines.append(f"origin      {what}{f' and {len(more):,} more' if more else ''}; all in {origin['record']}")
     if manifest.get("dropped"):
@@ -160,24 +160,24 @@ def shorten(text: str, size: int) -> str:
 
 
 def _origin(shards: Shards, id: str) -> str:
-    """The input that holds this id, and the row as it stands there, if the input is still here."""
+    """The input that holds this id, and the record as it stands there, if the input is still here."""
     arguments = shards.manifest["arguments"]
     for input in shards.manifest["inputs"]:
         path = Path(input["path"])
         if not path.exists() or path.stat().st_size != input["bytes"]:
             continue
         for part in split_inputs([{"reader": _reader_of(path), **input}]):
-            for number, row in read_rows(part):
-                if isinstance(row, dict) and str(row.get(arguments.get("id_field", "id"))) == id:
+            for number, record in read_records(part):
+                if isinstance(record, dict) and str(record.get(arguments.get("id_field", "id"))) == id:
                     width = max(40, shutil.get_terminal_size().columns - 12)
-                    rest = {key: value for key, value in row.items() if key not in arguments.get("text_fields", ["text"])}
+                    rest = {key: value for key, value in record.items() if key not in arguments.get("text_fields", ["text"])}
                     return f"{path}, row {number}" + (f"\n     {shorten(json.dumps(rest, ensure_ascii=False), 4 * width)}" if rest else "")
     paths = ", ".join(input["path"] for input in shards.manifest["inputs"]) or "no input named in the manifest"
     return f"{paths} (not there any more, or changed; or the document is named by its text)"
 
 
 def _reader_of(path: Path) -> str:
-    from data_tools.corpus.rows import find_inputs
+    from data_tools.corpus.records import find_inputs
 
     return find_inputs([str(path)])[0]["reader"]
 

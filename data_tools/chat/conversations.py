@@ -1,7 +1,7 @@
-"""Rows of other people's chat files → conversations: every published shape becomes the same list of turns.
+"""Records of other people's chat files → conversations: every published shape becomes the same list of turns.
 
-row (`chat_rows`) → `read_row`, which tells the shape by its fields → turns → `check` → conversations.
-A row that cannot be trained on raises `Refused`, whose text is the reason it is counted under.
+record (`chat.records`) → `read_record`, which tells the shape by its fields → turns → `check` → conversations.
+A record that cannot be trained on raises `Refused`, whose text is the reason it is counted under.
 """
 
 import json
@@ -17,15 +17,15 @@ class ChatError(ValueError):
 
 
 class Refused(ValueError):
-    """A row that cannot be trained on; its text is the reason, one of few, so that reasons can be counted."""
+    """A record that cannot be trained on; its text is the reason, one of few, so that reasons can be counted."""
 
 
 @dataclass(frozen=True)
 class Turn:
     role: Role
     text: str
-    train: bool = True  # assistant only: False where the row's loss weight is 0
-    left_out: str = ""  # what the row said here that no template has a place for, such as "reasoning"
+    train: bool = True  # assistant only: False where the record's loss weight is 0
+    left_out: str = ""  # what the record said here that no template has a place for, such as "reasoning"
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class Conversation:
     left_out: tuple[str, ...] = ()
 
 
-def read_row(row: Any) -> list[Conversation]:
-    """The conversations of one row, checked; one, but for self-instruct rows with several instances. Raises Refused."""
-    if not isinstance(row, dict):
+def read_record(record: Any) -> list[Conversation]:
+    """The conversations of one record, checked; one, but for self-instruct records with several instances. Raises Refused."""
+    if not isinstance(record, dict):
         raise Refused("not an object with fields")
-    given = {key for key, value in row.items() if value is not None}
+    given = {key for key, value in record.items() if value is not None}
     for fields, reader in READERS:
         if given.issuperset(fields):
-            return [check(turns) for turns in reader(row)]
+            return [check(turns) for turns in reader(record)]
     raise Refused(f"unknown fields: {', '.join(sorted(map(str, given))[:8]) or 'none'}")
 
 
 def check(turns: list[Turn]) -> Conversation:
-    """Turns as a row has them → a conversation that every template can take. Raises Refused.
+    """Turns as a record has them → a conversation that every template can take. Raises Refused.
 
     Neighbouring tool results become one turn, an empty system prompt is none, a last question that nobody answered is left out.
     """
@@ -100,37 +100,37 @@ ROLES: dict[str, Role] = {
 }
 
 
-def _from_messages(row: dict[str, Any]) -> list[list[Turn]]:
-    return [_turns(row, row["messages"])]
+def _from_messages(record: dict[str, Any]) -> list[list[Turn]]:
+    return [_turns(record, record["messages"])]
 
 
-def _from_conversations(row: dict[str, Any]) -> list[list[Turn]]:
+def _from_conversations(record: dict[str, Any]) -> list[list[Turn]]:
     """ShareGPT (from, value) and its kin; LIMA gives plain strings that take turns, and LMSYS says `conversation`."""
-    items = row.get("conversations") if row.get("conversations") is not None else row["conversation"]
+    items = record.get("conversations") if record.get("conversations") is not None else record["conversation"]
     if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-        return [_taking_turns(row, items)]
-    return [_turns(row, items)]
+        return [_taking_turns(record, items)]
+    return [_turns(record, items)]
 
 
-def _from_strings(row: dict[str, Any]) -> list[list[Turn]]:
+def _from_strings(record: dict[str, Any]) -> list[list[Turn]]:
     """UltraChat as first published: `data` holds what user and assistant said, in turn."""
-    return [_taking_turns(row, row["data"])]
+    return [_taking_turns(record, record["data"])]
 
 
-def _from_alpaca(row: dict[str, Any]) -> list[list[Turn]]:
-    turns = _system(row)
-    for pair in row.get("history") or []:
+def _from_alpaca(record: dict[str, Any]) -> list[list[Turn]]:
+    turns = _system(record)
+    for pair in record.get("history") or []:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Refused("history is not a list of [question, answer]")
         turns += [Turn("user", _string(pair[0])), Turn("assistant", _string(pair[1]))]
-    return [[*turns, *_instruction(row["instruction"], row.get("input"), row["output"])]]
+    return [[*turns, *_instruction(record["instruction"], record.get("input"), record["output"])]]
 
 
-def _from_self_instruct(row: dict[str, Any]) -> list[list[Turn]]:
-    instances = row["instances"]
+def _from_self_instruct(record: dict[str, Any]) -> list[list[Turn]]:
+    instances = record["instances"]
     if not isinstance(instances, list) or not instances or not all(isinstance(instance, dict) for instance in instances):
         raise Refused("instances is not a list of {input, output}")
-    return [_instruction(row["instruction"], instance.get("input"), instance.get("output")) for instance in instances]
+    return [_instruction(record["instruction"], instance.get("input"), instance.get("output")) for instance in instances]
 
 
 def _instruction(instruction: Any, given: Any, output: Any) -> list[Turn]:
@@ -143,24 +143,24 @@ def _instruction(instruction: Any, given: Any, output: Any) -> list[Turn]:
 def _pair(question: str, answer: str) -> Callable[[dict[str, Any]], list[list[Turn]]]:
     """One question, one answer; both may be lists of messages (TRL's conversational prompt and completion)."""
 
-    def reader(row: dict[str, Any]) -> list[list[Turn]]:
-        if isinstance(row[question], list):
-            rest = row[answer] if isinstance(row[answer], list) else [{"role": "assistant", "content": row[answer]}]
-            return [_turns(row, row[question] + rest)]
-        return [[*_system(row), Turn("user", _string(row[question])), Turn("assistant", _string(row[answer]))]]
+    def reader(record: dict[str, Any]) -> list[list[Turn]]:
+        if isinstance(record[question], list):
+            rest = record[answer] if isinstance(record[answer], list) else [{"role": "assistant", "content": record[answer]}]
+            return [_turns(record, record[question] + rest)]
+        return [[*_system(record), Turn("user", _string(record[question])), Turn("assistant", _string(record[answer]))]]
 
     return reader
 
 
 def _refuse(reason: str) -> Callable[[dict[str, Any]], list[list[Turn]]]:
-    def reader(row: dict[str, Any]) -> list[list[Turn]]:
+    def reader(record: dict[str, Any]) -> list[list[Turn]]:
         raise Refused(reason)
 
     return reader
 
 
-# The first entry whose fields a row all has decides, so the richer shapes stand first: UltraChat rows have a prompt, too,
-# and Alpaca rows a text.
+# The first entry whose fields a record all has decides, so the richer shapes stand first: UltraChat records have a prompt, too,
+# and Alpaca records a text.
 READERS: list[tuple[tuple[str, ...], Callable[[dict[str, Any]], list[list[Turn]]]]] = [
     (("messages",), _from_messages),
     (("conversations",), _from_conversations),
@@ -178,11 +178,11 @@ READERS: list[tuple[tuple[str, ...], Callable[[dict[str, Any]], list[list[Turn]]
 ]
 
 
-def _turns(row: dict[str, Any], messages: Any) -> list[Turn]:
+def _turns(record: dict[str, Any], messages: Any) -> list[Turn]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise Refused("the conversation is not a list of messages")
     turns = [_turn(message) for message in messages]
-    if system := _system(row):
+    if system := _system(record):
         if turns and turns[0].role == "system":  # tool descriptions follow what the system already says
             system = [Turn("system", f"{turns[0].text}\n\n{system[0].text}")]
             turns = turns[1:]
@@ -190,17 +190,17 @@ def _turns(row: dict[str, Any], messages: Any) -> list[Turn]:
     return turns
 
 
-def _taking_turns(row: dict[str, Any], texts: Any) -> list[Turn]:
+def _taking_turns(record: dict[str, Any], texts: Any) -> list[Turn]:
     if not isinstance(texts, list):
         raise Refused("the conversation is not a list of strings")
     roles: tuple[Role, Role] = ("user", "assistant")
-    return _system(row) + [Turn(roles[place % 2], _string(text)) for place, text in enumerate(texts)]
+    return _system(record) + [Turn(roles[place % 2], _string(text)) for place, text in enumerate(texts)]
 
 
-def _system(row: dict[str, Any]) -> list[Turn]:
-    """The system prompt a row holds beside its turns, and the tools it describes, as JSON."""
-    texts = [_string(row[field]) for field in ("system", "system_prompt") if row.get(field) is not None]
-    tools = row.get("tools")
+def _system(record: dict[str, Any]) -> list[Turn]:
+    """The system prompt a record holds beside its turns, and the tools it describes, as JSON."""
+    texts = [_string(record[field]) for field in ("system", "system_prompt") if record.get(field) is not None]
+    tools = record.get("tools")
     tools = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False) if tools else ""
     if tools.strip() not in ("", "[]"):
         texts.append(f"Tools:\n{tools}")

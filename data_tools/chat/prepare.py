@@ -1,6 +1,6 @@
 """`data_tools.prepare chat`: files of conversations → token shards with a loss mask.
 
-inputs → tasks of 5,000 rows → per task: rows → conversations → tokens and masks (`encode_rows`, any process) → parts
+inputs → tasks of 5,000 records → per task: records → conversations → tokens and masks (`encode_records`, any process) → parts
 → limits on what was dropped → shards, in the inputs' order whatever the workers → manifest.
 """
 
@@ -13,13 +13,12 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_tools.chat.conversations import ChatError, Turn
-from data_tools.chat.rows import ChatInput, find_inputs
-from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, encode_rows, load_template, read_part
+from data_tools.chat.records import ChatInput, find_inputs
+from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, encode_records, load_template, read_part
 from data_tools.chat.template import NAMES, ChatTemplate
 from data_tools.files.atomic import write_atomically
 from data_tools.shards.format import MANIFEST
@@ -30,7 +29,7 @@ from data_tools.work import tasks as work
 
 EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
 MAX_UNSUPERVISED = 0.001
-TASK_ROWS = 5000
+TASK_RECORDS = 5000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     shares = _shares(args)
     inputs = find_inputs(args.inputs, args.source)
     arguments = {key: getattr(args, key) for key in ("template", "source", "seq_len", "long", "split", "max_dropped", "allow_unsupervised")}
-    facts = {"arguments": arguments, "inputs": [asdict(item) for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
+    facts = {"arguments": arguments, "inputs": [item.to_json() for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
     folders = {name: args.out / name if len(shares) > 1 else args.out for name in shares}
     if not (wanted := {name: folder for name, folder in folders.items() if not _is_made(folder, facts)}):
         shutil.rmtree(args.out / ".work", ignore_errors=True)  # where a kill came between the manifest and this
@@ -144,21 +143,21 @@ def _encode(args: argparse.Namespace, inputs: list[ChatInput], facts: dict[str, 
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     folder = args.out.absolute() / ".work" / key
     common = {"tokenizer": str(args.tokenizer.absolute()), "template": args.template, "seq_len": args.seq_len, "long": args.long}
-    tasks, sizes, first_row = [], [], Counter()
+    tasks, sizes, first_record = [], [], Counter()
     for item in inputs:
         path = item.path if item.path.startswith("hub:") else str(Path(item.path).absolute())
-        for start in range(0, item.rows, TASK_ROWS):
-            stop, part = min(start + TASK_ROWS, item.rows), str(folder / f"{len(tasks):05d}.npz")
-            first = first_row[item.source] + start
+        for start in range(0, item.records, TASK_RECORDS):
+            stop, part = min(start + TASK_RECORDS, item.records), str(folder / f"{len(tasks):05d}.npz")
+            first = first_record[item.source] + start
             tasks.append({"path": path, "source": item.source, "start": start, "stop": stop, "first_row": first, "part": part} | common)
-            sizes.append(item.bytes * (stop - start) // item.rows)
-        first_row[item.source] += item.rows
+            sizes.append(item.bytes * (stop - start) // item.records)
+        first_record[item.source] += item.records
     folder.mkdir(parents=True, exist_ok=True)
-    return work.run_tasks(encode_rows, tasks, folder / "tasks", work.chosen(args), label="encode chats", sizes=sizes)
+    return work.run_tasks(encode_records, tasks, folder / "tasks", work.chosen(args), label="encode chats", sizes=sizes)
 
 
 def _keep_dropped(results: list[dict[str, Any]], path: Path) -> dict[str, dict[str, int]]:
-    """Every dropped row with its reason to a file one can read; returns the number of each reason, by source."""
+    """Every dropped record with its reason to a file one can read; returns the number of each reason, by source."""
     dropped: dict[str, Counter[str]] = {}
     lines = []
     for result in results:

@@ -1,4 +1,4 @@
-"""One task's share of `prepare chat`: rows → conversations → tokens and masks → a part on disk, in any process.
+"""One task's share of `prepare chat`: records → conversations → tokens and masks → a part on disk, in any process.
 
 A part is a .npz of what the shards need, and of what is counted; `read_part` gives its conversations back one by one.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.chat.conversations import Conversation, Refused, read_row
-from data_tools.chat.rows import read_rows
+from data_tools.chat.conversations import Conversation, Refused, read_record
+from data_tools.chat.records import read_records
 from data_tools.chat.template import ChatTemplate, Encoded
 
 UNSUPERVISED = "no supervised token"
@@ -33,16 +33,16 @@ class Sample:
     place: float  # of the first question on the line from 0 to 1
 
 
-def encode_rows(task: dict[str, Any]) -> dict[str, Any]:
-    """Rows start … stop of one input → a part; returns what was dropped and why, and what was left out of the kept ones.
+def encode_records(task: dict[str, Any]) -> dict[str, Any]:
+    """Records start … stop of one input → a part; returns what was dropped and why, and what was left out of the kept ones.
 
     task: path, source, start, stop, first_row (of the source), part, tokenizer, template, seq_len, long.
     """
     template, samples, dropped, left_out = load_template(task["tokenizer"], task["template"]), [], [], Counter()
-    for number, row in enumerate(read_rows(task["path"], task["start"], task["stop"]), task["first_row"]):
-        id = _row_id(task["source"], number, row)
+    for number, record in enumerate(read_records(task["path"], task["start"], task["stop"]), task["first_row"]):
+        id = _record_id(task["source"], number, record)
         try:
-            conversations = read_row(row)
+            conversations = read_record(record)
         except Refused as refused:
             dropped.append([id, str(refused)])
             continue
@@ -62,9 +62,9 @@ def load_template(tokenizer: str, template: str) -> ChatTemplate:
     return ChatTemplate.load(template, Path(tokenizer))
 
 
-def _row_id(source: str, number: int, row: Any) -> str:
-    """`lima/17`, with the row's own id behind it, so that an answer can be followed back to its paper."""
-    given = [row.get(key) for key in ("id", "prompt_id", "question_id", "conversation_id")] if isinstance(row, dict) else []
+def _record_id(source: str, number: int, record: Any) -> str:
+    """`lima/17`, with the record's own id behind it, so that an answer can be followed back to its paper."""
+    given = [record.get(key) for key in ("id", "prompt_id", "question_id", "conversation_id")] if isinstance(record, dict) else []
     own = next((str(value) for value in given if isinstance(value, (str, int))), "")
     printable = own.encode("utf-8", "replace").decode()[:100]
     return f"{source}/{number}:{printable}" if printable else f"{source}/{number}"

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.corpus.rows import find_inputs, read_rows, split_inputs
+from data_tools.corpus.records import find_inputs, read_records, split_inputs
 from data_tools.shards.fingerprint import tokenizer_file
 from data_tools.tokens.tokenizer import Tokenizer, TokenizerError
 from data_tools.work.tasks import cores
@@ -149,8 +149,8 @@ def _write_text(args: argparse.Namespace, folder: Path, size: int) -> tuple[int,
 def _texts(args: argparse.Namespace) -> Iterator[str]:
     while True:
         for part in split_inputs(find_inputs(args.inputs)):
-            for _, row in read_rows(part):
-                if isinstance(row, dict) and isinstance(text := row.get(args.text_field), str) and text.strip():
+            for _, record in read_records(part):
+                if isinstance(record, dict) and isinstance(text := record.get(args.text_field), str) and text.strip():
                     yield text
 
 

@@ -63,7 +63,7 @@ def _origin(record: str, paths: list[str]) -> dict[str, Any] | None:
         raise PrepareError(f"{record}: format_version {made.get('format_version')!r}, this program reads {FORMAT_VERSION}; {AGAIN}")
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(content_hash, paths))
-    listed = {Path(row["file"]).name: row["sha256"] for row in made["files"]}
+    listed = {Path(entry["file"]).name: entry["sha256"] for entry in made["files"]}
     for path, sha256 in zip(paths, hashes):
         wanted = listed.get(Path(path if is_remote(path) else os.path.realpath(path)).name)
         if wanted is None:

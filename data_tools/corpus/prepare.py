@@ -17,7 +17,7 @@ import numpy as np
 
 from data_tools.corpus import remote
 from data_tools.corpus.origin import find_origins
-from data_tools.corpus.rows import find_inputs, first_line_number, split_inputs
+from data_tools.corpus.records import find_inputs, first_line_number, split_inputs
 from data_tools.corpus.tasks import BAD, encode_chunk, read_part, read_table, write_one_shard
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import content_hash, is_remote, state_of
@@ -227,12 +227,13 @@ def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: 
     dropped: Counter[str] = Counter()
     for result in results:
         dropped.update(result["dropped"])
-    rows, documents = sum(result["rows"] for result in results), sum(chunk["documents"] for result in results for chunk in result["chunks"])
+    records = sum(result["rows"] for result in results)
+    documents = sum(chunk["documents"] for result in results for chunk in result["chunks"])
     bad = sum(count for reason, count in dropped.items() if reason.startswith(BAD))
-    if bad > arguments["bad_rows"] * rows:
+    if bad > arguments["bad_rows"] * records:
         part, (number, reason) = next((task["part"], result["bad"]) for task, result in zip(tasks, results) if result["bad"])
         place = f"{part['path']}:{number + first_line_number(part) - 1}"
-        raise PrepareError(f"{place}: {reason}; {bad} of {rows} rows cannot be read; mend them, or allow more with --bad-rows")
+        raise PrepareError(f"{place}: {reason}; {bad} of {records} rows cannot be read; mend them, or allow more with --bad-rows")
     if not documents:
         fields = sorted({name for result in results for name in result["fields"]})
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3)) or "no rows"
@@ -250,7 +251,7 @@ def _read(inputs: list[dict[str, Any]], arguments: dict[str, Any], work_folder: 
         count = sum(chunk["documents"] for result in mine for chunk in result["chunks"])
         provenance.append({"path": input["path"], "bytes": input["bytes"], "sha256": mine[0]["sha256"], "documents": count})
     ordered = [chunk | {"file": str(chunks / chunk["file"])} for result in results for chunk in result["chunks"]]
-    return {"chunks": ordered, "rows": rows, "dropped": dict(sorted(dropped.items())), "inputs": provenance}
+    return {"chunks": ordered, "rows": records, "dropped": dict(sorted(dropped.items())), "inputs": provenance}
 
 
 def _absolute(part: dict[str, Any]) -> dict[str, Any]:

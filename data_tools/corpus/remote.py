@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_tools.corpus.rows import COMPRESSED, READERS
+from data_tools.corpus.records import COMPRESSED, READERS
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import filesystem, is_remote
 from data_tools.shards.format import MANIFEST

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.corpus.rows import read_rows
+from data_tools.corpus.records import read_records
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import content_hash
 from data_tools.shards.format import ShardFormat, token_dtype
@@ -32,16 +32,16 @@ BAD = (
 
 
 def read_part(task: dict[str, Any]) -> dict[str, Any]:
-    """Rows of one part → chunk files; returns what was read, dropped and why, and the chunks."""
+    """Records of one part → chunk files; returns what was read, dropped and why, and the chunks."""
     part, rule = task["part"], task["rule"]
     dropped: Counter[str] = Counter()
     result: dict[str, Any] = {"rows": 0, "fields": [], "bad": [], "chunks": []}
     chunk = _Chunk(Path(task["chunks"]), task["number"])
-    for number, row in read_rows(part):
+    for number, record in read_records(part):
         result["rows"] += 1
-        if isinstance(row, dict) and len(result["fields"]) < 50:
-            result["fields"] = sorted({*result["fields"], *row})
-        document = to_document(row, rule)
+        if isinstance(record, dict) and len(result["fields"]) < 50:
+            result["fields"] = sorted({*result["fields"], *record})
+        document = to_document(record, rule)
         if isinstance(document, str):
             dropped[document] += 1
             if document.startswith(BAD) and not result["bad"]:
@@ -55,18 +55,18 @@ def read_part(task: dict[str, Any]) -> dict[str, Any]:
     return result | {"dropped": dict(dropped), "sha256": content_hash(part["path"]) if whole else None}
 
 
-def to_document(row: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, str, int] | str:
-    """(id, text, number of its split), or the reason why the row is none."""
-    if isinstance(row, str):
-        return row
+def to_document(record: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, str, int] | str:
+    """(id, text, number of its split), or the reason why the record is none."""
+    if isinstance(record, str):
+        return record
     for name, wanted in rule["where"]:
-        if str(field(row, name)) != wanted:
+        if str(field(record, name)) != wanted:
             return f"not {name}={wanted}"
     texts = []
     for name in rule["text_fields"]:
-        text = field(row, name)
+        text = field(record, name)
         if text is None:
-            return f"no {name}" if name in row else f"no field {name}"
+            return f"no {name}" if name in record else f"no field {name}"
         if not isinstance(text, str):
             return f"the text is not a string ({name} is {type(text).__name__})"
         texts.append(text)
@@ -77,7 +77,7 @@ def to_document(row: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, s
         data = text.encode()
     except UnicodeEncodeError:
         return "broken Unicode (half a surrogate pair)"
-    id = field(row, rule["id_field"])
+    id = field(record, rule["id_field"])
     # without an id of its own a document is named by its content: the name must not depend on where in which file it lies
     id = str(id) if isinstance(id, str | int) and str(id) else f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
     if not id.isprintable():
@@ -85,12 +85,12 @@ def to_document(row: dict[str, Any] | str, rule: dict[str, Any]) -> tuple[str, s
     return id, text, split_of(id, rule["splits"])
 
 
-def field(row: dict[str, Any], name: str) -> Any:
+def field(record: dict[str, Any], name: str) -> Any:
     """A field by name; `meta.year` looks into an object."""
-    if name in row or "." not in name:
-        return row.get(name)
+    if name in record or "." not in name:
+        return record.get(name)
     head, _, rest = name.partition(".")
-    inner = row.get(head)
+    inner = record.get(head)
     return field(inner, rest) if isinstance(inner, dict) else None
 
 

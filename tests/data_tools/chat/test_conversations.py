@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.chat.conversations import ChatError, Refused, Turn, read_row
-from data_tools.chat.rows import find_inputs, read_rows
+from data_tools.chat.conversations import ChatError, Refused, Turn, read_record
+from data_tools.chat.records import find_inputs, read_records
 from tests.made.where import SHARED
 
 REAL = SHARED / "chat"
@@ -40,7 +40,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_published_shape_is_read(shape):
     row, turns = SHAPES[shape]
-    [conversation] = read_row(json.loads(json.dumps(row)))
+    [conversation] = read_record(json.loads(json.dumps(row)))
     assert list(conversation.turns) == turns and not conversation.left_out
 
 
@@ -80,19 +80,19 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_a_row_that_cannot_be_trained_on_is_refused_with_its_reason(reason):
     with pytest.raises(Refused, match=reason):
-        read_row(REFUSED[reason])
+        read_record(REFUSED[reason])
 
 
 @pytest.mark.parametrize("field", ["weight", "loss_weight"])
 def test_loss_weights_are_respected(field):
     turns = [{"role": "user", "content": "a", field: 0}, {"role": "assistant", "content": "b", field: 0.0}]
     turns += [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d", field: 1}]
-    [conversation] = read_row({"messages": turns})
+    [conversation] = read_record({"messages": turns})
     assert [turn.train for turn in conversation.turns if turn.role == "assistant"] == [False, True]
 
 
 def test_a_last_question_that_nobody_answered_is_left_out_and_said():
-    [conversation] = read_row(messages(("user", "a"), ("assistant", "b"), ("user", "c")))
+    [conversation] = read_record(messages(("user", "a"), ("assistant", "b"), ("user", "c")))
     assert [turn.text for turn in conversation.turns] == ["a", "b"] and conversation.left_out == ("last question, unanswered",)
 
 
@@ -109,7 +109,7 @@ def test_tool_calls_are_the_assistants_words_and_their_results_are_not():
             {"role": "assistant", "content": "A spiral."},
         ],
     }
-    [conversation] = read_row(row)
+    [conversation] = read_record(row)
     assert [(turn.role, turn.text) for turn in conversation.turns] == [
         ("system", 'Be brief.\n\nTools:\n[{"name": "look"}]'),
         ("user", "Look at M31."),
@@ -122,7 +122,7 @@ def test_tool_calls_are_the_assistants_words_and_their_results_are_not():
 
 def test_a_self_instruct_row_gives_a_conversation_for_each_instance():
     row = {"instruction": "Add.", "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "0"}]}
-    assert [[turn.text for turn in conversation.turns] for conversation in read_row(row)] == [["Add.\n\n1 1", "2"], ["Add.", "0"]]
+    assert [[turn.text for turn in conversation.turns] for conversation in read_record(row)] == [["Add.\n\n1 1", "2"], ["Add.", "0"]]
 
 
 REAL_FILES = {  # rows, and the reason why none of them can be read
@@ -147,14 +147,14 @@ def test_all_thirteen_real_files_are_read_or_refused_with_the_right_reason():
     assert {path.name for path in REAL.iterdir()} == set(REAL_FILES)
     for name, (rows, reason) in REAL_FILES.items():
         read = refused = 0
-        for row in read_rows(str(REAL / name)):
+        for row in read_records(str(REAL / name)):
             try:
-                read += len(read_row(row))
+                read += len(read_record(row))
             except Refused as error:
                 assert str(error) == reason, name
                 refused += 1
         assert (read, refused) == ((rows, 0) if reason is None else (0, rows)), name
-        assert find_inputs([str(REAL / name)])[0].rows == rows
+        assert find_inputs([str(REAL / name)])[0].records == rows
 
 
 ROWS = [{"question": f"q{k}", "answer": "ü" * k} for k in range(1, 8)]
@@ -183,8 +183,8 @@ FILES = {
 def test_a_file_of_any_kind_gives_its_rows_whole_and_in_parts(name, tmp_path):
     FILES[name](tmp_path / name)
     [found] = find_inputs([str(tmp_path / name)])
-    assert (found.rows, found.source) == (7, name[0])
-    assert list(read_rows(found.path)) == ROWS and list(read_rows(found.path, 2, 5)) == ROWS[2:5]
+    assert (found.records, found.source) == (7, name[0])
+    assert list(read_records(found.path)) == ROWS and list(read_records(found.path, 2, 5)) == ROWS[2:5]
 
 
 def test_a_folder_gives_its_files_in_order_under_its_own_name(tmp_path):
@@ -197,7 +197,7 @@ def test_a_folder_gives_its_files_in_order_under_its_own_name(tmp_path):
 
 def test_one_conversation_in_a_json_file_is_one_row(tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(messages(("user", "a"), ("assistant", "b"))))
-    assert len(list(read_rows(str(tmp_path / "one.json")))) == 1
+    assert len(list(read_records(str(tmp_path / "one.json")))) == 1
 
 
 BROKEN = {
@@ -218,7 +218,7 @@ def test_a_broken_file_is_named_with_place_and_remedy(name, tmp_path):
     content, message = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ChatError, match=message) as error:
-        list(read_rows(find_inputs([str(tmp_path / name)])[0].path))
+        list(read_records(find_inputs([str(tmp_path / name)])[0].path))
     assert str(error.value).startswith(str(tmp_path / name))
 
 
@@ -236,8 +236,8 @@ def test_a_hub_name_is_read_through_datasets(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or data)
     [found] = find_inputs(["GAIR/lima"])
-    assert (found.path, found.source, found.rows) == ("hub:GAIR/lima:train", "lima", 3)
-    assert [read_row(row)[0].turns[1].text for row in read_rows(found.path, 1, 3)] == ["b", "b"]
+    assert (found.path, found.source, found.records) == ("hub:GAIR/lima:train", "lima", 3)
+    assert [read_record(row)[0].turns[1].text for row in read_records(found.path, 1, 3)] == ["b", "b"]
     assert find_inputs(["HuggingFaceH4/ultrachat_200k:train_sft"])[0].source == "ultrachat_200k"
     assert asked[0] == ("GAIR/lima", "train") and asked[-1] == ("HuggingFaceH4/ultrachat_200k", "train_sft")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from data_tools.chat.conversations import ChatError, Refused, Turn, read_row
+from data_tools.chat.conversations import ChatError, Refused, Turn, read_record
 from data_tools.chat.template import ChatTemplate, Encoded
 from tests.made.chat_tokenizers import TURN_TEMPLATE, write_byte_level, write_chatml, write_llama2, write_llama3, write_own_template
 from tests.made.where import SHARED
@@ -97,10 +97,10 @@ def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_
         messages[-2]["content"] = messages[-2]["content"] if blank is None else blank
         if any(not message["content"].strip() for message in messages if message["role"] != "system"):
             with pytest.raises(Refused, match="empty"):
-                read_row({"messages": messages})
+                read_record({"messages": messages})
             seen["refused"] += 1
             return
-        [conversation] = read_row({"messages": messages})
+        [conversation] = read_record({"messages": messages})
         kept = [message for message in messages if message["content"].strip()]
         answers = [(message["content"], message["weight"]) for message in kept if message["role"] == "assistant"]
         for case in cases.values():

@@ -21,7 +21,7 @@ import sentencepiece
 
 from data_tools.corpus import tasks as corpus_tasks
 from data_tools.corpus.prepare import cut_into_shards
-from data_tools.corpus.rows import PART_BYTES, find_inputs, first_line_number, read_rows, split_inputs
+from data_tools.corpus.records import PART_BYTES, find_inputs, first_line_number, read_records, split_inputs
 from data_tools.corpus.tasks import read_part, split_of
 from data_tools.files.atomic import sha256_file
 from data_tools.prepare import main
@@ -203,13 +203,13 @@ def test_byte_ranges_of_a_file_give_each_line_once(tmp_path: Path, monkeypatch: 
     path = write_lines(tmp_path / "a.jsonl", rows(50))
     ends = np.cumsum([len(line) for line in path.read_bytes().splitlines(keepends=True)]).tolist()
     for size in (1, 7, 100, 5000, PART_BYTES, ends[0] - 1, ends[0], ends[0] + 1, ends[20]):
-        monkeypatch.setattr("data_tools.corpus.rows.PART_BYTES", size)
+        monkeypatch.setattr("data_tools.corpus.records.PART_BYTES", size)
         parts = split_inputs(find_inputs([str(path)]))
-        assert [row["id"] for part in parts for _, row in read_rows(part)] == [f"p{k}" for k in range(50)], size
+        assert [row["id"] for part in parts for _, row in read_records(part)] == [f"p{k}" for k in range(50)], size
         assert sum(part["bytes"] for part in parts) == path.stat().st_size
         lines = path.read_bytes().splitlines(keepends=True)
         for part in parts:
-            for number, row in read_rows(part):
+            for number, row in read_records(part):
                 assert json.loads(lines[first_line_number(part) + number - 2]) == row
 
 

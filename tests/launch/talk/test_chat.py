@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.chat.conversations import Turn, read_row
+from data_tools.chat.conversations import Turn, read_record
 from data_tools.files.atomic import sha256_file
 from launch import chat
 from launch.talk.model import ModelError, Sampling, Talker
@@ -115,7 +115,7 @@ def test_a_conversation_remembers_resets_and_is_saved_as_prepare_chat_reads_it(f
     assert [turn["role"] for turn in two["messages"]] == ["user", "assistant"] * 2
     assert [turn["content"] for turn in one["messages"]][:2] == ["Be brief.", "Why"]
     for row in (one, two):
-        (read,) = read_row(row)
+        (read,) = read_record(row)
         assert [(turn.role, turn.text) for turn in read.turns] == [(m["role"], m["content"]) for m in row["messages"]]
     assert "nothing to save yet" in err and not (tmp_path / "no.jsonl").exists() and "Never asked" not in out
     turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in two["messages"][:3])

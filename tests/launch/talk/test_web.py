@@ -17,7 +17,7 @@ pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 
 import uvicorn
 
-from data_tools.chat.conversations import Turn, read_row
+from data_tools.chat.conversations import Turn, read_record
 from launch.talk import web as chat_web
 from launch.talk.model import Sampling, Talker
 from tests.made.tiny import save_tiny
@@ -95,7 +95,7 @@ def test_a_rating_holds_the_preferred_conversation_and_both_answers(talkers, ser
     left, right = line["meta"]["answers"]
     assert (left["model"], right["model"]) == tuple(models) and left["messages"][-1]["content"] == said[0].strip()
     assert right["messages"] == line["messages"]
-    (read,) = read_row(line)
+    (read,) = read_record(line)
     assert [(turn.role, turn.text) for turn in read.turns] == [(m["role"], m["content"]) for m in line["messages"]]
 
 

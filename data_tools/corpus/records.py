@@ -1,6 +1,6 @@
-"""Rows of any input: JSON lines by line (so that a bad one is named), everything else through `datasets`, streamed.
+"""Records of any input: JSON lines by line (so that a bad one is named), everything else through `datasets`, streamed.
 
-words of the command → `find_inputs` → inputs → `split_inputs` → parts that one task reads → `read_rows` → (row number, row or reason)
+words of the command → `find_inputs` → inputs → `split_inputs` → parts that one task reads → `read_records` → (number, record or reason)
 """
 
 import glob
@@ -16,7 +16,7 @@ READERS = {".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "
 READERS |= {".txt": "text", ".text": "text"}
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 PART_BYTES = 64 * 2**20
-Row = tuple[int, dict[str, Any] | str]  # number from 1 on within the part; the row, or why it is none
+Numbered = tuple[int, dict[str, Any] | str]  # from 1 on within the part; the record, or why it is none
 
 
 class InputError(ValueError):
@@ -70,8 +70,8 @@ def split_inputs(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return parts
 
 
-def read_rows(part: dict[str, Any]) -> Iterator[Row]:
-    """Raises InputError when the file itself is damaged; a damaged line is a row with its reason."""
+def read_records(part: dict[str, Any]) -> Iterator[Numbered]:
+    """Raises InputError when the file itself is damaged; a damaged line is a record with its reason."""
     try:
         if part["reader"] == "lines":
             yield from _read_lines(part)
@@ -97,7 +97,7 @@ def first_line_number(part: dict[str, Any]) -> int:
     return lines if last == b"\n" else lines + 1
 
 
-def _read_lines(part: dict[str, Any]) -> Iterator[Row]:
+def _read_lines(part: dict[str, Any]) -> Iterator[Numbered]:
     start, end = part.get("start", 0), part.get("end")
     with _open(part["path"]) as file:
         position = start
@@ -111,8 +111,8 @@ def _read_lines(part: dict[str, Any]) -> Iterator[Row]:
             if line.isspace():
                 continue
             try:
-                row = _parse(line)
-                yield number, row if isinstance(row, dict) else "not a JSON object"
+                record = _parse(line)
+                yield number, record if isinstance(record, dict) else "not a JSON object"
             except UnicodeDecodeError:
                 yield number, "not UTF-8"
             except (ValueError, RecursionError):
@@ -128,23 +128,23 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
 
 
-def _read_datasets(part: dict[str, Any]) -> Iterator[Row]:
+def _read_datasets(part: dict[str, Any]) -> Iterator[Numbered]:
     from datasets.exceptions import DatasetGenerationError
 
     number = 0
     with tempfile.TemporaryDirectory() as cache:  # its lock files have no business in the user's home
         try:
-            rows = (
+            records = (
                 _hub(part["path"], cache)
                 if part["reader"] == "hub"
                 else _stream(part["reader"], cache, data_files=[part["path"]], split="train")
             )
             if "shard" in part:
-                rows = rows.shard(num_shards=part["shards"], index=part["shard"])
-            for table in rows.with_format("arrow").iter(batch_size=1000):
-                for row in table.to_pylist():
+                records = records.shard(num_shards=part["shards"], index=part["shard"])
+            for table in records.with_format("arrow").iter(batch_size=1000):
+                for record in table.to_pylist():
                     number += 1
-                    yield number, row
+                    yield number, record
         except (DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
             raise InputError(f"{part['path']}: datasets cannot read it as {part['reader']} after row {number} ({cause})") from error

@@ -1,6 +1,6 @@
-"""Chat files, folders of them and Hub data sets → rows, as their authors left them.
+"""Chat files, folders of them and Hub data sets → records, as their authors left them.
 
-name → `find_inputs`: files with their source, rows, bytes and hash → `read_rows(path, start, stop)` → dicts.
+name → `find_inputs`: files with their source, records, bytes and hash → `read_records(path, start, stop)` → dicts.
 JSON is read by Python itself, not by a table reader: in one file the same field may be a text here and a list of parts there.
 """
 
@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,16 +19,20 @@ from data_tools.chat.conversations import ChatError
 from data_tools.files.atomic import sha256_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-_WRAPPED_ROWS = {"messages", "conversations", "conversation"}  # an object with just this is a row, not a list of rows
+_WRAPPED_RECORDS = {"messages", "conversations", "conversation"}  # an object with just this is a record, not a list of records
 
 
 @dataclass(frozen=True)
 class ChatInput:
     path: str  # a file, or hub:owner/name:split
     source: str
-    rows: int
+    records: int
     bytes: int
     sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest lists it; `rows` there is the number of records."""
+        return {"rows" if name == "records" else name: value for name, value in asdict(self).items()}
 
 
 def find_inputs(names: list[str], source: str | None = None) -> list[ChatInput]:
@@ -39,23 +43,22 @@ def find_inputs(names: list[str], source: str | None = None) -> list[ChatInput]:
         if path.exists():
             stem = path.name if path.is_dir() else re.sub(r"\.(jsonl?|parquet)(\.gz)?$", "", path.name)
             for file in _chat_files(path):
-                rows = _count_rows(file)
-                inputs.append(ChatInput(str(file), source or stem, rows, file.stat().st_size, sha256_file(file)))
+                inputs.append(ChatInput(str(file), source or stem, _count_records(file), file.stat().st_size, sha256_file(file)))
         else:
             inputs.append(_hub_input(name, source))
-    empty = [item.path for item in inputs if item.rows == 0]
+    empty = [item.path for item in inputs if item.records == 0]
     if empty:
         raise ChatError(f"{empty[0]}: holds no rows; leave it out")
     return inputs
 
 
-def read_rows(path: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
-    """Rows start … stop - 1 of an input's `path`. Raises ChatError."""
+def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+    """Records start … stop - 1 of an input's `path`. Raises ChatError."""
     if path.startswith("hub:"):
-        rows = _open_hub(path.removeprefix("hub:"))
-        return iter(rows.select(range(start, len(rows) if stop is None else stop)))
-    rows = _read_parquet(Path(path)) if path.endswith(".parquet") else _read_json(Path(path))
-    return itertools.islice(rows, start, stop)
+        records = _open_hub(path.removeprefix("hub:"))
+        return iter(records.select(range(start, len(records) if stop is None else stop)))
+    records = _read_parquet(Path(path)) if path.endswith(".parquet") else _read_json(Path(path))
+    return itertools.islice(records, start, stop)
 
 
 def _chat_files(path: Path) -> list[Path]:
@@ -65,7 +68,7 @@ def _chat_files(path: Path) -> list[Path]:
     return files
 
 
-def _count_rows(path: Path) -> int:
+def _count_records(path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -81,11 +84,11 @@ def _read_json(path: Path) -> Iterator[Any]:
     """A JSON array, or an object around one, or one JSON value a line whatever the file is called."""
     with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else open(path, encoding="utf-8-sig") as file:
         try:
-            rows = None if ".jsonl" in path.suffixes else _json_array(path, file)
-            if rows is None:
+            records = None if ".jsonl" in path.suffixes else _json_array(path, file)
+            if records is None:
                 file.seek(0)
-                rows = (_json_line(path, number, line) for number, line in enumerate(file, 1) if line.strip())
-            yield from rows
+                records = (_json_line(path, number, line) for number, line in enumerate(file, 1) if line.strip())
+            yield from records
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ChatError(f"{path}: not readable as UTF-8 text ({error}); save it as UTF-8, or copy it again") from error
 
@@ -98,7 +101,7 @@ def _json_line(path: Path, number: int, line: str) -> Any:
 
 
 def _json_array(path: Path, file: IO[str]) -> list[Any] | None:
-    """The rows of a JSON file: an array, an object around one array of objects, or one row; None when it is JSON lines after all."""
+    """The records of a JSON file: an array, an object around one array of objects, or one record; None for JSON lines."""
     text = file.read()
     try:
         value = json.loads(text)
@@ -107,7 +110,7 @@ def _json_array(path: Path, file: IO[str]) -> list[Any] | None:
             return None
         raise ChatError(f"{path}: not JSON ({error}); was the copy cut short?") from error
     if isinstance(value, dict):
-        inside = next(iter(value.values())) if len(value) == 1 and not set(value) & _WRAPPED_ROWS else None
+        inside = next(iter(value.values())) if len(value) == 1 and not set(value) & _WRAPPED_RECORDS else None
         return inside if isinstance(inside, list) and inside and isinstance(inside[0], dict) else [value]
     if not isinstance(value, list):
         raise ChatError(f"{path}: holds one {type(value).__name__}; give an array of conversations, or one JSON object a line")
@@ -127,12 +130,12 @@ def _hub_input(name: str, source: str | None) -> ChatInput:
     if data_set.count("/") != 1 or data_set.startswith((".", "/", "~")) or data_set.endswith(SUFFIXES):
         raise ChatError(f"{name}: no such file; give a file, a folder, or a Hub name as owner/name or owner/name:split")
     path = f"{data_set}:{split or 'train'}"
-    digest, size, rows = hashlib.sha256(), 0, 0
-    for row in _open_hub(path):
-        line = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    digest, size, count = hashlib.sha256(), 0, 0
+    for record in _open_hub(path):
+        line = json.dumps(record, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
         digest.update(line)
-        size, rows = size + len(line), rows + 1
-    return ChatInput(f"hub:{path}", source or data_set.split("/")[1], rows, size, digest.hexdigest())
+        size, count = size + len(line), count + 1
+    return ChatInput(f"hub:{path}", source or data_set.split("/")[1], count, size, digest.hexdigest())
 
 
 def _open_hub(path: str) -> Any:
