@@ -21,9 +21,9 @@ import numpy as np
 from data_tools.arxiv.buckets import grouped, line_of, name_hash, plan_of, plan_stamp, rows
 from data_tools.documents.duplicates import Evaluation, find_duplicates, signature
 from data_tools.documents.filters import Filter, first_reason
+from data_tools.documents.folder import file_name
 from data_tools.files.atomic import sha256_file, sync, write_atomically
 
-FOLDERS = {"train": "documents", "heldout": "heldout", "dropped": "dropped"}  # a corpus made of documents/ holds nothing held out
 NEWEST = 1 << 30  # the version of a source without one in its name: arXiv gives the latest so
 FROM_LATEX = -1  # the file number of a document that no metadata line stands behind
 
@@ -174,8 +174,8 @@ def publish(task: dict[str, Any]) -> dict[str, Any]:
     files = []
     for side, lines in sides.items():
         if lines:
-            path = work / "final" / FOLDERS[side] / f"{side}-{bucket:03d}.jsonl.gz"
-            files.append({"file": f"{path.parent.name}/{path.name}", "documents": len(lines), **_write_gz(path, lines)})
+            name = file_name(side, bucket)
+            files.append({"file": name, "documents": len(lines), **_write_gz(work / "final" / name, lines)})
     return {"files": files, "counts": counts}
 
 

@@ -9,10 +9,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from data_tools.documents.folder import COUNTS, FOLDERS, FORMAT_VERSION, RECORD
 from data_tools.files.atomic import sync, write_atomically
 from data_tools.files.places import filesystem
-
-FORMAT_VERSION = 1
 
 
 def count_all(plan: dict[str, Any], results: dict[str, list[Any]]) -> dict[str, Any]:
@@ -90,8 +89,7 @@ def provenance_of(plan: dict[str, Any], results: dict[str, list[Any]], counts: d
 def deliver(folder: Path, out: Path | str, counts: dict[str, Any], provenance: dict[str, Any]) -> None:
     """What is finished appears in OUT, provenance.json last."""
     records = [
-        (name, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
-        for name, value in (("counts.json", counts), ("provenance.json", provenance))
+        (name, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n") for name, value in ((COUNTS, counts), (RECORD, provenance))
     ]
     if isinstance(out, str):
         fs, inner = filesystem(out)
@@ -101,7 +99,7 @@ def deliver(folder: Path, out: Path | str, counts: dict[str, Any], provenance: d
             fs.pipe_file(f"{inner}/{name}", data)
         return
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("documents", "heldout", "dropped"):
+    for name in FOLDERS.values():
         (folder / "final" / name).mkdir(parents=True, exist_ok=True)
         if not (out / name).exists():  # else a kill came between the renames
             _move(folder / "final" / name, out / name)

@@ -25,11 +25,11 @@ from data_tools.arxiv.inputs import expand, latex_tasks, lines_of, metadata_part
 from data_tools.arxiv.outcome import count_all, deliver, lasting, provenance_of
 from data_tools.documents.duplicates import NGRAM, Evaluation, texts_in
 from data_tools.documents.filters import FILTERS, all_limits, parse_filters
+from data_tools.documents.folder import FOLDERS, RECORD
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import describe, filesystem, sha256_of
 from data_tools.work import tasks as work
 
-FORMAT_VERSION = 1
 PARTS = ("title", "abstract", "introduction", "conclusion", "full")
 CODE = ("archives", "arxiv", "documents", "files", "latex")  # packages; what they hold makes the documents
 EXAMPLE = """example:
@@ -228,7 +228,7 @@ def _places(args: argparse.Namespace) -> tuple[Path | None, Path]:
         raise ArxivError(f"--out {args.out}: a remote folder needs --work DIR, a local (or shared) folder for what is not finished")
     else:
         folder = out / ".work"
-    if out and (out / "documents").exists() and not (out / "provenance.json").exists() and not folder.exists():
+    if out and (out / FOLDERS["train"]).exists() and not (out / RECORD).exists() and not folder.exists():
         raise ArxivError(f"{args.out}/documents exists and was not made here; choose another --out")
     return out, folder
 
@@ -236,9 +236,9 @@ def _places(args: argparse.Namespace) -> tuple[Path | None, Path]:
 def _already_made(out: str, plan: dict[str, Any], inputs: dict[str, list[Any]]) -> str | None:
     """What to tell when OUT is finished; raises ArxivError when it was made of something else."""
     fs, inner = filesystem(out)
-    if not fs.exists(f"{inner}/provenance.json"):
+    if not fs.exists(f"{inner}/{RECORD}"):
         return None
-    made = json.loads(fs.cat_file(f"{inner}/provenance.json"))
+    made = json.loads(fs.cat_file(f"{inner}/{RECORD}"))
     mine = lasting(plan)
     if changed := [key for key in mine if key != "code" and mine[key] != made["plan"].get(key)]:
         raise ArxivError(

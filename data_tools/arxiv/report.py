@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.arxiv.buckets import name_hash
+from data_tools.documents.folder import COUNTS, FOLDERS, RECORD
 from data_tools.files.atomic import write_atomically
 
 LINES_LOOKED_AT = 2000  # of each file, for samples
@@ -50,10 +51,10 @@ def run(args: argparse.Namespace) -> None:
 
 def page(folder: Path, samples: int = 6) -> str:
     """The page's HTML. Raises ReportError."""
-    for name in ("provenance.json", "counts.json"):
+    for name in (RECORD, COUNTS):
         if not (folder / name).is_file():
             raise ReportError(f"{folder}: no {name}; give a folder that `prepare arxiv` has finished")
-    counts, provenance = (json.loads((folder / name).read_bytes()) for name in ("counts.json", "provenance.json"))
+    counts, provenance = (json.loads((folder / name).read_bytes()) for name in (COUNTS, RECORD))
     parts = [_head(folder, counts), _figures(counts), _table(counts), _latex(counts), _duplicates(counts)]
     parts += [_samples(folder, samples), _dropped(folder, counts, min(samples, 4)), _made_by(provenance)]
     return PAGE.replace("TITLE", html.escape(folder.resolve().name)).replace("BODY", "\n".join(parts))
@@ -186,13 +187,13 @@ def _duplicates(counts: dict[str, Any]) -> str:
 
 
 def _samples(folder: Path, count: int) -> str:
-    chosen = sorted(_first_lines(folder / "documents"), key=lambda row: name_hash("sample", row["id"]))[:count]
+    chosen = sorted(_first_lines(folder / FOLDERS["train"]), key=lambda row: name_hash("sample", row["id"]))[:count]
     return "<h2>Samples</h2>" + "".join(_card(row, "") for row in chosen)
 
 
 def _dropped(folder: Path, counts: dict[str, Any], count: int) -> str:
     by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(_first_lines(folder / "dropped"), key=lambda row: name_hash("sample", row["id"])):
+    for row in sorted(_first_lines(folder / FOLDERS["dropped"]), key=lambda row: name_hash("sample", row["id"])):
         by_reason.setdefault(row["reason"], []).append(row)
     parts = ["<h2>Dropped, by reason</h2>"] if by_reason else []
     for reason, rows in sorted(by_reason.items()):

@@ -6,17 +6,14 @@ inputs of `prepare corpus` → the provenance.json of each one's folder → size
 import hashlib
 import json
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.outcome import FORMAT_VERSION
+from data_tools.documents.folder import FORMAT_VERSION, MADE, RECORD
 from data_tools.files.places import content_hash, filesystem, is_remote
 from data_tools.work.workplace import PrepareError
 
-RECORD = "provenance.json"
-MADE = re.compile(r"(documents/train|heldout/heldout|dropped/dropped)-\d{3}\.jsonl\.gz")  # what `prepare arxiv` calls its files
 AGAIN = "run that prepare arxiv again"
 
 
