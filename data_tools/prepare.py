@@ -12,6 +12,8 @@ import importlib
 import sys
 from collections.abc import Callable
 
+from data_tools.work.errors import is_users_fault
+
 COMMANDS = {  # name: (module with add_arguments(parser) and run(args), what it does)
     "arxiv": ("data_tools.arxiv.prepare", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
     "corpus": ("data_tools.corpus.prepare", "documents, or any text that datasets reads → token shards"),
@@ -45,8 +47,8 @@ def call(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     try:
         run(args)
     except ValueError as error:
-        if type(error) is ValueError:
-            raise  # not one of ours: a fault of the program, with its traceback
+        if not is_users_fault(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

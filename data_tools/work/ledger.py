@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.files.atomic import write_atomically
+from data_tools.work.errors import is_users_fault
 
 
 class WorkError(ValueError):
@@ -71,7 +72,7 @@ def describe_error(error: BaseException, folder: Path, rank: int | None = None) 
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         place = f" ({error.filename})" if error.filename else f" (below {folder})"
         return f"no space left on the disk{place}; make room and start the same command again: finished tasks are kept"
-    if isinstance(error, ValueError) and type(error) is not ValueError:
-        return str(error)  # one of ours: place, value, remedy
+    if is_users_fault(error):
+        return str(error)
     log = folder / ("console.log" if rank is None else f"logs/task_{rank:05d}.log")
     return f"{'the work' if rank is None else f'task {rank}'} failed with {type(error).__name__}: {error}; the whole story is in {log}"
