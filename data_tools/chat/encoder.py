@@ -133,7 +133,7 @@ class _HuggingFace:
     """tokenizer.json, likewise; its special tokens, written in a text, are text."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        spec = json.loads(path.read_text(encoding="utf-8")) | {"post_processor": None, "truncation": None, "padding": None}
+        spec = _read_json(path) | {"post_processor": None, "truncation": None, "padding": None}
         self.scheme = _space_scheme(spec["normalizer"]) or _space_scheme(spec["pre_tokenizer"])
         if self.scheme and config.get("tokenizer_class") in _LLAMA_CLASSES:  # transformers 5 builds these anew, not from the file
             self.scheme = "always" if config.get("legacy") is True else "first"
@@ -201,8 +201,10 @@ def _without_space(node: Any, part: str) -> Any:
 def read_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, {} where there is none. Raises ChatError."""
     path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
+    return _read_json(path) if path.is_file() else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -433,6 +433,13 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
         ChatTemplate.load("chatml", folder)
 
 
+def test_a_cut_tokenizer_json_beside_a_whole_model_is_named(tmp_path):
+    folder = write_llama2(tmp_path, chat_template="{{ messages }}")  # made from tokenizer.model; the own template reads the other file
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "tr')
+    with pytest.raises(ChatError, match="tokenizer.json: not JSON .*; copy it again"):
+        ChatTemplate.load("model", folder)
+
+
 def test_an_answer_of_weight_zero_is_read_but_not_trained_on(cases):
     for case in cases.values():
         turns = [Turn("user", "a"), Turn("assistant", "b", train=False), Turn("user", "c"), Turn("assistant", "d")]
