@@ -1,6 +1,7 @@
 """The floors of the house: who may import whom, and what importing costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,53 @@ def test_rooms_have_no_circles_and_can_be_seen_whole():
         assert not left, f"{package}: a circle among {sorted(left)}"
         for folder in {p.parent for p in modules(package)}:
             assert len(list(folder.glob("*.py"))) <= 15, folder  # __init__ counted
+
+
+def pages() -> dict[str, str]:
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in tracked() if name.endswith("README.md")}
+
+
+def without_braces(word: str) -> list[str]:
+    """`a/{b,c}.py` → `a/b.py`, `a/c.py`."""
+    found = re.search(r"\{([^{}]*)\}", word)
+    return [w for part in found[1].split(",") for w in without_braces(word.replace(found[0], part, 1))] if found else [word]
+
+
+def test_the_front_page_is_short_and_no_page_is_wide():
+    front = pages()["README.md"].splitlines()
+    assert len(front) <= 150 and max(map(len, front)) <= 120, [line for line in front if len(line) > 120]
+    for name, text in pages().items():
+        wide = [line for line in text.splitlines() if len(line) > 140 and not line.startswith("|")]
+        assert not wide, (name, wide)
+
+
+def test_pages_name_only_what_exists():
+    looked = 0
+    for name, text in pages().items():
+        prose = re.sub(r"\]\([^)]*\)", "]", text)  # links are relative to their page
+        words = re.findall(r"(?<![\w./-])((?:train|data_tools|launch|tests|ds_configs)/[\w./*{},-]*)", prose)
+        for word in {w for found in words for w in without_braces(found.rstrip("./,-"))}:
+            looked += 1
+            assert any(ROOT.glob(word)), f"{name}: there is no {word}"
+        for module in re.findall(r"-m (data_tools[\w.]*)", text):
+            path = ROOT / module.rstrip(".").replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"{name}: there is no {module}"
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert ((ROOT / name).parent / link).exists(), f"{name}: there is no {link}"
+    assert looked > 100
+
+
+def test_pages_and_picture_show_every_room_above_the_rooms_it_calls():
+    drawn = {room: int(y) for y, room in re.findall(r'class="room" x="\d+" y="(\d+)">(\w+)/<', (ROOT / "launch" / "house.svg").read_text())}
+    known = set()
+    for package in ("train", "data_tools"):
+        arrows = {room: used for room, used in rooms_and_arrows(package).items() if room != "doors"}
+        listed = re.findall(rf"^\| `{package}/(\w+)/` \|", pages()[f"{package}/README.md"], re.MULTILINE)
+        known |= set(arrows)
+        assert sorted(listed) == sorted(arrows)
+        for room, used in arrows.items():
+            for other in used:
+                assert listed.index(room) < listed.index(other), f"{package}/README.md: {room} calls {other}"
+                # benchmark/ is drawn beside the rooms it measures
+                assert room == "benchmark" or drawn[room] < drawn[other], f"launch/house.svg: {room} calls {other}"
+    assert set(drawn) == known
