@@ -5,11 +5,9 @@ inputs → tasks of 5,000 records → per task: records → conversations → to
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import platform
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +24,7 @@ from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from data_tools.tokens.tokenizer import Tokenizer
 from data_tools.work import tasks as work
+from data_tools.work.workplace import adopt_plan, claimed, clear, clear_leftovers
 
 EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
 MAX_UNSUPERVISED = 0.001
@@ -66,24 +65,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the shards. Raises ChatError, ShardError, WorkError."""
+    """Make the shards. Raises ChatError, PrepareError, ShardError, WorkError."""
     template, tokenizer = load_template(str(args.tokenizer.absolute()), args.template), Tokenizer.load(args.tokenizer)
     shares = _shares(args)
     inputs = find_inputs(args.inputs, args.source)
     arguments = {key: getattr(args, key) for key in ("template", "source", "seq_len", "long", "split", "max_dropped", "allow_unsupervised")}
     facts = {"arguments": arguments, "inputs": [item.to_json() for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
     folders = {name: args.out / name if len(shares) > 1 else args.out for name in shares}
-    if not (wanted := {name: folder for name, folder in folders.items() if not _is_made(folder, facts)}):
-        shutil.rmtree(args.out / ".work", ignore_errors=True)  # where a kill came between the manifest and this
+    if all([_is_made(folder, facts) for folder in folders.values()]):
+        clear_leftovers(args.out)
         print(f"{args.out}: made before from these inputs with these arguments; nothing to do")
         return
     print(f"template {template.name}: marks are {template.facts['marks']}", file=sys.stderr)
-    results = _encode(args, inputs, facts)
-    dropped = _keep_dropped(results, args.out / "dropped.jsonl")
-    _check_limits(results, dropped, args)
-    for name, folder in wanted.items():
-        _write(folder, name, shares, results, tokenizer.vocab_size, facts | {"dropped": dropped})
-    shutil.rmtree(args.out / ".work")
+    with claimed(args.out) as work_folder:
+        adopt_plan(work_folder, facts)
+        results = _encode(args, inputs, work_folder / "encode")
+        try:
+            dropped = _keep_dropped(results, args.out / "dropped.jsonl")
+            _check_limits(results, dropped, args)
+            for name, folder in folders.items():
+                if not _is_made(folder, facts):
+                    _write(folder, name, shares, results, tokenizer.vocab_size, facts | {"dropped": dropped})
+        except ChatError:
+            clear(work_folder)  # inputs or arguments must change: no use for what was encoded
+            raise
+        clear(work_folder)
     left_out = sum((Counter(result["left_out"]) for result in results), Counter())
     _report(folders.values(), dropped, left_out, args.out)
 
@@ -138,10 +144,9 @@ def _is_made(folder: Path, facts: dict[str, Any]) -> bool:
     return True
 
 
-def _encode(args: argparse.Namespace, inputs: list[ChatInput], facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _encode(args: argparse.Namespace, inputs: list[ChatInput], folder: Path) -> list[dict[str, Any]]:
     """Results of all tasks, in the inputs' order; what was finished before a kill is not done again."""
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    folder = args.out.absolute() / ".work" / key
+    folder = folder.absolute()
     common = {"tokenizer": str(args.tokenizer.absolute()), "template": args.template, "seq_len": args.seq_len, "long": args.long}
     tasks, sizes, first_record = [], [], Counter()
     for item in inputs:

@@ -26,7 +26,7 @@ from data_tools.shards.reader import Shards
 from data_tools.shards.writer import SHARD_TOKENS, write_manifest
 from data_tools.tokens.tokenizer import Tokenizer
 from data_tools.work import tasks as work
-from data_tools.work.workplace import PrepareError, adopt_plan, claimed, clear, describe_differences
+from data_tools.work.workplace import PrepareError, adopt_plan, claimed, clear, clear_leftovers, describe_differences
 
 EXAMPLE = """example:
   python -m data_tools.prepare corpus 'papers/documents/train-*.jsonl.gz' --tokenizer models/llama-2-7b --out shards/astro
@@ -172,9 +172,7 @@ def _is_finished(out: Path, folders: dict[int, Path], plan: dict[str, Any]) -> b
         raise PrepareError(f"{out}: holds shards with other splits; name another --out, or delete it")
     for folder in folders.values():
         _refuse_other(Shards.open(folder, verify="size").manifest, str(folder), plan)
-    if (out / ".work").exists():
-        with claimed(out) as work_folder:  # killed while it was cleared
-            clear(work_folder)
+    clear_leftovers(out)
     print(f"{out}: already made from this input with these arguments; nothing to do")
     return True
 

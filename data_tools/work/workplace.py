@@ -1,6 +1,12 @@
 """An output folder while it is being made: one maker at a time, one plan, and no trace left when it is done.
 
-OUT/.work holds the lock (who is at work), plan.json (what decides the result) and all that is half made.
+OUT/.work, or another folder where OUT is remote, holds the lock (who is at work), plan.json (what decides the result) and all that is
+half made:
+
+    with claimed(out) as work:
+        adopt_plan(work, plan)
+        …                       # what is finished appears in OUT, what vouches for it last
+        clear(work)
 """
 
 import contextlib
@@ -23,9 +29,12 @@ class PrepareError(ValueError):
 
 
 @contextlib.contextmanager
-def claimed(out: Path) -> Iterator[Path]:
-    """OUT/.work, for this process alone until the block ends; a killed process holds nothing. Raises PrepareError when another has it."""
-    work = out / ".work"
+def claimed(out: Path, work: Path | None = None) -> Iterator[Path]:
+    """OUT/.work, or `work`, for this process alone until the block ends; a killed process holds nothing.
+
+    Raises PrepareError when another process has it.
+    """
+    work = work or out / ".work"
     work.mkdir(parents=True, exist_ok=True)
     path = work / "lock"
     with open(path, "a+") as file:
@@ -51,15 +60,27 @@ def claimed(out: Path) -> Iterator[Path]:
 
 def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
     """Keep the plan; True when unfinished work on the same plan lies here. Raises PrepareError when it is work on another."""
-    path = work / "plan.json"
+    path, data = work / "plan.json", json.dumps(plan, indent=1).encode()
     if not path.exists():
-        write_atomically(path, json.dumps(plan, indent=1).encode())
+        write_atomically(path, data)
         return False
-    if differences := describe_differences(json.loads(path.read_bytes()), plan):
+    if differences := describe_differences(json.loads(path.read_bytes()), json.loads(data)):
         raise PrepareError(
             f"{work}: unfinished work of another command ({'; '.join(differences)}); finish that one, delete {work}, or name another --out"
         )
     return True
+
+
+def clear(work: Path) -> None:
+    """Remove what was half made. Whoever waits at the lock sees that it is gone."""
+    shutil.rmtree(work)
+
+
+def clear_leftovers(out: Path, work: Path | None = None) -> None:
+    """Beside a finished OUT: what a run left that was killed while it cleared. Raises PrepareError when one is still at it."""
+    if (work or out / ".work").exists():
+        with claimed(out, work) as leftovers:
+            clear(leftovers)
 
 
 def describe_differences(there: Any, here: Any, name: str = "") -> list[str]:
@@ -72,11 +93,6 @@ def describe_differences(there: Any, here: Any, name: str = "") -> list[str]:
     if there == here:
         return []
     return [f"{name}: {_short(there)} there, {_short(here)} here"]
-
-
-def clear(work: Path) -> None:
-    """Remove what was half made. Whoever waits at the lock sees that it is gone."""
-    shutil.rmtree(work)
 
 
 def _short(value: Any) -> str:

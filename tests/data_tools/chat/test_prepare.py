@@ -199,6 +199,30 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp
     assert process.returncode == 0 and bytes_of(out) == bytes_of(tmp_path / "uncut")
 
 
+@pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
+def test_a_second_command_into_the_same_folder_is_refused_until_the_first_ends_or_is_killed(end, llama2, tmp_path):
+    path, out = write(tmp_path / "mine.jsonl", [chat(f"question {k}", f"answer {k}") for k in range(100)]), tmp_path / "out"
+    words = [sys.executable, "-m", "data_tools.prepare", "chat", str(path), "--tokenizer", str(llama2), "--workers", "1", "--out"]
+    subprocess.run([*words, str(tmp_path / "alone")], cwd=ROOT, check=True, timeout=300)
+    first = subprocess.Popen([*words, str(out)], cwd=ROOT, start_new_session=True)
+    while not list(out.glob(".work/*/tasks/tasks.json")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = subprocess.run([*words, str(out)], cwd=ROOT, timeout=300, capture_output=True, text=True)
+    finally:
+        os.killpg(first.pid, end)
+    first.wait(300)
+    assert second.returncode == 1 and f"process {first.pid} on " in second.stderr and "is writing here; wait for it" in second.stderr
+    if end == signal.SIGKILL:
+        assert not (out / "manifest.json").exists()
+        subprocess.run([*words, str(out)], cwd=ROOT, check=True, timeout=300)
+    else:
+        assert first.returncode == 0
+    assert bytes_of(out) == bytes_of(tmp_path / "alone")
+
+
 def test_a_second_run_does_nothing_and_another_one_is_refused(llama2, tmp_path, capsys):
     path = write(tmp_path / "mine.jsonl", [chat("a", "b")])
     assert run(path, "--tokenizer", llama2, "--out", tmp_path / "out") == 0
