@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     from train.foreign.meta.folder import MetaFolderError, convert
     from train.foreign.torch_save.file import TorchFileError
     from train.model_files.dtypes import BF16, FP16, FP32
+    from train.model_files.stream import ReadError
 
     dtype = {"keep": None, "bf16": BF16, "fp16": FP16, "fp32": FP32}[args.dtype]
     begun = time.perf_counter()
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         size = sum(p.stat().st_size for p in args.folder.glob("consolidated.*.pth"))
         with tqdm(total=size, unit="B", unit_scale=True, desc="convert", disable=not sys.stderr.isatty()) as bar:
             tensors, nbytes = convert(args.folder, args.out, dtype, args.tokenizer, args.positions, bar.update)
-    except (MetaFolderError, TorchFileError, OSError) as error:
+    except (MetaFolderError, TorchFileError, ReadError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - begun

@@ -84,7 +84,7 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
     else:
         _write_shards(left, ready, request.dtype, stage, progress)
         for source in ready.sources:
-            source.files.verify()
+            source.reader.verify()
     card = export_companions.model_card(request.checkpoint, request.dtype, ready.made_of)
     small = export_companions.copy(ready.companions, stage.folder, request.dtype, card)
     index = {"metadata": {"total_size": nbytes}, "weight_map": {n: s.name for s in ready.shards for n in s.tensors}}

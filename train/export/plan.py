@@ -62,7 +62,7 @@ class Prepared:
 
     def close(self) -> None:
         for source in self.sources:
-            source.files.close()
+            source.reader.close()
 
 
 def prepare(request: Request) -> Prepared:

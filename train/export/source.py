@@ -18,7 +18,7 @@ from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import HARMLESS, read_folder
 from train.model_files.header import Entry, SafetensorsError, read_header
 from train.model_files.shapes import Described
-from train.model_files.stream import Extent, Files, Tensor
+from train.model_files.stream import Extent, Reader, Tensor
 from train.world.places import is_remote, resolved
 
 
@@ -32,13 +32,13 @@ class Source:
 
     Args:
         stored: the dtype each tensor has on disk. digests: sha256 of files, where a manifest tells it.
-        identity: what must be the same for an interrupted export to go on. files: the reader, to be verified and closed at the end.
+        identity: what must be the same for an interrupted export to go on. reader: to be verified and closed at the end.
     """
 
     folder: Path
     kind: str
     tensors: dict[str, Tensor]
-    files: Files
+    reader: Reader
     identity: dict[str, object]
     stored: dict[str, DType] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
@@ -70,14 +70,14 @@ def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
     if not is_remote(folder) and (tag is not None or ds_folder.looks_like(folder)):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
-        return Source(folder, "DeepSpeed folder", tensors, Files(), _stamp(place, place.rglob("*.pt")))
+        return Source(folder, "DeepSpeed folder", tensors, Reader(), _stamp(place, place.rglob("*.pt")))
     entries = _of_the_model(read_folder(folder))
-    files = Files()
+    reader = Reader()
     return Source(
         folder,
         "Hugging Face folder",
-        {n: files.tensor(e.shape, [_extent(e)]) for n, e in entries.items()},
-        files,
+        {n: reader.tensor(e.shape, [_extent(e)]) for n, e in entries.items()},
+        reader,
         _stamp(folder, {e.file for e in entries.values()}),
         {n: e.dtype for n, e in entries.items()},
     )
@@ -101,12 +101,12 @@ def _ours(folder: Path, wanted: DType) -> Source:
     if unknown := sorted(str(f.relative_to(folder)) for f in used if str(f.relative_to(folder)) not in recorded):
         raise ExportError(f"{folder}: damaged, not exported:\n  - {unknown[0]}: not in the manifest")
     digests = {f: recorded[str(f.relative_to(folder))] for f in used}
-    files = Files(digests)
+    reader = Reader(digests)
     return Source(
         folder,
         "checkpoint",
-        {n: files.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
-        files,
+        {n: reader.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
+        reader,
         {"path": str(resolved(folder)), "manifest": hashlib.sha256(manifest).hexdigest()},
         {n: rows[0].dtype for n, rows in pieces.items()},
         digests,

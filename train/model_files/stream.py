@@ -1,7 +1,7 @@
 """Tensors that lie on disk, in whatever format: byte ranges → a ring of reused buffers → 1-D parts, read ahead by a thread.
 
 A `Tensor` says its shape and yields its elements in order, a bounded part at a time. Those given as byte ranges are read by
-`Files`, which also hashes, on the way and in a thread of its own, the files whose sha256 is known. `Ahead` reads the next
+`Reader`, which also hashes, on the way and in a thread of its own, the files whose sha256 is known. `Ahead` reads the next
 tensors while the caller is busy with this one.
 """
 
@@ -12,7 +12,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 20  # in a core's cache, or near it: what is read is cast, su
 QUEUED = 2  # parts read ahead
 # parts alive at once, where one thread reads ahead and another changes: those in two queues, one in hand at each end and between
 RING = 2 * QUEUED + 3
-OPEN_FILES = 64
+OPEN_FILES = 128
 
 
 class ReadError(ValueError):
@@ -43,12 +43,32 @@ class Extent:
     numel: int
     dtype: DType
 
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    def cut(self, first: int, stop: int) -> Extent:
+        """The elements [first, stop) of these."""
+        return Extent(self.file, self.start + first * self.dtype.itemsize, stop - first, self.dtype)
+
+
+def cut(extents: Iterable[Extent], first: int, stop: int) -> list[Extent]:
+    """The elements [first, stop) of extents laid end to end."""
+    found, begin = [], 0
+    for extent in extents:
+        a, b = max(first - begin, 0), min(stop - begin, extent.numel)
+        if a < b:
+            found.append(extent.cut(a, b))
+        begin += extent.numel
+    return found
+
 
 @dataclass(frozen=True)
 class Tensor:
     """`parts()` yields 1-D pieces in order, each small, as arrays that hold `dtype`; together they are the flattened tensor.
 
-    A part stays as it is until RING - 1 more have been asked for. `extents`, where known, say the same as byte ranges.
+    A part stays as it is until RING - 1 more have been asked for, of this tensor or of another with the same reader.
+    `extents`, where known, say the same as byte ranges.
     """
 
     shape: tuple[int, ...]
@@ -61,8 +81,8 @@ class Tensor:
         return math.prod(self.shape)
 
 
-class Files:
-    """Byte ranges of files, read into a ring of reused buffers.
+class Reader:
+    """Byte ranges of files, read into a ring of reused buffers; for one thread at a time.
 
     Args:
         known: sha256 of files that must not be trusted unread; `verify` answers for them. Ranges are best asked for in the files' order:
@@ -72,8 +92,8 @@ class Files:
     def __init__(self, known: dict[Path, str] | None = None):
         self.known = dict(known or {})
         self._ring: list[np.ndarray] = []
-        self._turn = 0
-        self._busy: list[Future | None] = [None] * RING
+        self._turn = -1
+        self._hashing: list[list[Future]] = [[] for _ in range(RING)]  # what still looks at each buffer
         self._open: dict[Path, BinaryIO] = {}
         self._hashes = {path: _Hash(path) for path in self.known}
         self._hasher = ThreadPoolExecutor(1, "hash") if self.known else None
@@ -82,29 +102,48 @@ class Files:
         extents = tuple(extents)
         assert sum(e.numel for e in extents) == math.prod(shape), (shape, extents)
         [dtype] = {e.dtype for e in extents}
-        return Tensor(shape, dtype, lambda: self._parts(extents), extents)
+        return Tensor(shape, dtype, lambda: self.parts(extents), extents)
 
-    def _parts(self, extents: tuple[Extent, ...]) -> Iterator[np.ndarray]:
-        for extent in extents:
-            each = CHUNK_BYTES // extent.dtype.itemsize
-            for at in range(0, extent.numel, each):
-                count = min(each, extent.numel - at)
-                itemsize = extent.dtype.itemsize
-                yield self._read(extent.file, extent.start + at * itemsize, count * itemsize).view(extent.dtype.array)
+    def parts(self, extents: Sequence[Extent]) -> Iterator[np.ndarray]:
+        """1-D arrays over extents of one dtype laid end to end, each but the last CHUNK_BYTES; valid until RING - 1 more were asked for.
 
-    def _read(self, path: Path, at: int, nbytes: int) -> np.ndarray:
-        turn = self._turn
-        self._turn = (turn + 1) % RING
-        if turn == len(self._ring):
+        Raises:
+            ReadError: a file is shorter than it was.
+        """
+        if not extents:
+            return
+        [dtype] = {e.dtype for e in extents}
+        for group in _filling(extents, CHUNK_BYTES // dtype.itemsize):
+            turn = self._take()
+            part = self._ring[turn][: sum(e.nbytes for e in group)].view(dtype.array)
+            self._hashing[turn] = self._read(group, part)
+            yield part
+
+    def read_into(self, extents: Sequence[Extent], values: np.ndarray) -> None:
+        """Fill the caller's own array, in its dtype and whole, from extents laid end to end."""
+        for hashing in self._read(extents, values):
+            hashing.result()
+
+    def _take(self) -> int:
+        """Which buffer is next, free to be written."""
+        self._turn = (self._turn + 1) % RING
+        if self._turn == len(self._ring):
             self._ring.append(np.empty(CHUNK_BYTES, np.uint8))
-        if (busy := self._busy[turn]) is not None:
-            busy.result()
-            self._busy[turn] = None
-        part = self._ring[turn][:nbytes]
-        _fill(self._file(path), path, at, memoryview(part))
-        if path in self._hashes and self._hasher:
-            self._busy[turn] = self._hasher.submit(self._hashes[path].saw, at, memoryview(part))
-        return part
+        for hashing in self._hashing[self._turn]:
+            hashing.result()
+        return self._turn
+
+    def _read(self, extents: Sequence[Extent], values: np.ndarray) -> list[Future]:
+        """Fill an array; returns what still looks at it, to be waited for before it is changed."""
+        view, at, hashing = memoryview(values).cast("B"), 0, []
+        for extent in extents:
+            part = view[at : at + extent.nbytes]
+            _fill(self._file(extent.file), extent.file, extent.start, part)
+            if self._hasher and extent.file in self._hashes:
+                hashing.append(self._hasher.submit(self._hashes[extent.file].saw, extent.start, part))
+            at += len(part)
+        assert at == len(view), (extents, values.shape)
+        return hashing
 
     def _file(self, path: Path) -> BinaryIO:
         found = self._open.pop(path, None)
@@ -139,6 +178,22 @@ class Files:
             self._open.popitem()[1].close()
 
 
+def _filling(extents: Iterable[Extent], room: int) -> Iterator[list[Extent]]:
+    """The extents in order, joined and cut into groups of `room` elements; the last may have fewer."""
+    group, left = [], room
+    for extent in extents:
+        done = 0
+        while done < extent.numel:
+            count = min(extent.numel - done, left)
+            group.append(extent if count == extent.numel else extent.cut(done, done + count))
+            done, left = done + count, left - count
+            if not left:
+                yield group
+                group, left = [], room
+    if group:
+        yield group
+
+
 class _Hash:
     """sha256 of a file from the ranges that are read of it anyway, and the gaps between them. Used by one thread."""
 
@@ -171,13 +226,19 @@ class _Hash:
 
 def _fill(file: BinaryIO, path: Path, at: int, view: memoryview) -> None:
     done = 0
+    while done < len(view):
+        got = _read_some(file, path, at + done, view[done:])
+        if not got:
+            raise ReadError(f"{path}: ends at byte {at + done}; it was cut short while it was read, or its copy is incomplete")
+        done += got
+
+
+def _read_some(file: BinaryIO, path: Path, at: int, view: memoryview) -> int:
+    if not is_remote(path):
+        return os.preadv(file.fileno(), [view], at)
     with as_os_errors(path):
         file.seek(at)
-        while done < len(view):
-            got = file.readinto(view[done:])
-            if not got:
-                raise ReadError(f"{path}: ends at byte {at + done}; it was cut short while it was read, or its copy is incomplete")
-            done += got
+        return file.readinto(view)
 
 
 class Ahead:

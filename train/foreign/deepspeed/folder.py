@@ -17,11 +17,11 @@ import numpy as np
 
 from train.foreign.deepspeed.masters import DsFolderError, Partition, Tape, place_of, read_partition
 from train.foreign.deepspeed.states import Files, States, is_states_file, list_files, read_states
-from train.foreign.deepspeed.universal import universal_runs
-from train.foreign.torch_save.file import Reader, Run, TorchFileError
+from train.foreign.deepspeed.universal import universal_masters
+from train.foreign.torch_save.file import TorchFileError
 from train.model_files.dtypes import FP32, DType, cast
 from train.model_files.folder import HARMLESS
-from train.model_files.stream import Tensor
+from train.model_files.stream import Extent, Reader, Tensor, cut
 
 _PROBE = 64  # elements at either end of a tensor
 _TAG = re.compile(r"[^/\\\0]{1,255}")
@@ -52,7 +52,7 @@ def tensors_of(folder: Path, tag: str | None, wanted: DType) -> dict[str, Tensor
     files = list_files(place)
     states = read_states(place, files)
     if (place / "zero").is_dir():
-        trained = universal_runs(place, states.shapes, states.module)
+        trained = universal_masters(place, states.shapes, states.module)
     elif files.optims:
         trained = place_of(states.shapes, _read_partitions(place, files, states, reader))
     else:
@@ -123,7 +123,7 @@ def _read_partitions(place: Path, files: Files, states: States, reader: Reader) 
     return partitions
 
 
-def _without_masters(place: Path, states: States, wanted: DType) -> dict[str, list[Run]]:
+def _without_masters(place: Path, states: States, wanted: DType) -> dict[str, list[Extent]]:
     """Trained parameters of a run whose optimizer files are not there: the engine's own weights, where they say the same."""
     if states.shapes is None:
         return {}  # no ZeRO: the module is all there is
@@ -137,20 +137,20 @@ def _without_masters(place: Path, states: States, wanted: DType) -> dict[str, li
     return {}
 
 
-def _check_agreement(place: Path, states: States, trained: dict[str, list[Run]], reader: Reader) -> None:
+def _check_agreement(place: Path, states: States, trained: dict[str, list[Extent]], reader: Reader) -> None:
     """Where the engine's own weights lie beside the masters (stages 1 and 2), the ends of each tensor must be the masters, rounded.
 
     Finds optimizer files of another step than the model states, and the universal folders that ds_to_universal scrambles when the
     run had `round_robin_gradients` (its fragment addresses follow the unshuffled order).
     """
-    for name, runs in trained.items():
+    for name, extents in trained.items():
         weight = states.module.get(name)
-        if states.stage3 or weight is None or not weight.numel or weight.numel != sum(r.count for r in runs):
+        if states.stage3 or weight is None or not weight.numel or weight.numel != sum(e.numel for e in extents):
             continue
         near = min(_PROBE, weight.numel)
         for at in {0, weight.numel - near}:
-            ours, theirs = _values(reader, _cut(runs, at, at + near)), _values(reader, [weight.run(at, at + near)])
-            rounded = cast(cast(ours, runs[0].dtype, weight.dtype), weight.dtype, FP32)
+            ours, theirs = _values(reader, cut(extents, at, at + near)), _values(reader, [weight.extent(at, at + near)])
+            rounded = cast(cast(ours, extents[0].dtype, weight.dtype), weight.dtype, FP32)
             if not np.array_equal(rounded, cast(theirs, weight.dtype, FP32), equal_nan=True):
                 raise DsFolderError(
                     f"{place}: the fp32 master of {name} is not what the engine's weights in {states.file.name} are; files of two saves are"
@@ -158,57 +158,50 @@ def _check_agreement(place: Path, states: States, trained: dict[str, list[Run]],
                 )
 
 
-def _values(reader: Reader, runs: list[Run]) -> np.ndarray:
-    return np.concatenate([piece.copy() for piece in reader.pieces(runs)])
-
-
-def _cut(runs: list[Run], first: int, stop: int) -> list[Run]:
-    """The elements [first, stop) of the runs laid end to end."""
-    found, begin = [], 0
-    for run in runs:
-        a, b = max(first - begin, 0), min(stop - begin, run.count)
-        if a < b:
-            found.append(Run(run.file, run.dtype, run.start + a * run.dtype.itemsize, b - a))
-        begin += run.count
-    return found
+def _values(reader: Reader, extents: list[Extent]) -> np.ndarray:
+    values = np.empty(sum(e.numel for e in extents), extents[0].dtype.array)
+    reader.read_into(extents, values)
+    return values
 
 
 # -- assembling -----------------------------------------------------------------------------------------------------
 
 
-def _assemble(place: Path, states: States, trained: dict[str, list[Run]], reader: Reader) -> dict[str, Tensor]:
-    """Each tensor's shape and runs; complete, or an error."""
+def _assemble(place: Path, states: States, trained: dict[str, list[Extent]], reader: Reader) -> dict[str, Tensor]:
+    """Each tensor's shape and place; complete, or an error."""
     shapes = {n: s for group in states.shapes or [] for n, s in group.items()} | states.frozen
-    runs = {**trained, **_frozen(states)}
+    places = {**trained, **_frozen(states)}
     for name, stored in states.module.items():
-        if name in runs or name in states.shared or HARMLESS.search(name) or (states.stage3 and name not in states.buffers):
+        if name in places or name in states.shared or HARMLESS.search(name) or (states.stage3 and name not in states.buffers):
             continue
-        runs[name] = [stored.run(0, stored.numel)]
+        places[name] = [stored.extent(0, stored.numel)]
         shapes.setdefault(name, stored.shape)
     for name, target in states.shared.items():
-        if target not in runs:
+        if target not in places:
             raise DsFolderError(f"{states.file}: {name} shares {target}, which is nowhere in the checkpoint")
-    for name, parts in runs.items():
+    for name, parts in places.items():
         stored = states.module.get(name)
-        have = sum(r.count for r in parts)
+        have = sum(e.numel for e in parts)
         if have != math.prod(shapes[name]) or (stored is not None and stored.numel and not states.stage3 and stored.shape != shapes[name]):
             raise DsFolderError(f"{place}: {name} should be {list(shapes[name])}, {have} values are there; files of two runs are mixed")
         if not all(r.dtype.is_floating_point for r in parts) and name not in states.shared:
             raise DsFolderError(f"{place}: {name} is {parts[0].dtype}; a buffer of no Llama-like model, not exported")
-    lost = [n for n in [*shapes, *states.module] if n not in runs and n not in states.shared and not HARMLESS.search(n)]
+    lost = [n for n in [*shapes, *states.module] if n not in places and n not in states.shared and not HARMLESS.search(n)]
     if lost:
         raise DsFolderError(f"{place}: no values for {len(lost)} tensors, e.g. {lost[0]}; the checkpoint is incomplete")
-    if adapter := next((n for n in runs if ".lora_" in n or n.startswith("base_model.model.")), None):
+    if adapter := next((n for n in places if ".lora_" in n or n.startswith("base_model.model.")), None):
         raise DsFolderError(
             f"{place}: {adapter} is an adapter's (LoRA); merge it into its model with peft first, whole models are exported"
         )
-    tensors = {name: Tensor(shapes[name], parts[0].dtype, functools.partial(reader.pieces, parts)) for name, parts in runs.items() if parts}
+    tensors = {
+        name: Tensor(shapes[name], parts[0].dtype, functools.partial(reader.parts, parts)) for name, parts in places.items() if parts
+    }
     tensors |= {name: tensors[target] for name, target in states.shared.items()}
     order = [*(n for n in states.module if n in tensors), *(n for n in tensors if n not in states.module)]
     return {renamed: tensors[name] for name, renamed in _plain_names(place, order).items()}
 
 
-def _frozen(states: States) -> dict[str, list[Run]]:
+def _frozen(states: States) -> dict[str, list[Extent]]:
     """Frozen parameters: whole in stages 1 and 2, ceil(numel / ranks) elements a rank in stage 3."""
     found = {}
     for name, shape in states.frozen.items():
@@ -220,7 +213,7 @@ def _frozen(states: States) -> dict[str, list[Run]]:
             raise DsFolderError(
                 f"{states.file}: the frozen {name} {list(shape)} has {parts[0].numel} values a rank, not {each}; files are mixed"
             )
-        found[name] = Tape(parts).runs(0, numel)
+        found[name] = Tape(parts).extents(0, numel)
     return found
 
 

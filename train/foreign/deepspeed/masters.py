@@ -1,4 +1,4 @@
-"""Where a DeepSpeed run's trained values lie: each parameter's fp32 masters as runs of bytes in the ranks' optimizer files.
+"""Where a DeepSpeed run's trained values lie: each parameter's fp32 masters as byte ranges in the ranks' optimizer files.
 
 Stages 1 and 2: a parameter group is one flat vector cut into equal partitions, parameters end to end (each followed by its
 alignment padding where there is one); the vector's end may be padded. Stage 3: each rank holds ceil(numel / ranks) elements of
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.foreign.torch_save.file import Foreign, Reader, Run, StoredTensor, read_torch_file
+from train.foreign.torch_save.file import Foreign, StoredTensor, read_torch_file
+from train.model_files.stream import Extent, Reader
 
 Shapes = dict[str, tuple[int, ...]]
 _STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}  # names of DeepSpeed's ZeroStageEnum
@@ -44,14 +45,14 @@ class Tape:
         self.ends = list(itertools.accumulate(t.numel for t in tensors))
         self.numel = self.ends[-1] if tensors else 0
 
-    def runs(self, first: int, stop: int) -> list[Run]:
-        """The elements [first, stop) as runs of bytes."""
+    def extents(self, first: int, stop: int) -> list[Extent]:
+        """The elements [first, stop) as byte ranges."""
         found, i = [], bisect.bisect_right(self.ends, first)
         while first < stop:
             begin = self.ends[i] - self.tensors[i].numel
             end = min(stop, self.ends[i])
             if end > first:
-                found.append(self.tensors[i].run(first - begin, end - begin))
+                found.append(self.tensors[i].extent(first - begin, end - begin))
             first, i = end, i + 1
         return found
 
@@ -80,7 +81,7 @@ def read_partition(path: Path, home: Path, reader: Reader) -> Partition:
     return Partition(path, stage, counts[0], groups, paddings, _step(state, reader))
 
 
-def place_of(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Run]]:
+def place_of(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Extent]]:
     """Each trained parameter's masters.
 
     Args:
@@ -110,7 +111,7 @@ def place_of(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, lis
     return _sliced(shapes, partitions) if first.stage == 3 else _flat(shapes, partitions)
 
 
-def _sliced(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Run]]:
+def _sliced(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Extent]]:
     tapes, size = [Tape(p.groups) for p in partitions], len(partitions)
     flat = {name: shape for group in shapes for name, shape in group.items()}
     each = {name: -(-math.prod(shape) // size) for name, shape in flat.items()}
@@ -122,17 +123,17 @@ def _sliced(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list
             )
     found, offset = {}, 0
     for name, shape in flat.items():
-        runs, left = [], math.prod(shape)
+        extents, left = [], math.prod(shape)
         for tape in tapes:
             here = min(each[name], left)
-            runs += tape.runs(offset, offset + here)
+            extents += tape.extents(offset, offset + here)
             left -= here
-        found[name] = runs
+        found[name] = extents
         offset += each[name]
     return found
 
 
-def _flat(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Run]]:
+def _flat(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[Extent]]:
     first, size = partitions[0], len(partitions)
     if len(shapes) != len(first.groups) or (first.paddings is not None and [len(p) for p in first.paddings] != [len(s) for s in shapes]):
         raise DsFolderError(
@@ -153,7 +154,7 @@ def _flat(shapes: list[Shapes], partitions: list[Partition]) -> dict[str, list[R
                 " files of two runs are mixed: copy one tag again"
             )
         for name, begin, end in places:
-            found[name] = tape.runs(begin, end)
+            found[name] = tape.extents(begin, end)
     return found
 
 
@@ -180,7 +181,7 @@ def _step(state: dict, reader: Reader) -> float | None:
     for entry in entries:
         step = entry.get("step") if isinstance(entry, dict) else None
         if isinstance(step, StoredTensor) and step.numel == 1:
-            return float(next(reader.pieces([step.run(0, 1)]))[0])
+            return float(next(reader.parts([step.extent(0, 1)]))[0])
         if type(step) in (int, float):
             return float(step)
     return None

@@ -7,10 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from train.foreign.deepspeed.masters import DsFolderError, Shapes
-from train.foreign.torch_save.file import Run, StoredTensor, read_torch_file
+from train.foreign.torch_save.file import StoredTensor, read_torch_file
+from train.model_files.stream import Extent
 
 
-def universal_runs(place: Path, shapes: list[Shapes] | None, others: Collection[str]) -> dict[str, list[Run]]:
+def universal_masters(place: Path, shapes: list[Shapes] | None, others: Collection[str]) -> dict[str, list[Extent]]:
     """Each trained parameter's master.
 
     Args:
@@ -32,5 +33,5 @@ def universal_runs(place: Path, shapes: list[Shapes] | None, others: Collection[
         if not isinstance(tensor, StoredTensor) or tensor.numel != math.prod(shape) or tensor.shape not in (shape, (tensor.numel,)):
             have = list(tensor.shape) if isinstance(tensor, StoredTensor) else "no tensor"
             raise DsFolderError(f"{path}: holds {have}, the model states want {list(shape)}; two runs are mixed, or tensor-parallel parts")
-        found[name] = [tensor.run(0, tensor.numel)]
+        found[name] = [tensor.extent(0, tensor.numel)]
     return found

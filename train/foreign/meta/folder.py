@@ -35,7 +35,7 @@ def convert(
         dtype: of the weights written (default: as stored). tokenizer: tokenizer.model (default: the folder's, or its parent's).
         positions: the context the model was trained with, 4096 for LLaMA-2. progress: called with bytes read.
     Raises:
-        MetaFolderError, TorchFileError: something missing, damaged or contradictory; nothing is left.
+        MetaFolderError, TorchFileError, ReadError: something missing, damaged or contradictory; nothing is left.
     """
     if out.exists():
         raise MetaFolderError(f"{out}: exists already; give another folder, or remove it first")

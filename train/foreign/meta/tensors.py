@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.foreign.torch_save.file import Reader, StoredTensor, read_torch_file
+from train.foreign.torch_save.file import StoredTensor, read_torch_file
 from train.model_files.dtypes import DType
-from train.model_files.stream import Tensor
+from train.model_files.stream import CHUNK_BYTES, Reader, Tensor
 
 _TOP = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 _LAYER = {
@@ -199,46 +199,52 @@ def _cut(shape: tuple[int, ...], kind: str, slices: int) -> tuple[int, ...]:
     return (shape[0], shape[1] // slices) if kind == "columns" else (shape[0] // slices, shape[1])
 
 
-# -- streams: pieces of the whole tensor, in order ------------------------------------------------------------------
+# -- streams: parts of the whole tensor, in order -------------------------------------------------------------------
 
 
-def _whole(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
-    return reader.pieces([parts[0].run(0, parts[0].numel)])
+def _whole(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+    return reader.parts([pieces[0].extent(0, pieces[0].numel)])
 
 
-def _rows(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
-    return reader.pieces([p.run(0, p.numel) for p in parts])
+def _rows(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+    return reader.parts([p.extent(0, p.numel) for p in pieces])
 
 
-def _columns(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
-    rows, width = parts[0].shape[0], sum(p.shape[1] for p in parts)
-    at_once = max(1, reader.piece_bytes // parts[0].dtype.itemsize // width)
+def _columns(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+    rows, width, dtype = pieces[0].shape[0], sum(p.shape[1] for p in pieces), pieces[0].dtype
+    at_once = max(1, CHUNK_BYTES // dtype.itemsize // width)
+    blocks = [np.empty((at_once, p.shape[1]), dtype.array) for p in pieces]
     for first in range(0, rows, at_once):
-        stop = min(first + at_once, rows)
-        yield np.concatenate([_block(reader, p, first, stop) for p in parts], axis=1).reshape(-1)
+        here = [block[: rows - first] for block in blocks]
+        for piece, block in zip(pieces, here, strict=True):
+            _read_rows(reader, piece, first, block)
+        yield np.concatenate(here, axis=1).reshape(-1)
 
 
-def _turned(reader: Reader, parts: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+def _turned(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     """Row i of half h of a head, in transformers' order, is Meta's row 2i + h."""
-    for part in parts:
-        for first in range(0, part.shape[0], head):
-            block = _block(reader, part, first, first + head)
-            yield block.reshape(head // 2, 2, -1).swapaxes(0, 1).reshape(-1)
+    block = np.empty((head, pieces[0].shape[1]), pieces[0].dtype.array)
+    for piece in pieces:
+        for first in range(0, piece.shape[0], head):
+            _read_rows(reader, piece, first, block)
+            yield block.reshape(head // 2, 2, -1).swapaxes(0, 1).copy().reshape(-1)
 
 
-def _block(reader: Reader, part: StoredTensor, first: int, stop: int) -> np.ndarray:
-    """(stop - first, columns): rows of a part."""
-    pieces = list(reader.pieces([part.run(first * part.shape[1], stop * part.shape[1])]))
-    return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(stop - first, part.shape[1])
+def _read_rows(reader: Reader, piece: StoredTensor, first: int, block: np.ndarray) -> None:
+    """Fill a block (rows, columns) with a piece's rows from `first` on."""
+    columns = piece.shape[1]
+    reader.read_into([piece.extent(first * columns, (first + len(block)) * columns)], block)
 
 
 _STREAMS = {"whole": _whole, "rows": _rows, "columns": _columns, "turned": _turned}
 
 
-def _same(reader: Reader, parts: list[StoredTensor], name: str) -> None:
-    kept = np.concatenate([p.copy() for p in _whole(reader, parts, 0)])
-    for part in parts[1:]:
-        if not np.array_equal(np.concatenate([p.copy() for p in _whole(reader, [part], 0)]), kept):
+def _same(reader: Reader, pieces: list[StoredTensor], name: str) -> None:
+    kept, other = (np.empty(pieces[0].numel, pieces[0].dtype.array) for _ in range(2))
+    reader.read_into([pieces[0].extent(0, len(kept))], kept)
+    for piece in pieces[1:]:
+        reader.read_into([piece.extent(0, len(other))], other)
+        if not np.array_equal(other, kept):
             raise MetaFolderError(
-                f"{part.file}: its {name} differs from {parts[0].file.name}'s; files of two models are mixed, fetch them again"
+                f"{piece.file}: its {name} differs from {pieces[0].file.name}'s; files of two models are mixed, fetch them again"
             )

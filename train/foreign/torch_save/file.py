@@ -1,7 +1,7 @@
 """Foreign PyTorch files (.pt, .pth, .bin) read without unpickling: structure as plain data, tensors as byte ranges.
 
-    contents = read_torch_file(path)               # dicts, lists, numbers, Foreign stand-ins, StoredTensor
-    for piece in stored_pieces([contents["w"].run(0, numel)], buffers): ...
+    contents = read_torch_file(path)  # dicts, lists, numbers, Foreign stand-ins, StoredTensor
+    for part in Reader().parts([contents["w"].extent(0, 1000)]): ...
 
 Nothing is imported or called on the file's behalf (train.foreign.torch_save.pickled), no member is decompressed (train.foreign.torch_save.members), and no
 tensor's bytes are read before someone asks for a range of them.
@@ -10,34 +10,16 @@ tensor's bytes are read before someone asks for a range of them.
 from __future__ import annotations
 
 import math
-import os
 import stat
 import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from train.foreign.torch_save.members import Member, TorchFileError, read_members, read_small
 from train.foreign.torch_save.pickled import MAX_PICKLE_BYTES, Foreign, read_pickle
 from train.model_files.dtypes import DType
-from train.model_files.stream import CHUNK_BYTES
-
-PIECE_BYTES = CHUNK_BYTES
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive elements on disk: `count` elements of `dtype` from byte `start` of a file."""
-
-    file: Path
-    dtype: DType
-    start: int
-    count: int
+from train.model_files.stream import Extent
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,7 @@ class StoredTensor:
             expected *= size
         return True
 
-    def run(self, first: int, stop: int) -> Run:
+    def extent(self, first: int, stop: int) -> Extent:
         """The elements [first, stop) of the flattened tensor.
 
         Raises:
@@ -77,7 +59,7 @@ class StoredTensor:
             raise TorchFileError(
                 f"{self.file}: a tensor {list(self.shape)} lies scattered (strides {list(self.stride)}); save it contiguous"
             )
-        return Run(self.file, self.dtype, self.storage_start + (self.offset + first) * self.dtype.itemsize, stop - first)
+        return Extent(self.file, self.storage_start + (self.offset + first) * self.dtype.itemsize, stop - first, self.dtype)
 
 
 def read_torch_file(path: Path, home: Path | None = None) -> Any:
@@ -145,77 +127,4 @@ class _Tensors:
         return tensor
 
 
-# -- reading ------------------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """Byte ranges of many files into few buffers; safe for several threads.
-
-    A buffer is used again as soon as nobody holds a piece of it, so that no memory is cleared or mapped anew for each piece.
-    """
-
-    def __init__(self, piece_bytes: int = PIECE_BYTES, most_open: int = 128):
-        self.piece_bytes, self._most_open = piece_bytes, most_open
-        self._files: OrderedDict[Path, BinaryIO] = OrderedDict()
-        self._buffers: list[bytearray] = []
-        self._lock = threading.Lock()
-
-    def pieces(self, runs: list[Run]) -> Iterator[np.ndarray]:
-        """Yield 1-D arrays over the runs in order, runs joined and cut so that each but the last fills a buffer.
-
-        Raises:
-            TorchFileError: a file is shorter than it was.
-        """
-        if not runs:
-            return
-        [dtype] = {run.dtype for run in runs}
-        room = self.piece_bytes // dtype.itemsize
-        piece = self._take(dtype)
-        view, filled = memoryview(piece).cast("B"), 0
-        for run in runs:
-            done = 0
-            while done < run.count:
-                count = min(run.count - done, room - filled)
-                at = filled * dtype.itemsize
-                self._read(run, run.start + done * dtype.itemsize, view[at : at + count * dtype.itemsize])
-                done, filled = done + count, filled + count
-                if filled == room:
-                    yield piece
-                    del piece, view
-                    piece = self._take(dtype)
-                    view, filled = memoryview(piece).cast("B"), 0
-        if filled:
-            del view
-            yield piece[:filled]
-
-    def _read(self, run: Run, start: int, into: memoryview) -> None:
-        file, done = self._open(run.file), 0
-        while done < len(into):
-            got = os.preadv(file.fileno(), [into[done:]], start + done)
-            if not got:
-                raise TorchFileError(f"{run.file}: ended at byte {start + done}; the file changed while it was read")
-            done += got
-
-    def _open(self, path: Path) -> BinaryIO:
-        with self._lock:
-            file = self._files.pop(path, None)
-            if file is None:
-                file = path.open("rb", buffering=0)
-                if hasattr(os, "posix_fadvise"):  # a longer read-ahead: half as fast again from a cold disk
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            self._files[path] = file
-            if len(self._files) > self._most_open:
-                self._files.popitem(last=False)  # closed when its last reader lets go
-            return file
-
-    def _take(self, dtype: DType) -> np.ndarray:
-        with self._lock:
-            for buffer in self._buffers:
-                if sys.getrefcount(buffer) <= 3:  # the list, this name, the call: no array holds it
-                    return np.frombuffer(buffer, dtype.array)
-            buffer = bytearray(self.piece_bytes)
-            self._buffers = [*self._buffers[-3:], buffer]
-            return np.frombuffer(buffer, dtype.array)
-
-
-__all__ = ["Foreign", "Reader", "Run", "StoredTensor", "TorchFileError", "check_place", "read_torch_file"]
+__all__ = ["Foreign", "StoredTensor", "TorchFileError", "check_place", "read_torch_file"]

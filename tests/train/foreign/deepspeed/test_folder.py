@@ -18,8 +18,9 @@ from tests.made.tiny import joined
 from tests.made.where import ROOT
 from train.foreign.deepspeed import folder as ds_folder
 from train.foreign.deepspeed.folder import DsFolderError
-from train.foreign.torch_save.file import PIECE_BYTES, StoredTensor, TorchFileError, read_torch_file
+from train.foreign.torch_save.file import StoredTensor, TorchFileError, read_torch_file
 from train.model_files.dtypes import BF16, FP32, DType
+from train.model_files.stream import CHUNK_BYTES, RING, ReadError
 
 EMBEDDING = "model.embed_tokens.weight"
 CASES = {
@@ -398,20 +399,22 @@ print(json.dumps([peak() - before, chars() - read, largest, count]))
     parameters = write_large(tmp_path / "run", 3, 40)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, check=True)
     grown, read, largest, count = json.loads(done.stdout.splitlines()[-1])
-    assert count == parameters and largest * 4 <= PIECE_BYTES
+    assert count == parameters and largest * 4 <= CHUNK_BYTES
     assert grown < 40e6 < parameters * 4 / 4, "a quarter of the masters would show"
     assert read <= 4 * parameters * 1.01
 
 
-def test_a_piece_that_is_kept_is_not_overwritten_and_one_let_go_is_used_again(tmp_path):
+def test_a_part_stays_while_the_next_ones_are_read_and_its_memory_is_used_again(tmp_path):
     write_large(tmp_path / "run", 2, 8)
     tensors = list(ds_folder.tensors_of(tmp_path / "run", None, BF16).values())
     each, half = 4 << 20, 1 << 19  # elements a rank; a tensor's elements on one rank
-    for i, parts in enumerate([list(t.parts()) for t in tensors]):
+    for i, tensor in enumerate(tensors):
+        parts = list(tensor.parts())
+        assert 4 == len(parts) < RING
         wanted = [torch.arange(r * each + i * half, r * each + (i + 1) * half).float() for r in range(2)]
         assert torch.equal(joined(parts, FP32), torch.cat(wanted))
     places = {piece.__array_interface__["data"][0] for t in tensors for piece in t.parts()}
-    assert len(places) <= 4 < len(tensors)
+    assert len(places) <= RING < len(tensors)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
@@ -422,5 +425,5 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
     assert isinstance(stored, StoredTensor)
     with path.open("r+b") as f:
         f.truncate(stored.storage_start + 100)
-    with pytest.raises(TorchFileError, match="the file changed while it was read"):
+    with pytest.raises(ReadError, match=f"{path.name}: ends at byte {stored.storage_start + 100}; it was cut short while it was read"):
         [list(t.parts()) for t in tensors.values()]
