@@ -83,7 +83,7 @@ def random_documents(rng: np.random.Generator, lengths: list[int]) -> list[np.nd
 
 def pack_by_hand(documents: list[np.ndarray], row_tokens: int, masks: list[np.ndarray] | None = None, sources: list[int] | None = None):
     """One PackedBatch of whole documents, padded to row_tokens; independent of train.data.packing."""
-    from train.data.loader import PackedBatch
+    from train.data.batch import PackedBatch
 
     tokens, labels, positions, source, edges = [], [], [], [], [0]
     for i, d in enumerate(documents):

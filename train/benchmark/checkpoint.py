@@ -125,7 +125,7 @@ def _step(engine: Any, recipe: Recipe, world: Any, saver: Any = None) -> None:
 
     import torch
 
-    from train.data.loader import PackedBatch
+    from train.data.batch import PackedBatch
 
     ids = [(7919 * i) % 1000 for i in range(recipe.data.seq_len)]
     batch = PackedBatch.of_ids(ids)

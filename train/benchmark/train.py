@@ -196,7 +196,7 @@ def _padded(packed: list, micro_batch: int, row: int, rng: np.random.Generator, 
 def _pad(group: list, length: int) -> Any:
     import torch
 
-    from train.data.loader import PackedBatch
+    from train.data.batch import PackedBatch
     from train.data.packing import IGNORED
 
     rows = max(1, len(group))

@@ -11,17 +11,17 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data import packing as batches
+from train.data.batch import PackedBatch
 from train.data.mixture import SourceSpec
-from train.data.packing import PADDING_ROW, PackedRows, Rows
+from train.data.packing import PADDING_ROW, Rows
 from train.data.plans import Plans, differences
 
 STATE_VERSION = 1
@@ -30,46 +30,6 @@ PACKED_AT_ONCE = 2**17  # tokens: enough to spread the cost of a call, and still
 
 class LoaderError(ValueError):
     """A loader state that does not fit the data: says what differs."""
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """`PackedRows` as tensors: tokens, labels, position_ids (1, total) int64; cu_seqlens (segments + 1,) int32; source (total,) int16."""
-
-    tokens: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor
-    cu_seqlens: torch.Tensor
-    max_seqlen: int
-    source: torch.Tensor
-    supervised: int
-
-    @classmethod
-    def split(cls, packed: PackedRows, count: int = 1) -> list["PackedBatch"]:
-        """`packed` as `count` micro-batches of equally many rows; they share its memory."""
-        size = len(packed.tokens) // count
-        arrays = (packed.tokens, packed.labels, packed.position_ids)
-        tokens, labels, positions = (torch.from_numpy(a).view(count, 1, size).unbind() for a in arrays)
-        source = torch.from_numpy(packed.source).view(count, size).unbind()
-        supervised = np.count_nonzero(packed.labels.reshape(count, size) != batches.IGNORED, axis=1).tolist()
-        first = np.searchsorted(packed.cu_seqlens, np.arange(count + 1) * size)  # the segment each micro-batch starts with
-        longest = np.maximum.reduceat(np.diff(packed.cu_seqlens), first[:-1]).tolist()
-        first = first.tolist()
-        edges = [torch.from_numpy(packed.cu_seqlens[first[k] : first[k + 1] + 1] - np.int32(k * size)) for k in range(count)]
-        return [cls(*fields) for fields in zip(tokens, labels, positions, edges, longest, source, supervised, strict=True)]
-
-    @classmethod
-    def of_ids(cls, ids: list[int]) -> "PackedBatch":
-        """One document of these ids, without targets."""
-        n = len(ids)
-        return cls(
-            tokens=torch.tensor([ids]), labels=torch.full((1, n), batches.IGNORED), position_ids=torch.arange(n)[None],
-            cu_seqlens=torch.tensor([0, n], dtype=torch.int32), max_seqlen=n, source=torch.zeros(n, dtype=torch.int16), supervised=0,
-        )  # fmt: skip
-
-    def to(self, device: torch.device | str) -> "PackedBatch":
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is torch.Tensor}
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import torch
 
 from data_tools.shards.reader import Shards
 from train.data import packing as batches
+from train.data.batch import PackedBatch
 from train.data.chat_format import ChatFormat
-from train.data.loader import PackedBatch, heldout_rows
+from train.data.loader import heldout_rows
 from train.engine.zero3 import Engine
 from train.world.ranks import World
 

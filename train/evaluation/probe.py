@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from train.data.loader import PackedBatch
+from train.data.batch import PackedBatch
 from train.engine.zero3 import Engine
 from train.world.ranks import World
 

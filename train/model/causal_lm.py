@@ -19,7 +19,7 @@ from train.model_files.folder import ModelError
 from train.recipe.vocabulary import Model
 
 if TYPE_CHECKING:
-    from train.data.loader import PackedBatch
+    from train.data.batch import PackedBatch
 
 
 class LossHead(nn.Linear):

@@ -20,8 +20,9 @@ from data_tools.shards.reader import Shards
 from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.saver import Keep, Saver
+from train.data.batch import PackedBatch
 from train.data.chat_format import ChatFormat
-from train.data.loader import Loader, PackedBatch
+from train.data.loader import Loader
 from train.data.mixture import SourceSpec
 from train.engine.zero3 import Engine, merged_config, start
 from train.evaluation import heldout, probe

@@ -13,7 +13,8 @@ from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from tests.made.memory_shards import MemoryShards
-from train.data.loader import Loader, LoaderError, PackedBatch, heldout_rows
+from train.data.batch import PackedBatch
+from train.data.loader import Loader, LoaderError, heldout_rows
 from train.data.mixture import MixtureError, SourceSpec
 from train.data.packing import IGNORED, pack
 

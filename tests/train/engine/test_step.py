@@ -34,7 +34,7 @@ def unequal_rows(rng) -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
 
 def cut(rows: list, masks: list, world, micro_batch: int) -> list:
     """The rows of this rank as micro-batches, dealt as the loader deals them."""
-    from train.data.loader import PackedBatch
+    from train.data.batch import PackedBatch
 
     batches = []
     for start in range(world.rank * micro_batch, len(rows), world.size * micro_batch):
