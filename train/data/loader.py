@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 
 from data_tools.shards.reader import Shards
-from train.data import mixture
 from train.data import packing as batches
 from train.data.batch import PackedBatch
 from train.data.mixture import SourceSpec
@@ -196,9 +195,3 @@ class Loader:
         rows = np.where(rows < self.rows_per_step, rows, PADDING_ROW)
         at_once = max(1, PACKED_AT_ONCE // (self.micro_batch_rows * self.plans.seq_len))
         return [rows[k : k + at_once] for k in range(0, len(rows), at_once)]
-
-
-def heldout_rows(shards: Shards, seq_len: int, max_rows: int | None = None) -> Rows:
-    """Fixed rows to evaluate on: whole packing, longer documents cut, at most max_rows of them, chosen by a fixed shuffle."""
-    rows = batches.plan_whole(shards.lengths, seq_len, mixture.generator(0, "heldout"))
-    return rows.span(0, min(len(rows), len(rows) if max_rows is None else max_rows))

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from data_tools.shards.reader import Shards
+from train.data import mixture
 from train.data import packing as batches
 from train.data.batch import PackedBatch
-from train.data.chat_format import ChatFormat
 from train.data.loader import heldout_rows
+from train.data.packing import Rows
 from train.engine.zero3 import Engine
 from train.world.ranks import World
 
@@ -61,34 +60,7 @@ def mean_loss(scores: dict[str, Score]) -> float | None:
     return sum(s.loss for s in scores.values()) / len(scores) if scores else None
 
 
-def load_tokenizer(folder: Path, chat: ChatFormat | None = None) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **(chat.tokenizer_config if chat else {}))
-
-
-def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, world: World, chat: ChatFormat | None = None) -> str:
-    """The greedy continuation of a prompt, or the answer to it in a chat; ` …` stands where it was cut off.
-
-    Every rank computes it, since ZeRO-3 gathers weights from all of them.
-    """
-    ids = chat.prompt_ids(tokenizer, prompt) if chat else _text_ids(tokenizer, prompt)
-    ends = set(chat.end_ids) if chat else {tokenizer.eos_token_id}
-    new: list[int] = []
-    for _ in range(max_new_tokens):
-        batch = PackedBatch.of_ids(ids + new)
-        # rank 0 decides, so that a rounding difference between ranks cannot make them part
-        chosen = world.broadcast(int(engine.logits(batch.to(world.device))[-1].argmax()))
-        if chosen in ends:
-            return tokenizer.decode(new, skip_special_tokens=True)
-        new.append(chosen)
-    return tokenizer.decode(new, skip_special_tokens=True) + " …"
-
-
-def _text_ids(tokenizer: Any, text: str) -> list[int]:
-    ids = tokenizer(text)["input_ids"]
-    if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-        ids = [tokenizer.bos_token_id, *ids]
-    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
-        ids = ids[:-1]
-    return ids
+def heldout_rows(shards: Shards, seq_len: int, max_rows: int | None = None) -> Rows:
+    """Fixed rows to evaluate on: whole packing, longer documents cut, at most max_rows of them, chosen by a fixed shuffle."""
+    rows = batches.plan_whole(shards.lengths, seq_len, mixture.generator(0, "heldout"))
+    return rows.span(0, min(len(rows), len(rows) if max_rows is None else max_rows))

@@ -25,7 +25,7 @@ from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec
 from train.engine.zero3 import Engine, merged_config, start
-from train.evaluation import heldout, probe
+from train.evaluation import completion, heldout, probe
 from train.guard import run_lock
 from train.guard.signals import Guard
 from train.model.causal_lm import config_of, flops_per_token
@@ -223,8 +223,8 @@ def _evaluate(
     world: World,
 ) -> TrainState:
     if prompts := recipe.heldout.prompts:
-        tokenizer = heldout.load_tokenizer(folder, chat)
-        log.answers(state.step, {p: heldout.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world, chat) for p in prompts})
+        tokenizer = completion.load_tokenizer(folder, chat)
+        log.answers(state.step, {p: completion.complete(engine, tokenizer, p, recipe.heldout.prompt_tokens, world, chat) for p in prompts})
     if not shards:
         return state
     scores = heldout.evaluate(engine, shards, recipe.data.seq_len, recipe.heldout.max_rows, recipe.micro_batch, world)

@@ -14,9 +14,10 @@ from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from tests.made.memory_shards import MemoryShards
 from train.data.batch import PackedBatch
-from train.data.loader import Loader, LoaderError, heldout_rows
+from train.data.loader import Loader, LoaderError
 from train.data.mixture import MixtureError, SourceSpec
 from train.data.packing import IGNORED, pack
+from train.evaluation.heldout import heldout_rows
 
 A = np.random.default_rng(1).integers(1, 30, 70).tolist()
 B = np.random.default_rng(2).integers(1, 60, 40).tolist()

@@ -132,7 +132,7 @@ def test_a_prompt_is_the_ids_that_stand_before_an_answer_in_training(ground):
     from data_tools.chat.conversations import Turn
     from data_tools.chat.template import ChatTemplate
     from train.data.chat_format import ChatFormat
-    from train.evaluation.heldout import load_tokenizer
+    from train.evaluation.completion import load_tokenizer
 
     chat = ChatFormat.of([Shards.open(ground / "chats")])
     wanted = ChatTemplate.load("llama2", ground / "model").prompt([Turn("user", "a star?")])

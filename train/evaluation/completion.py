@@ -1,0 +1,44 @@
+"""Greedy continuations of a prompt, or answers to it in a chat, by all ranks together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from train.data.batch import PackedBatch
+from train.data.chat_format import ChatFormat
+from train.engine.zero3 import Engine
+from train.world.ranks import World
+
+
+def load_tokenizer(folder: Path, chat: ChatFormat | None = None) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **(chat.tokenizer_config if chat else {}))
+
+
+def complete(engine: Engine, tokenizer: Any, prompt: str, max_new_tokens: int, world: World, chat: ChatFormat | None = None) -> str:
+    """The greedy continuation of a prompt, or the answer to it in a chat; ` …` stands where it was cut off.
+
+    Every rank computes it, since ZeRO-3 gathers weights from all of them.
+    """
+    ids = chat.prompt_ids(tokenizer, prompt) if chat else _text_ids(tokenizer, prompt)
+    ends = set(chat.end_ids) if chat else {tokenizer.eos_token_id}
+    new: list[int] = []
+    for _ in range(max_new_tokens):
+        batch = PackedBatch.of_ids(ids + new)
+        # rank 0 decides, so that a rounding difference between ranks cannot make them part
+        chosen = world.broadcast(int(engine.logits(batch.to(world.device))[-1].argmax()))
+        if chosen in ends:
+            return tokenizer.decode(new, skip_special_tokens=True)
+        new.append(chosen)
+    return tokenizer.decode(new, skip_special_tokens=True) + " …"
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    ids = tokenizer(text)["input_ids"]
+    if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+        ids = [tokenizer.bos_token_id, *ids]
+    while ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+        ids = ids[:-1]
+    return ids
