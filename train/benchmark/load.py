@@ -180,7 +180,7 @@ def _ours(recipe: Recipe, folder: Path, world: Any) -> Any:
     from train.engine import zero3 as engine
     from train.model import causal_lm as model
 
-    config = engine.merged_config(recipe, world.size, world.device.type == "cuda")
+    config = deepspeed_json.merged_config(recipe, world.size, world.device.type == "cuda")
     built, _ = model.build(model.config_of(folder), recipe.model, world.device, 1)
     model.shard(built, config, world.device)
     return built, weights.load(model.parameters_by_name(built), engine.tied_names(built), folder, world)
@@ -191,9 +191,9 @@ def _theirs(recipe: Recipe, folder: Path, world: Any) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
-    from train.engine import zero3 as engine
+    from train.engine import deepspeed_json
 
-    config = engine.merged_config(recipe, world.size, world.device.type == "cuda")
+    config = deepspeed_json.merged_config(recipe, world.size, world.device.type == "cuda")
     said = HfDeepSpeedConfig(config)  # alive while the model is made: this is how transformers learns of ZeRO-3
     dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), said

@@ -116,6 +116,7 @@ def _recipe(job: dict[str, Any], ranks: int, on_cuda: bool) -> Recipe:
 
 
 def _engine(recipe: Recipe, job: dict[str, Any], world: Any) -> tuple[Any, str]:
+    from train.engine import deepspeed_json
     from train.engine import zero3 as engine_room
     from train.model import causal_lm as model_room
     from train.model_files.fetch import resolve
@@ -130,7 +131,7 @@ def _engine(recipe: Recipe, job: dict[str, Any], world: Any) -> tuple[Any, str]:
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=mlp,
         vocab_size=vocabulary, max_position_embeddings=job["seq_len"], tie_word_embeddings=job["size"] == "135m",
     )  # fmt: skip
-    merged = engine_room.merged_config(recipe, world.size, world.device.type == "cuda")
+    merged = deepspeed_json.merged_config(recipe, world.size, world.device.type == "cuda")
     model, said = model_room.build(config, recipe.model, world.device, 1)
     model_room.shard(model, merged, world.device)
     for parameter in model.parameters():  # each rank its own slice: no file, no full copy, no broadcast

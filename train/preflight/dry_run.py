@@ -10,7 +10,7 @@ from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data.mixture import SourceSpec
-from train.engine.zero3 import adam_kernel, merged_config
+from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.preflight import memory_plan
 from train.recipe.vocabulary import Recipe, find_file
 

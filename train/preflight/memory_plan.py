@@ -71,7 +71,7 @@ def require(recipe: Recipe, config: Any, world: Any) -> list[str]:
     Raises:
         MemoryPlanError: it cannot fit.
     """
-    from train.engine.zero3 import merged_config
+    from train.engine.deepspeed_json import merged_config
 
     on_cuda = world.device.type == "cuda"
     shape = shape_of(config)
@@ -117,7 +117,7 @@ def refusal(recipe: Recipe, shape: Shape, p: Plan, there: Machine, on_cuda: bool
 
 def what_would_fit(recipe: Recipe, shape: Shape, p: Plan, there: Machine, on_cuda: bool) -> Iterator[str]:
     """Changes, each of which is enough: in the recipe, then in the number of ranks."""
-    from train.engine.zero3 import merged_config
+    from train.engine.deepspeed_json import merged_config
 
     def fits(candidate: Recipe, ranks: int) -> bool:
         zero = merged_config(candidate, ranks, on_cuda)["zero_optimization"]

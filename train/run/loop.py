@@ -24,7 +24,8 @@ from train.data.batch import PackedBatch
 from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec
-from train.engine.zero3 import Engine, merged_config, start
+from train.engine.deepspeed_json import merged_config
+from train.engine.zero3 import Engine, start
 from train.evaluation import completion, heldout, probe
 from train.guard import run_lock
 from train.guard.signals import Guard

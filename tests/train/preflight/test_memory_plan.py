@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.made import tiny
-from train.engine.zero3 import merged_config
+from train.engine.deepspeed_json import merged_config
 from train.preflight import memory_plan
 from train.preflight.dry_run import shape_of_path
 from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of

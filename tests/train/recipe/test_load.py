@@ -143,7 +143,7 @@ def test_a_dry_run_finds_what_is_wrong_with_shards_that_are_here(tmp_path):
 
 
 def test_a_deepspeed_json_that_sets_what_the_recipe_owns_is_refused(tmp_path):
-    from train.engine.zero3 import merged_config
+    from train.engine.deepspeed_json import merged_config
 
     bad = tmp_path / "ds.json"
     bad.write_text('{"zero_optimization": {"stage": 2}, "train_batch_size": 8, "gradient_clipping": 1.0}')
@@ -165,7 +165,7 @@ def test_a_deepspeed_json_that_sets_what_the_recipe_owns_is_refused(tmp_path):
 
 
 def test_every_recipe_loads_with_every_engine_config():
-    from train.engine.zero3 import merged_config
+    from train.engine.deepspeed_json import merged_config
 
     recipes, configs = sorted(RECIPES.glob("*.yaml")), sorted((ROOT / "ds_configs").glob("*.json"))
     assert len(recipes) >= 3 and len(configs) == 5
