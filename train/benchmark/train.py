@@ -229,7 +229,7 @@ def _result(
     job: dict[str, Any], recipe: Recipe, engine: Any, taken: dict[str, list[dict[str, float]]], said: str, world: Any
 ) -> dict[str, Any]:
     """Rates by train.run.metrics_log, of each kind's median step."""
-    from train.model.causal_lm import flops_per_token
+    from train.model.flops import flops_per_token
     from train.run.metrics_log import Machine, StepNumbers, peak_memory_bytes, peak_tflops, rates
 
     peak = job["peak_tflops"]

@@ -29,7 +29,8 @@ from train.engine.zero3 import Engine, start
 from train.evaluation import completion, heldout, probe
 from train.guard import run_lock
 from train.guard.signals import Guard
-from train.model.causal_lm import config_of, flops_per_token
+from train.model.causal_lm import config_of
+from train.model.flops import flops_per_token
 from train.model_files import folder as model_folder
 from train.model_files.companions import COMPANIONS
 from train.model_files.fetch import resolve

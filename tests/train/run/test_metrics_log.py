@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from train.guard.signals import Guard, NonFiniteError
-from train.model.causal_lm import flops_per_token
+from train.model.flops import flops_per_token
 from train.recipe.changes import differences, refusal
 from train.run.metrics_log import Machine, MetricsLog, StepNumbers, line, peak_tflops, rates, readable_time
 from train.world.ranks import World

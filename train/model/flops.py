@@ -1,0 +1,22 @@
+"""FLOPs of a training token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+def flops_per_token(config: Any, total_parameters: int, attended: float) -> float:
+    """Training FLOPs of a token: 6 (N - input embedding) + 12 L d T.
+
+    Args:
+        attended: T, the tokens a token's attention is counted over. seq_len compares with most tables;
+            sum(L_i^2) / (2 sum(L_i)) over documents is what causal varlen attention computes.
+    Tied embeddings are counted once, as the head, which does compute.
+    """
+    embedding = config.vocab_size * config.hidden_size
+    tied = getattr(config, "tie_word_embeddings", False)
+    width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return 6 * (total_parameters - (0 if tied else embedding)) + 12 * config.num_hidden_layers * width * attended

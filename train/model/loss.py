@@ -1,0 +1,82 @@
+"""The output head and its cross-entropy, a chunk of tokens at a time, so that the whole logits never exist."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from train.model import kernels
+
+if TYPE_CHECKING:
+    pass
+
+
+class LossHead(nn.Linear):
+    """The output projection and the cross-entropy in one module, so that ZeRO-3 gathers its weight once for both."""
+
+    loss_chunk: int = 1024
+    fused: bool = False
+
+    def forward(
+        self, hidden: torch.Tensor, labels: torch.Tensor | None = None, source: torch.Tensor | None = None, sources: int = 1
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Logits, or with labels (loss, losses per source).
+
+        Args:
+            hidden: (tokens, width). labels: (tokens,), already shifted, -100 where there is no target.
+            source: (tokens,) index into the sources, -1 on padding.
+        Returns:
+            the sum of token losses, fp32, and its parts: (sources,) fp32, detached.
+        """
+        if labels is None:
+            return nn.functional.linear(hidden, self.weight)
+        if self.fused:
+            return kernels.fused_loss(hidden, self.weight, labels, source, sources)
+        return _ChunkedLoss.apply(hidden, self.weight, labels, source, sources, self.loss_chunk)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Sum of cross-entropies, a chunk of tokens at a time; the gradients are made on the way forward.
+
+    Only one chunk's logits (loss_chunk x vocabulary) exist at once. Making the gradient at once costs a buffer
+    of the head's own size and saves computing the logits a second time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, source: torch.Tensor, sources: int, chunk: int):
+        wants_grad = hidden.requires_grad or weight.requires_grad
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        # index 0 takes the padding (source -1), so no boolean selection and no synchronisation is needed
+        per_source = torch.zeros(sources + 1, dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.zeros_like(hidden) if wants_grad else None
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_grad else None
+        for start in range(0, hidden.shape[0], chunk):
+            h, y = hidden[start : start + chunk], labels[start : start + chunk]
+            kept = y != -100
+            logits = (h @ weight.t()).float()
+            target = torch.where(kept, y, 0)
+            log_z = torch.logsumexp(logits, dim=-1)
+            losses = torch.where(kept, log_z - logits.gather(1, target[:, None]).squeeze(1), 0.0)
+            total += losses.sum()
+            per_source.index_add_(0, source[start : start + chunk].long() + 1, losses)
+            if wants_grad:
+                grad = logits.sub_(log_z[:, None]).exp_()
+                grad.scatter_add_(1, target[:, None], torch.full_like(target, -1, dtype=grad.dtype)[:, None])
+                grad *= kept[:, None]
+                grad_low = grad.to(weight.dtype)
+                grad_hidden[start : start + chunk] = grad_low @ weight
+                if grad_low.dtype == torch.float32:
+                    grad_weight.addmm_(grad_low.t(), h)
+                else:
+                    grad_weight += grad_low.t() @ h
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if wants_grad else None)
+        per_source = per_source[1:]
+        ctx.mark_non_differentiable(per_source)
+        return total, per_source
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total.to(grad_weight.dtype), None, None, None, None
