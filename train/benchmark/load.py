@@ -176,7 +176,7 @@ def _forget(job: dict[str, Any], world: Any, cold: bool) -> None:
 
 
 def _ours(recipe: Recipe, folder: Path, world: Any) -> Any:
-    from train.engine import weights
+    from train.engine import deepspeed_json, weights
     from train.engine import zero3 as engine
     from train.model import causal_lm as model
 

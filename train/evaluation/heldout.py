@@ -15,7 +15,6 @@ from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data import packing as batches
 from train.data.batch import PackedBatch
-from train.data.loader import heldout_rows
 from train.data.packing import Rows
 from train.engine.zero3 import Engine
 from train.world.ranks import World
