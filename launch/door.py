@@ -50,7 +50,7 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
 
 
 def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     recipe = load(args.recipe, args.overrides)
     for warning in check(recipe) if check else []:

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train.recipe.vocabulary import ROOT, Checkpoint, Data, Model, Optim, Recipe, Source
+from train.recipe.load import ROOT
+from train.recipe.vocabulary import Checkpoint, Data, Model, Optim, Recipe, Source
 
 
 class BenchError(ValueError):

@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from train.recipe.vocabulary import Recipe, RecipeError, find_file
+from train.recipe.load import find_file
+from train.recipe.vocabulary import Recipe, RecipeError
 
 # key of a DeepSpeed JSON -> what the recipe calls it
 OWNED = {

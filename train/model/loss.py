@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from train.model import kernels
-
-if TYPE_CHECKING:
-    pass
 
 
 class LossHead(nn.Linear):

@@ -12,7 +12,8 @@ from train.data import mixture
 from train.data.mixture import SourceSpec
 from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.preflight import memory_plan
-from train.recipe.vocabulary import Recipe, find_file
+from train.recipe.load import find_file
+from train.recipe.vocabulary import Recipe
 
 # so that a recipe can be checked before its model has been downloaded
 PUBLISHED = {

@@ -38,7 +38,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def engine_at(world, recipe_path: Path, folder: Path):
     from train.checkpoint import trainer_state
     from train.engine.zero3 import start
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)

@@ -60,7 +60,7 @@ def started(tmp_path_factory):
 def start_each(world, recipe: Path, folders: dict[str, Path]) -> dict:
     """For each folder and compute dtype: this rank's masters and weights after the start; then the same with a bit changed before."""
     from train.engine import zero3 as engine
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     torch.set_num_threads(1)
     found: dict = {}

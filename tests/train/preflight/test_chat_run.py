@@ -13,7 +13,7 @@ from launch.sft import main
 from tests.made import tiny
 from tests.made.ranks import run_ranks
 from train.preflight.chat_run import LEAST_LR_SUM, lr_sum, too_weak
-from train.recipe.vocabulary import RECIPES, load
+from train.recipe.load import RECIPES, load
 
 THINGS = ("star", "dwarf", "comet", "quasar", "pulsar", "nebula", "cluster", "blazar", "magnetar")
 CHAT_RECIPES = {"sft_7b": 8, "sft_70b": 16, "sft_recommended_7b": 8}

@@ -13,7 +13,7 @@ from train.engine.deepspeed_json import merged_config
 from train.preflight import memory_plan
 from train.preflight.dry_run import shape_of_path
 from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
-from train.recipe.vocabulary import load
+from train.recipe.load import load
 from train.world.machine import Machine, host_available, what_there_is
 
 GIB = 2**30

@@ -9,7 +9,8 @@ import yaml
 
 from tests.made import tiny
 from tests.made.where import ROOT
-from train.recipe.vocabulary import RECIPES, RecipeError, load
+from train.recipe.load import RECIPES, load
+from train.recipe.vocabulary import RecipeError
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -20,7 +20,7 @@ def losses_of(run: Path) -> dict[int, float]:
 
 
 def one_run(world, recipe_path: Path, overrides: list[str], resume: str = "auto"):
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
     from train.run.loop import run
 
     outcome = run(load(recipe_path, overrides), world, resume)
@@ -78,7 +78,7 @@ def reshape(world, recipe_path: Path, folder: Path, out: Path) -> str:
     from train.checkpoint import find, trainer_state
     from train.checkpoint import folder as checkpoint
     from train.engine.zero3 import start
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)
@@ -133,7 +133,7 @@ def test_masters_and_moments_are_bit_equal_after_a_round_trip_over_world_sizes(g
 
 def engine_logits(world, recipe_path: Path, folder: Path, ids: list[int]) -> torch.Tensor:
     from train.engine.zero3 import start
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     return engine.logits(tiny.pack_by_hand([np.array(ids)], len(ids)))
@@ -164,7 +164,7 @@ def test_the_held_out_perplexity_in_the_log_is_what_transformers_computes(ground
 
 
 def refused(world, recipe_path: Path, overrides: list[str], resume: str = "auto") -> str:
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
     from train.run.loop import run
 
     try:
@@ -231,7 +231,7 @@ def wrong_slice(world, recipe_path: Path, folder: Path) -> str:
     """A library drift: after the load, something else stands in one slice of rank 1."""
     from train.engine import weights
     from train.engine import zero3 as engine_room
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     original = weights.load
 
@@ -301,7 +301,7 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
     from safetensors.torch import load_file
 
     from train.engine.zero3 import start
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     original = load_file(folder / "model.safetensors")
@@ -311,7 +311,7 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
 def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
     """A run while its name is held, and again when it is free."""
     from train.guard import run_lock
-    from train.recipe.vocabulary import load
+    from train.recipe.load import load
 
     held = run_lock.take(load(recipe_path, ["name=once"]).run_dir, world)
     first = refused(world, recipe_path, ["name=once"])
