@@ -11,10 +11,19 @@ import difflib
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with one key: the key, dotted, and the line for people."""
+
+    key: str
+    text: str
 
 
 def note_lines(node: yaml.Node | None, prefix: str, name: str, lines: dict[str, str]) -> None:
@@ -25,17 +34,17 @@ def note_lines(node: yaml.Node | None, prefix: str, name: str, lines: dict[str, 
             note_lines(value, dotted + ".", name, lines)
 
 
-def override(values: dict, word: str, lines: dict[str, str], faults: list[str]) -> None:
+def override(values: dict, word: str, lines: dict[str, str], faults: list[Fault]) -> None:
     key, sign, text = word.partition("=")
     if not sign or not key:
-        faults.append(f"{word!r}: not understood; overrides look like optim.lr=1e-5")
+        faults.append(Fault(word, f"{word!r}: not understood; overrides look like optim.lr=1e-5"))
         return
     at = values
     *parents, last = key.split(".")
     for part in parents:
         nxt = at.setdefault(part, {})
         if not isinstance(nxt, dict):
-            faults.append(f"{key}={text}: {part} is a value, not a section")
+            faults.append(Fault(key, f"{key}={text}: {part} is a value, not a section"))
             return
         at = nxt
     try:
@@ -48,45 +57,46 @@ def override(values: dict, word: str, lines: dict[str, str], faults: list[str]) 
         values.pop(other, None)  # the length on the command line replaces the file's, whichever unit either has
 
 
-def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: list[str]) -> Any:
-    """One dataclass from a mapping, or None after adding its faults."""
-
-    def place(key: str) -> str:
-        return f"{prefix}{key}"
-
-    def origin(key: str) -> str:
-        return f" ({lines[place(key)]})" if place(key) in lines else ""
-
-    if values is None:
-        values = {}
+def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: list[Fault]) -> Any:
+    """One dataclass from a mapping; where something is at fault, a namespace of the fields that are not."""
+    values = {} if values is None else values
     if not isinstance(values, dict):
-        faults.append(
-            f"{prefix.rstrip('.')}={values!r}: a section is wanted here, with keys {', '.join(f.name for f in dataclasses.fields(kind))}"
-        )
-        return None
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        section = prefix.rstrip(".")
+        faults.append(Fault(section, f"{section}={values!r}: a section is wanted here, with keys {known}"))
+        return types.SimpleNamespace()
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     before = len(faults)
-    made: dict[str, Any] = {}
+
+    def blame(key: str, why: str) -> None:
+        place = f"{prefix}{key}"
+        origin = f" ({lines[place]})" if place in lines else ""
+        faults.append(Fault(place, f"{place}={_show(values[key])}{origin}: {why}"))
+
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
-            remedy = f"did you mean {place(near[0])}?" if near else f"known here: {', '.join(fields)}"
-            faults.append(f"{place(key)}={_show(values[key])}{origin(key)}: unknown key; {remedy}")
+            blame(key, "unknown key; " + (f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(fields)}"))
+    made: dict[str, Any] = {}
     for name, f in fields.items():
         if name not in values:
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                faults.append(f"{place(name)}: missing; it has no default")
+            if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING:
+                made[name] = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+            else:
+                faults.append(Fault(f"{prefix}{name}", f"{prefix}{name}: missing; it has no default"))
             continue
         try:
-            made[name] = _cast(hints[name], values[name], place(name), lines, faults)
+            value = _cast(hints[name], values[name], f"{prefix}{name}", lines, faults)
         except _CastError as error:
-            faults.append(f"{place(name)}={_show(values[name])}{origin(name)}: {error}")
+            blame(name, str(error))
             continue
         check: Callable[[Any], bool] | None = f.metadata.get("check")
-        if check and made[name] is not None and not check(made[name]):
-            faults.append(f"{place(name)}={_show(values[name])}{origin(name)}: must be {f.metadata['rule']}")
-    return None if len(faults) > before else kind(**made)
+        if check and value is not None and not check(value):
+            blame(name, f"must be {f.metadata['rule']}")
+        else:
+            made[name] = value
+    return kind(**made) if len(faults) == before else types.SimpleNamespace(**made)
 
 
 class _CastError(ValueError):
@@ -98,7 +108,7 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _cast(hint: Any, value: Any, place: str, lines: dict[str, str], faults: list[str]) -> Any:
+def _cast(hint: Any, value: Any, place: str, lines: dict[str, str], faults: list[Fault]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None else _cast(next(a for a in args if a is not type(None)), value, place, lines, faults)

@@ -1,10 +1,7 @@
-"""The recipe's whole vocabulary on one page.
+"""The recipe's whole vocabulary on one page: every key, its type, its default, what a value must be.
 
-1. `load(path, overrides)` reads a YAML file, then `section.key=value` words, in that order of precedence;
-2. every value is cast by its field's type (PyYAML reads `2e-5` and `1e6` as strings) and checked on its own;
-3. `Recipe.faults()` adds what no single field can see; all faults come back in one `RecipeError`.
-
-Nothing here imports torch: a recipe is checked in milliseconds.
+load.py reads it from YAML and words; checks.py sees what no single key can show. Nothing in this room imports torch: a recipe
+is checked in milliseconds.
 """
 
 from __future__ import annotations
@@ -154,18 +151,11 @@ class Recipe:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the run; a length in tokens is rounded up to whole steps."""
-        return self.steps if self.steps is not None else -(-self.tokens // self.tokens_per_step)
+        return total_steps(self)
 
     @property
     def warmup_steps(self) -> float:
-        """Warm-up in steps, fractional when it was given in tokens."""
-        s = self.schedule
-        if s.warmup_tokens is not None:
-            return s.warmup_tokens / self.tokens_per_step
-        if s.warmup_steps is not None:
-            return s.warmup_steps
-        return (s.warmup_ratio if s.warmup_ratio is not None else 0.03) * self.total_steps
+        return warmup_steps(self)
 
     @property
     def run_dir(self) -> Path:
@@ -177,33 +167,21 @@ class Recipe:
         to = self.checkpoint.to
         return f"{to.rstrip('/')}/{self.name}" if to else str(self.run_dir / "checkpoints")
 
-    def faults(self) -> list[str]:
-        """What no single field can see; changes nothing."""
-        found: list[str] = []
-        if (self.steps is None) == (self.tokens is None):
-            found.append(f"steps={self.steps}, tokens={self.tokens}: give the run's length once, as steps=N or tokens=N")
-        elif self.warmup_steps >= self.total_steps and self.total_steps > 1:
-            found.append(f"schedule: warm-up of {self.warmup_steps:g} steps leaves nothing of the run's {self.total_steps}; shorten it")
-        if self.tokens_per_step % self.data.seq_len:
-            near = max(1, round(self.tokens_per_step / self.data.seq_len)) * self.data.seq_len
-            found.append(f"tokens_per_step={self.tokens_per_step}: not a multiple of data.seq_len={self.data.seq_len}; {near} is")
-        given = [k for k in ("warmup_ratio", "warmup_steps", "warmup_tokens") if getattr(self.schedule, k) is not None]
-        if len(given) > 1:
-            found.append(f"schedule.{', schedule.'.join(given)}: give the warm-up once")
-        weighted = [name for name, s in self.data.sources.items() if s.weight is not None]
-        if weighted and len(weighted) < len(self.data.sources):
-            missing = ", ".join(n for n in self.data.sources if n not in weighted)
-            found.append(f"data.sources: {', '.join(weighted)} have a weight and {missing} none; give all sources a weight, or none")
-        if not self.data.sources:
-            found.append("data.sources: empty; name at least one folder of token shards, e.g. data.sources.papers.path=shards/papers")
-        if self.checkpoint.to and "://" not in self.checkpoint.to:
-            found.append(f"checkpoint.to={self.checkpoint.to}: not a URL like s3://bucket/folder; for a folder on a disk set runs")
-        if self.heldout.every_steps and not self.heldout.sources:
-            found.append(
-                f"heldout.every_steps={self.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"
-            )
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as they go into recipe.yaml and state.json."""
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+
+def total_steps(run: Recipe) -> int:
+    """Steps of the run; a length in tokens is rounded up to whole steps."""
+    return run.steps if run.steps is not None else -(-run.tokens // run.tokens_per_step)
+
+
+def warmup_steps(run: Recipe) -> float:
+    """Warm-up in steps, fractional when it was given in tokens."""
+    s = run.schedule
+    if s.warmup_tokens is not None:
+        return s.warmup_tokens / run.tokens_per_step
+    if s.warmup_steps is not None:
+        return s.warmup_steps
+    return (s.warmup_ratio if s.warmup_ratio is not None else 0.03) * total_steps(run)

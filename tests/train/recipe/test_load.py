@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from tests.made import tiny
 from tests.made.where import ROOT
+from train.recipe.checks import CHECKS
 from train.recipe.load import RECIPES, load
 from train.recipe.vocabulary import RecipeError
 
@@ -180,3 +182,53 @@ def test_the_resolved_recipe_reads_back_as_itself(tmp_path):
     recipe = load(RECIPES / "cpt_7b.yaml", ["optim.lr=1e-5"])
     again = load(write(tmp_path, yaml.safe_dump(recipe.to_dict())))
     assert again == recipe
+
+
+def test_a_check_reads_no_key_but_those_it_states():
+    assert len(CHECKS) >= 8
+    for keys, check in CHECKS:
+        view: dict = {}
+        for key in keys:
+            *sections, last = key.split(".*")[0].split(".")
+            at = view
+            for section in sections:
+                at = at.setdefault(section, {})
+            at[last] = {} if last == "sources" else None if last.startswith("warmup") or last == "to" else 2
+        check(_namespace(view))
+
+
+def _namespace(values):
+    return SimpleNamespace(**{k: _namespace(v) if isinstance(v, dict) and k != "sources" else v for k, v in values.items()})
+
+
+@pytest.mark.parametrize(
+    "broken, seen, unseen",
+    [
+        ("steps: many", ["tokens_per_step=100: not a multiple"], ["give the run's length"]),
+        ("data: {sources: {a: {path: s, weight: heavy}, b: {path: t}}, seq_len: 64}", ["tokens_per_step=100"], ["have a weight"]),
+        (
+            "data: {sources: {a: {weight: 1}, b: {path: t}}, seq_len: 64}",
+            ["data.sources.a.path: missing", "a have a weight and b none"],
+            [],
+        ),
+        ("data: {sources: {a: {path: s}}, seq_len: none}", ["data.seq_len='none'"], ["not a multiple"]),
+        ("data: 5", ["data=5"], ["not a multiple", "data.sources"]),
+        ("schedule: {warmup_steps: soon, warmup_ratio: 0.1}", ["tokens_per_step=100"], ["give the warm-up once"]),
+        ("schedule: {warmup_steps: 90, floor_ratio: low}", ["leaves nothing of the run's 10"], []),
+        ("model: {pth: m}", ["model.path: missing", "tokens_per_step=100"], []),
+    ],
+)
+def test_checks_across_keys_run_when_none_of_their_keys_is_at_fault(tmp_path, broken, seen, unseen):
+    given = {
+        "name": "x",
+        "steps": 10,
+        "tokens_per_step": 100,
+        "model": {"path": "m"},
+        "data": {"sources": {"a": {"path": "s"}}, "seq_len": 64},
+    }
+    with pytest.raises(RecipeError) as error:
+        load(write(tmp_path, yaml.safe_dump(given | yaml.safe_load(broken))))
+    for text in seen:
+        assert text in str(error.value), str(error.value)
+    for text in unseen:
+        assert text not in str(error.value), str(error.value)

@@ -1,0 +1,86 @@
+"""What no single key of a recipe can show: checks over several, each run when none of the keys it reads is itself at fault.
+
+CHECKS = ((keys it reads), check), …      a check takes the recipe, or as much of it as could be made, and returns faults
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from train.recipe.vocabulary import total_steps, warmup_steps
+
+WARMUPS = ("warmup_ratio", "warmup_steps", "warmup_tokens")
+
+
+def cross_faults(recipe: Any, at_fault: Iterable[str]) -> list[str]:
+    """Faults of the checks whose keys are sound; `at_fault`: dotted keys that have been named already."""
+    broken = [key.split(".") for key in at_fault]
+    return [fault for keys, check in CHECKS if not any(_touches(b, k.split(".")) for b in broken for k in keys) for fault in check(recipe)]
+
+
+def _touches(broken: list[str], key: list[str]) -> bool:
+    """Whether a fault at `broken` leaves `key`, which may hold a `*`, without a value."""
+    return len(broken) <= len(key) and all(k in ("*", b) for b, k in zip(broken, key))
+
+
+def _length_once(r: Any) -> list[str]:
+    if (r.steps is None) != (r.tokens is None):
+        return []
+    return [f"steps={r.steps}, tokens={r.tokens}: give the run's length once, as steps=N or tokens=N"]
+
+
+def _warmup_ends(r: Any) -> list[str]:
+    if (r.steps is None) == (r.tokens is None) or total_steps(r) <= 1 or warmup_steps(r) < total_steps(r):
+        return []
+    return [f"schedule: warm-up of {warmup_steps(r):g} steps leaves nothing of the run's {total_steps(r)}; shorten it"]
+
+
+def _whole_rows(r: Any) -> list[str]:
+    if r.tokens_per_step % r.data.seq_len == 0:
+        return []
+    near = max(1, round(r.tokens_per_step / r.data.seq_len)) * r.data.seq_len
+    return [f"tokens_per_step={r.tokens_per_step}: not a multiple of data.seq_len={r.data.seq_len}; {near} is"]
+
+
+def _warmup_once(r: Any) -> list[str]:
+    given = [key for key in WARMUPS if getattr(r.schedule, key) is not None]
+    return [f"schedule.{', schedule.'.join(given)}: give the warm-up once"] if len(given) > 1 else []
+
+
+def _all_weighted_or_none(r: Any) -> list[str]:
+    weighted = [name for name, source in r.data.sources.items() if source.weight is not None]
+    missing = [name for name in r.data.sources if name not in weighted]
+    if not weighted or not missing:
+        return []
+    return [f"data.sources: {', '.join(weighted)} have a weight and {', '.join(missing)} none; give all sources a weight, or none"]
+
+
+def _some_source(r: Any) -> list[str]:
+    if r.data.sources:
+        return []
+    return ["data.sources: empty; name at least one folder of token shards, e.g. data.sources.papers.path=shards/papers"]
+
+
+def _url(r: Any) -> list[str]:
+    if not r.checkpoint.to or "://" in r.checkpoint.to:
+        return []
+    return [f"checkpoint.to={r.checkpoint.to}: not a URL like s3://bucket/folder; for a folder on a disk set runs"]
+
+
+def _something_to_evaluate(r: Any) -> list[str]:
+    if not r.heldout.every_steps or r.heldout.sources:
+        return []
+    return [f"heldout.every_steps={r.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"]
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
+    (("steps", "tokens"), _length_once),
+    (("steps", "tokens", "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
+    (("tokens_per_step", "data.seq_len"), _whole_rows),
+    (tuple(f"schedule.{key}" for key in WARMUPS), _warmup_once),
+    (("data.sources.*.weight",), _all_weighted_or_none),
+    (("data.sources",), _some_source),
+    (("checkpoint.to",), _url),
+    (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
+)
