@@ -230,7 +230,8 @@ def _result(
 ) -> dict[str, Any]:
     """Rates by train.run.metrics_log, of each kind's median step."""
     from train.model.flops import flops_per_token
-    from train.run.metrics_log import Machine, StepNumbers, peak_memory_bytes, peak_tflops, rates
+    from train.run.metrics_log import peak_memory_bytes, peak_tflops
+    from train.run.rates import Machine, StepNumbers, rates
 
     peak = job["peak_tflops"]
     if peak is None and world.device.type == "cuda":

@@ -38,7 +38,8 @@ from train.preflight import memory_plan
 from train.recipe import changes as resume
 from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe
-from train.run.metrics_log import Machine, MetricsLog, StepNumbers, peak_tflops
+from train.run.metrics_log import MetricsLog, peak_tflops
+from train.run.rates import Machine, StepNumbers
 from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
 

@@ -8,7 +8,8 @@ import torch
 from train.guard.signals import Guard, NonFiniteError
 from train.model.flops import flops_per_token
 from train.recipe.changes import differences, refusal
-from train.run.metrics_log import Machine, MetricsLog, StepNumbers, line, peak_tflops, rates, readable_time
+from train.run.metrics_log import MetricsLog, line, peak_tflops, readable_time
+from train.run.rates import Machine, StepNumbers, rates
 from train.world.ranks import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
