@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from train.export import exporter as export
     from train.export import plan as export_plan
-    from train.model_files import dtypes
+    from train.model_files.dtypes import OF_RECIPE
 
-    dtype = {"bf16": dtypes.BF16, "fp32": dtypes.FP32}[args.dtype]
+    dtype = OF_RECIPE[args.dtype]
     request = export_plan.Request(
         checkpoint=args.checkpoint,
         out=args.out,

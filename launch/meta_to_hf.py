@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from train.foreign.meta.folder import MetaFolderError, convert
     from train.foreign.torch_save.file import TorchFileError
-    from train.model_files.dtypes import BF16, FP16, FP32
+    from train.model_files.dtypes import OF_RECIPE
     from train.model_files.stream import ReadError
 
-    dtype = {"keep": None, "bf16": BF16, "fp16": FP16, "fp32": FP32}[args.dtype]
+    dtype = None if args.dtype == "keep" else OF_RECIPE[args.dtype]
     begun = time.perf_counter()
     try:
         size = sum(p.stat().st_size for p in args.folder.glob("consolidated.*.pth"))

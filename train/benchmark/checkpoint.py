@@ -120,22 +120,23 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
 
 
 def _step(engine: Any, recipe: Recipe, world: Any, saver: Any = None) -> None:
-    """A step on made tokens, as the loop makes it."""
+    """The trainer's step on made tokens; with a saver, as the loop makes it while a save is in flight."""
     import dataclasses
 
     import torch
 
     from train.data.batch import PackedBatch
+    from train.data.packing import IGNORED
+    from train.engine import step
 
     ids = [(7919 * i) % 1000 for i in range(recipe.data.seq_len)]
-    batch = PackedBatch.of_ids(ids)
-    labels = torch.tensor([[*ids[1:], -100]])
+    labels = torch.tensor([[*ids[1:], IGNORED]])
+    batch = dataclasses.replace(PackedBatch.of_ids(ids), labels=labels, supervised=len(ids) - 1)
     engine.set_lr(1e-6)
-    engine.backward(dataclasses.replace(batch, labels=labels, supervised=len(ids) - 1).to(world.device), recipe.tokens_per_step, last=True)
     if saver:
-        world.sum([float(saver.failed)])
-        saver.before_update()
-    engine.step()
+        step.take(engine, [batch], ["made"], world, lambda: {"save failed": saver.failed}, lambda _: saver.before_update())
+    else:
+        step.take(engine, [batch], ["made"], world)
 
 
 def _write_plainly(path: Path, nbytes: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from train.benchmark.ranks import BenchError, Watch, bytes_read, give_back, launch, own_memory, small_recipe, timed
+from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.recipe.vocabulary import Recipe
 
 SLACK = 256 << 20  # what a load may take besides the rank's share and 1.5 largest tensors
@@ -50,11 +51,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _made(args: argparse.Namespace, scratch: Path) -> Path:
-    import torch
 
     from train.benchmark import made_models
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[args.files_dtype]
+    dtype = in_torch(OF_RECIPE[args.files_dtype])
     return made_models.write(scratch / "model", made_models.shape_of(args.parameters), dtype)
 
 
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cold, warm = _disk_rate(files)
     job = {"folder": str(folder), "files": [str(f) for f in files], "dtype": args.dtype}
     job["deepspeed"] = str(args.deepspeed) if args.deepspeed else None
-    element = max(2 if args.dtype == "bf16" else 4, max(e.dtype.itemsize for e in entries.values()))  # a slice as it waits for its master
+    element = max(OF_RECIPE[args.dtype].itemsize, max(e.dtype.itemsize for e in entries.values()))  # a slice as it waits for its master
     share, largest = element * parameters / args.ranks, element * max(e.numel for e in entries.values())
     ways = [OURS] + [THEIRS] * bool(args.compare) + [START] * args.start
     got = {way: launch("train.benchmark.load", job | {"way": way}, args.ranks) for way in ways}
@@ -187,7 +187,6 @@ def _ours(recipe: Recipe, folder: Path, world: Any) -> Any:
 
 
 def _theirs(recipe: Recipe, folder: Path, world: Any) -> Any:
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -195,8 +194,7 @@ def _theirs(recipe: Recipe, folder: Path, world: Any) -> Any:
 
     config = deepspeed_json.merged_config(recipe, world.size, world.device.type == "cuda")
     said = HfDeepSpeedConfig(config)  # alive while the model is made: this is how transformers learns of ZeRO-3
-    dtype = torch.bfloat16 if recipe.model.dtype == "bf16" else torch.float32
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), said
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=in_torch(OF_RECIPE[recipe.model.dtype])), said
 
 
 def _first_engine(job: dict[str, Any], world: Any) -> None:
@@ -217,6 +215,8 @@ def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, A
     from train.benchmark.train import MadeDocuments
     from train.data.loader import Loader
     from train.data.mixture import SourceSpec
+    from train.data.plans import DataSettings
+    from train.engine import step
     from train.engine import zero3 as engine_room
     from train.preflight import memory_plan
 
@@ -224,14 +224,12 @@ def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, A
     give_back()
     started = own_memory() - before
     documents = MadeDocuments(np.full(4 * world.size, recipe.data.seq_len), engine.model.hf.config.vocab_size)
-    loader = Loader(
-        {"made": documents}, specs=[SourceSpec("made")], seq_len=recipe.data.seq_len, packing="split", long_documents="drop", seed=0,
-        rows_per_step=recipe.rows_per_step, micro_batch_rows=1, rank=world.rank, world_size=world.size,
-    )  # fmt: skip
+    settings = DataSettings(
+        specs=[SourceSpec("made")], seq_len=recipe.data.seq_len, packing="split", seed=0, rows_per_step=recipe.rows_per_step
+    )
+    loader = Loader({"made": documents}, settings, world.rank, world.size)
     engine.set_lr(1e-5)
-    for batch in loader.next_step():
-        engine.backward(batch.to(world.device), recipe.tokens_per_step, last=True)
-    engine.step()
+    step.take(engine, loader.next_step(), ["made"], world)
     loader.close()
     engine.release()
     give_back()

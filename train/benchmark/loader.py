@@ -11,6 +11,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from data_tools.shards.reader import Shards
 from data_tools.shards.writer import ShardWriter
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec, generator
+from train.data.plans import DataSettings
 
 KINDS = {"papers": 4000, "abstracts": 330}  # mean tokens of a document
 PASSES = 3  # over each epoch; the fastest counts, as the machine may have other work
@@ -64,10 +66,7 @@ def _write(folder: Path, kind: str, tokens: float) -> Path:
 
 def _read(kind: str, shards: Shards, packing: str, args: argparse.Namespace) -> dict[str, Any]:
     """An epoch in the caller's thread: what a row costs, not what prefetch hides."""
-    loader = Loader(
-        {kind: shards}, specs=[SourceSpec(kind)], seq_len=args.seq_len, packing=packing, seed=0,
-        rows_per_step=args.rows_per_step, micro_batch_rows=args.micro_batch, prefetch_steps=0,
-    )  # fmt: skip
+    loader = Loader({kind: shards}, replace(_settings(kind, packing, args), micro_batch_rows=args.micro_batch, prefetch_steps=0))
     steps = max(1, loader.epoch_rows // args.rows_per_step)
 
     def epoch() -> None:
@@ -78,6 +77,10 @@ def _read(kind: str, shards: Shards, packing: str, args: argparse.Namespace) -> 
     documents = len(loader.plans.rows(0).document) / loader.epoch_rows
     loader.close()
     return _row(f"{kind}, {packing}", seconds / (steps * args.rows_per_step), documents)
+
+
+def _settings(kind: str, packing: str, args: argparse.Namespace) -> DataSettings:
+    return DataSettings(specs=[SourceSpec(kind)], seq_len=args.seq_len, packing=packing, seed=0, rows_per_step=args.rows_per_step)
 
 
 def _read_plainly(kind: str, shards: Shards, args: argparse.Namespace) -> dict[str, Any]:
@@ -121,14 +124,14 @@ class _Lengths:
 
 
 def _seek(kind: str, packing: str, args: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {"specs": [SourceSpec(kind)], "seq_len": args.seq_len, "packing": packing, "seed": 0}
+    settings = _settings(kind, packing, args)
     shards = _Lengths(_lengths(kind, args.seek_tokens))
-    saved = Loader({kind: shards}, rows_per_step=args.rows_per_step, **settings)
+    saved = Loader({kind: shards}, settings)
     state = saved.state_dict() | {"next_row": int(0.9 * saved.epoch_rows)}
     saved.close()
 
     def resume() -> None:
-        loader = Loader({kind: shards}, rows_per_step=args.rows_per_step, **settings)
+        loader = Loader({kind: shards}, settings)
         loader.load_state_dict(state)
         loader.close()
 

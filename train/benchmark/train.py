@@ -1,6 +1,6 @@
 """Training: tokens/s of the real step, MFU and memory, on one machine's ranks.
 
-Steps are the trainer's own: loader, packed forward and backward, ZeRO-3, AdamW (at lr 0, so that every step computes the same).
+Steps are the trainer's own (train/engine/step.py) on its own loader, at lr 0, so that every step computes the same.
 `--model` takes a model folder, `--size` makes random weights of a known shape, in memory. Documents are made, as long as those of a
 chat mixture (mean 654 tokens), or come from `--shards`.
 `--compare padded` trains on the very documents of each packed step again, one a row, padded to the longest of a micro-batch, and to
@@ -19,6 +19,7 @@ import numpy as np
 
 from train.benchmark.ranks import BenchError, launch
 from train.data.mixture import SourceSpec, generator
+from train.data.plans import DataSettings
 from train.recipe.vocabulary import Data, Model, Optim, Recipe, Source
 
 # (hidden, layers, heads, key-value heads, MLP, vocabulary)
@@ -80,10 +81,11 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     world.log0(said)
     vocabulary = engine.model.hf.config.vocab_size
     shards = _open(job["shards"], vocabulary) if job["shards"] else MadeDocuments(_lengths(job), vocabulary)
-    loader = Loader(
-        {"documents": shards}, specs=[SourceSpec("documents")], seq_len=recipe.data.seq_len, packing=recipe.data.packing, long_documents="drop", seed=0,
-        rows_per_step=recipe.rows_per_step, micro_batch_rows=recipe.micro_batch, rank=world.rank, world_size=world.size,
+    settings = DataSettings(
+        specs=[SourceSpec("documents")], seq_len=recipe.data.seq_len, packing=recipe.data.packing, long_documents="drop", seed=0,
+        rows_per_step=recipe.rows_per_step, micro_batch_rows=recipe.micro_batch,
     )  # fmt: skip
+    loader = Loader({"documents": shards}, settings, world.rank, world.size)
     engine.set_lr(0.0)  # every step computes the same, and both kinds the same losses
     kinds = ["packed", *(PADDED if job["compare"] else ())]
     taken: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
@@ -211,18 +213,17 @@ def _pad(group: list, length: int) -> Any:
 
 
 def _step(engine: Any, batches: list, world: Any) -> dict[str, float]:
-    """One optimizer step as the trainer's loop makes it; counts are of all ranks."""
-    own = [float((b.source >= 0).sum()) for b in batches], [float(b.tokens.numel()) for b in batches]
-    squares = sum(float((b.cu_seqlens.diff().double() ** 2).sum()) for b in batches)
-    useful, places, squares = world.sum([sum(own[0]), sum(own[1]), squares])
+    """One step of the trainer's own, timed; counts are of all ranks."""
+    from train.engine import step
+
+    places = float(sum(b.tokens.numel() for b in batches))
     world.barrier()
     begun = time.perf_counter()
-    [supervised] = world.sum([sum(b.supervised for b in batches)])
-    losses = [engine.backward(b.to(world.device), max(int(supervised), 1), last=k == len(batches) - 1)[0] for k, b in enumerate(batches)]
-    [loss] = world.sum([float(sum(losses))])
-    engine.step()
+    totals = step.take(engine, batches, ["documents"], world, own=lambda: {"places": places})
     seconds = time.perf_counter() - begun
-    return {"useful": useful, "places": places, "attended": squares / (2 * useful), "seconds": seconds, "loss": loss / max(supervised, 1)}
+    return {
+        "useful": totals.tokens, "places": totals.agreed["places"], "attended": totals.attended, "seconds": seconds, "loss": totals.loss,
+    }  # fmt: skip
 
 
 def _result(

@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from train.data import packing as batches
-from train.data.packing import PackedRows
+from train.data.packing import IGNORED, PackedRows
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class PackedBatch:
         arrays = (packed.tokens, packed.labels, packed.position_ids)
         tokens, labels, positions = (torch.from_numpy(a).view(count, 1, size).unbind() for a in arrays)
         source = torch.from_numpy(packed.source).view(count, size).unbind()
-        supervised = np.count_nonzero(packed.labels.reshape(count, size) != batches.IGNORED, axis=1).tolist()
+        supervised = np.count_nonzero(packed.labels.reshape(count, size) != IGNORED, axis=1).tolist()
         first = np.searchsorted(packed.cu_seqlens, np.arange(count + 1) * size)  # the segment each micro-batch starts with
         longest = np.maximum.reduceat(np.diff(packed.cu_seqlens), first[:-1]).tolist()
         first = first.tolist()
@@ -40,7 +39,7 @@ class PackedBatch:
         """One document of these ids, without targets."""
         n = len(ids)
         return cls(
-            tokens=torch.tensor([ids]), labels=torch.full((1, n), batches.IGNORED), position_ids=torch.arange(n)[None],
+            tokens=torch.tensor([ids]), labels=torch.full((1, n), IGNORED), position_ids=torch.arange(n)[None],
             cu_seqlens=torch.tensor([0, n], dtype=torch.int32), max_seqlen=n, source=torch.zeros(n, dtype=torch.int16), supervised=0,
         )  # fmt: skip
 

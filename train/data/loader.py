@@ -1,6 +1,6 @@
 """The rows of this rank, step after step, as torch batches.
 
-shards → lengths → the epoch's plan (`mixture`, `batches`) → the step's rows → this rank's micro-batches → `PackedBatch`.
+shards → lengths → the epoch's plan (plans.py, mixture.py, packing.py) → the step's rows → this rank's micro-batches → `PackedBatch`.
 
 Which rows make step n depends on (shards, seed, epoch) alone; ranks, micro-batches and workers only deal them out. Where the
 loader stands is an epoch and a row of its plan, so that a resume seeks and replays nothing. A thread builds steps ahead; the
@@ -9,19 +9,18 @@ state never counts what the caller has not been given.
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from data_tools.shards.reader import Shards
-from train.data import packing as batches
+from train.data import packing
 from train.data.batch import PackedBatch
-from train.data.mixture import SourceSpec
 from train.data.packing import PADDING_ROW, Rows
-from train.data.plans import Plans, differences
+from train.data.plans import DataSettings, Plans, differences
 
 STATE_VERSION = 1
 PACKED_AT_ONCE = 2**17  # tokens: enough to spread the cost of a call, and still in the processor's cache
@@ -54,34 +53,18 @@ class Loader:
     Raises MixtureError when every source is used up.
     """
 
-    def __init__(
-        self,
-        shards: Mapping[str, Shards],
-        *,
-        specs: Sequence[SourceSpec],
-        seq_len: int,
-        packing: Literal["split", "whole"],
-        long_documents: Literal["cut", "drop"] = "cut",
-        seed: int,
-        rows_per_step: int,
-        micro_batch_rows: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        prefetch_steps: int = 2,
-        workers: int = 1,
-    ) -> None:
-        assert list(shards) == [spec.name for spec in specs], f"shards of {list(shards)}, specs of {[spec.name for spec in specs]}"
-        assert rows_per_step > 0 and micro_batch_rows > 0 and 0 <= rank < world_size, (rows_per_step, micro_batch_rows, rank, world_size)
-        self.source_names = list(shards)
+    def __init__(self, shards: Mapping[str, Shards], settings: DataSettings, rank: int = 0, world_size: int = 1) -> None:
+        s, names = settings, [spec.name for spec in settings.specs]
+        assert list(shards) == names, f"shards of {list(shards)}, specs of {names}"
+        assert s.rows_per_step > 0 and s.micro_batch_rows > 0 and 0 <= rank < world_size, (s, rank, world_size)
+        self.source_names = names
         self.shards = list(shards.values())
-        self.plans = Plans(self.shards, specs, seq_len, packing, long_documents, seed)
-        self.rows_per_step, self.micro_batch_rows = rows_per_step, micro_batch_rows
-        self.rank, self.world_size = rank, world_size
-        self.accumulation = -(-rows_per_step // (world_size * micro_batch_rows))
+        self.settings, self.rank, self.world_size = settings, rank, world_size
+        self.plans = Plans(self.shards, settings)
+        self.accumulation = -(-s.rows_per_step // (world_size * s.micro_batch_rows))
         self.data_wait_seconds = 0.0  # that next_step blocked; the caller resets it
-        self.prefetch_steps = prefetch_steps
         self._row_numbers = self._rank_rows()
-        self._packers = ThreadPoolExecutor(workers, "packer") if workers > 1 else None
+        self._packers = ThreadPoolExecutor(s.workers, "packer") if s.workers > 1 else None
         self._builder = ThreadPoolExecutor(1, "loader")  # one thread: steps are built in order
         self._ahead: deque[Future[_Step]] = deque()
         self._used = self._built = Position()
@@ -90,7 +73,7 @@ class Loader:
     def next_step(self) -> list[PackedBatch]:
         """This rank's `accumulation` micro-batches of the next step. Raises what went wrong while they were built."""
         begun = time.perf_counter()
-        while len(self._ahead) <= self.prefetch_steps:
+        while len(self._ahead) <= self.settings.prefetch_steps:
             self._ahead.append(self._builder.submit(self._build))
         step = self._ahead[0].result()
         self._ahead.popleft()  # only now: an interrupt while waiting must not lose a step
@@ -102,7 +85,7 @@ class Loader:
         """(source, document id, start, stop) of every segment of the step last returned, of all ranks, in order."""
         assert self._last is not None, "no step has been taken"
         rows = self._last.rows
-        source, index = batches.locate(rows.document, self.shards)
+        source, index = packing.locate(rows.document, self.shards)
         places = zip(source.tolist(), index.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)
         return [(self.source_names[k], self.shards[k].id(i), start, stop) for k, i, start, stop in places]
 
@@ -131,11 +114,6 @@ class Loader:
         """Rows of the epoch the caller stands in."""
         return len(self.plans.rows(self._used.epoch))
 
-    @property
-    def epoch_tokens(self) -> int:
-        """Tokens of the epoch the caller stands in."""
-        return self.plans.rows(self._used.epoch).tokens
-
     def require_tokens(self, tokens: int) -> None:
         """Raises MixtureError when the sources cannot give a run of that many tokens."""
         self.plans.require_tokens(tokens)
@@ -156,10 +134,10 @@ class Loader:
     def _build(self) -> _Step:
         """The step at `_built`, in the builder's thread."""
         self._check_files()  # a mapped file that shrank would end the process
-        rows, after = self._take(self._built, self.rows_per_step)
+        rows, after = self._take(self._built, self.settings.rows_per_step)
 
         def pack(micro_batches: np.ndarray) -> list[PackedBatch]:
-            return PackedBatch.split(batches.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
+            return PackedBatch.split(packing.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
 
         try:
             parts = list((self._packers.map if self._packers else map)(pack, self._row_numbers))
@@ -186,12 +164,13 @@ class Loader:
             at = Position(at.epoch + 1, 0)
         if 2 * at.next_row > len(plan):
             self.plans.prepare(at.epoch + 1)
-        return batches.join(spans), at
+        return packing.join(spans), at
 
     def _rank_rows(self) -> list[np.ndarray]:
         """Row numbers within the step, (micro-batches, micro_batch_rows), of this rank, in parts worth packing at once."""
-        first = (np.arange(self.accumulation) * self.world_size + self.rank) * self.micro_batch_rows
-        rows = first[:, None] + np.arange(self.micro_batch_rows)
-        rows = np.where(rows < self.rows_per_step, rows, PADDING_ROW)
-        at_once = max(1, PACKED_AT_ONCE // (self.micro_batch_rows * self.plans.seq_len))
+        s = self.settings
+        first = (np.arange(self.accumulation) * self.world_size + self.rank) * s.micro_batch_rows
+        rows = first[:, None] + np.arange(s.micro_batch_rows)
+        rows = np.where(rows < s.rows_per_step, rows, PADDING_ROW)
+        at_once = max(1, PACKED_AT_ONCE // (s.micro_batch_rows * s.seq_len))
         return [rows[k : k + at_once] for k in range(0, len(rows), at_once)]

@@ -7,9 +7,9 @@ lengths of an epoch's documents → `plan_split` or `plan_whole` → `Rows`, the
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Rows:
     """An epoch's plan: row k holds segments row_starts[k]:row_starts[k + 1], each a token range of one document.
 
     document, start, stop: (segments,) int64, documents numbered over all sources in recipe order, ranges half-open;
-    row_starts: (rows + 1,) int64. `cut` documents lie in more than one segment, `dropped` ones in none.
+    row_starts: (rows + 1,) int64. `cut` documents lie in more than one segment.
     """
 
     document: np.ndarray
@@ -36,7 +36,6 @@ class Rows:
     row_starts: np.ndarray
     seq_len: int
     cut: int = 0
-    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.row_starts) - 1
@@ -100,24 +99,13 @@ def plan_split(lengths: np.ndarray, seq_len: int, rng: np.random.Generator | Non
     return _permuted(rows, np.append(rng.permutation(full), np.arange(full, len(rows))))
 
 
-def plan_whole(
-    lengths: np.ndarray,
-    seq_len: int,
-    rng: np.random.Generator,
-    long: Literal["cut", "drop"] = "cut",
-    order: np.ndarray | None = None,
-) -> Rows:
-    """Best fit: no document that fits a row is ever cut; longer ones are cut into rows and a rest, or dropped.
+def plan_whole(lengths: np.ndarray, seq_len: int, rng: np.random.Generator, order: np.ndarray | None = None) -> Rows:
+    """Best fit: no document that fits a row is ever cut; longer ones are cut into rows and a rest.
 
     lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). Documents of one
     length are interchangeable and are dealt out in `order`; the rows are shuffled by `rng`.
     """
     order = np.arange(len(lengths)) if order is None else order
-    dropped = 0
-    if long == "drop":
-        fits = lengths[order] <= seq_len
-        dropped = len(order) - int(fits.sum())
-        order = order[fits]
     sizes = lengths[order]
     assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
     long_ones = np.flatnonzero(sizes > seq_len)
@@ -136,7 +124,7 @@ def plan_whole(
     count += int(full_rows.sum())
     by_row = _sorted_places(rng.permutation(count)[row_of])
     row_starts = np.append(np.flatnonzero(np.diff(row_of[by_row], prepend=-1)), len(row_of))
-    return Rows(order[place[by_row]], starts[by_row], stops[by_row], row_starts, seq_len, len(long_ones), dropped)
+    return Rows(order[place[by_row]], starts[by_row], stops[by_row], row_starts, seq_len, len(long_ones))
 
 
 def _sorted_places(keys: np.ndarray) -> np.ndarray:
@@ -149,7 +137,7 @@ def _permuted(rows: Rows, order: np.ndarray) -> Rows:
     counts = np.diff(rows.row_starts)[order]
     segments = _ranges(rows.row_starts[:-1][order], counts)
     parts = (rows.document[segments], rows.start[segments], rows.stop[segments])
-    return Rows(*parts, _offsets(counts), rows.seq_len, rows.cut, rows.dropped)
+    return Rows(*parts, _offsets(counts), rows.seq_len, rows.cut)
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -218,7 +206,7 @@ def pack(rows: Rows, indices: np.ndarray, shards: Sequence["Shards"]) -> PackedR
         positions[at : at + size] = count_up[:size]
     for at in pads.tolist():
         tokens[at : at - at % seq_len + seq_len] = 0
-    _copy_tokens(tokens, labels, shards, source, index, start, stop, begins)
+    _copy_tokens(tokens, labels, shards, _Segments(source, index, start, stop, begins))
     for at in pads.tolist():
         labels[at : at - at % seq_len + seq_len] = IGNORED
     return PackedRows(
@@ -232,30 +220,37 @@ def pack(rows: Rows, indices: np.ndarray, shards: Sequence["Shards"]) -> PackedR
     )
 
 
-def _copy_tokens(
-    tokens: np.ndarray,
-    labels: np.ndarray,
-    shards: Sequence["Shards"],
-    source: np.ndarray,
-    index: np.ndarray,
-    start: np.ndarray,
-    stop: np.ndarray,
-    begins: np.ndarray,
-) -> None:
-    """Lay token ranges start:stop of documents at `begins`; a label is the document's next token, where the mask trains on it."""
-    places = [a.tolist() for a in (source, index, start, stop, begins)]
-    for k, i, a, b, at in zip(*places, strict=True):
+@dataclass(frozen=True)
+class _Segments:
+    """Token ranges start:stop of documents `index` of sources `source`, and where in the micro-batch each begins: (segments,) int64 each."""
+
+    source: np.ndarray
+    index: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    begins: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        return zip(*(getattr(self, f.name).tolist() for f in fields(self)), strict=True)
+
+
+def _copy_tokens(tokens: np.ndarray, labels: np.ndarray, shards: Sequence["Shards"], segments: _Segments) -> None:
+    """Lay the segments' tokens where they begin; a label is the document's next token, where the mask trains on it."""
+    places = list(segments)
+    for k, i, a, b, at in places:
         tokens[at : at + b - a] = shards[k].tokens(i)[a:b]
     labels[:-1] = tokens[1:]
-    document_lengths = np.zeros(len(source), np.int64)
-    for k, s in enumerate(shards):
-        here = source == k
-        document_lengths[here] = s.lengths[index[here]]
-    labels[begins + (stop - start) - 1] = IGNORED
-    for j in np.flatnonzero(stop < document_lengths).tolist():  # a piece of a cut document: its next token is elsewhere
-        labels[begins[j] + stop[j] - start[j] - 1] = shards[source[j]].tokens(index[j])[stop[j]]
-    if any(s.has_mask for s in shards):
-        for k, i, a, b, at in zip(*places, strict=True):
+    s = segments
+    document_lengths = np.zeros(len(s.source), np.int64)
+    for k, one in enumerate(shards):
+        here = s.source == k
+        document_lengths[here] = one.lengths[s.index[here]]
+    labels[s.begins + (s.stop - s.start) - 1] = IGNORED
+    for j in np.flatnonzero(s.stop < document_lengths).tolist():  # a piece of a cut document: its next token is elsewhere
+        k, i, a, b, at = places[j]
+        labels[at + b - a - 1] = shards[k].tokens(i)[b]
+    if any(one.has_mask for one in shards):
+        for k, i, a, b, at in places:
             if shards[k].has_mask:
                 mask = shards[k].mask(i)[a + 1 : b + 1]  # of the targets
                 labels[at : at + len(mask)][mask == 0] = IGNORED

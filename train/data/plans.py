@@ -6,44 +6,51 @@ shards' lengths and fingerprints, the recipe's data settings → `Plans.rows(epo
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 
 from data_tools.shards.reader import Shards
-from train.data import mixture
-from train.data import packing as batches
+from train.data import mixture, packing
 from train.data.mixture import SourceSpec
 from train.data.packing import Rows
 
 KEPT = 3  # plans: of the caller's epoch, the builder's, the next
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """How documents become rows and rows become steps; all but the last three decide what a step holds, whatever the ranks."""
+
+    specs: Sequence[SourceSpec]  # in the order of the shards
+    seq_len: int
+    packing: Literal["split", "whole"]
+    long_documents: Literal["cut", "drop"] = "cut"  # those longer than a row, in whole packing
+    seed: int
+    rows_per_step: int
+    micro_batch_rows: int = 1
+    prefetch_steps: int = 2
+    workers: int = 1
+
+
 class Plans:
     """Makes a plan in a thread of its own when it is asked for, or before; keeps the last few."""
 
-    def __init__(
-        self,
-        shards: Sequence[Shards],
-        specs: Sequence[SourceSpec],
-        seq_len: int,
-        packing: Literal["split", "whole"],
-        long_documents: Literal["cut", "drop"],
-        seed: int,
-    ) -> None:
-        self.specs, self.seq_len, self.packing, self.seed = list(specs), seq_len, packing, seed
+    def __init__(self, shards: Sequence[Shards], settings: DataSettings) -> None:
+        self.settings, seq_len = settings, settings.seq_len
         lengths = [s.lengths for s in shards]
         self.dropped_documents = 0  # longer than a row, by the recipe's rule
-        if packing == "whole" and long_documents == "drop":
+        if settings.packing == "whole" and settings.long_documents == "drop":
             # taken out before the mixture, so that weights and token counts are of what is trained on
             self.dropped_documents = sum(int((n > seq_len).sum()) for n in lengths)
             lengths = [np.where(n > seq_len, 0, n) for n in lengths]
         self._lengths = lengths
         self._all_lengths = np.concatenate(lengths)
-        self._settings = {"seed": seed, "seq_len": seq_len, "packing": packing, "long_documents": long_documents}
-        self._settings |= {f"shards of {spec.name}": s.fingerprint for spec, s in zip(specs, shards, strict=True)}
-        self._settings |= {f"{key} of {spec.name}": getattr(spec, key) for spec in specs for key in ("weight", "max_repeats")}
+        self._depends_on = {key: getattr(settings, key) for key in ("seed", "seq_len", "packing", "long_documents")}
+        self._depends_on |= {f"shards of {spec.name}": s.fingerprint for spec, s in zip(settings.specs, shards, strict=True)}
+        self._depends_on |= {f"{key} of {spec.name}": getattr(spec, key) for spec in settings.specs for key in ("weight", "max_repeats")}
         self._planner = ThreadPoolExecutor(1, "planner")
         self._plans: dict[int, Future[Rows]] = {}
         self._digests: dict[int, str] = {}
@@ -63,10 +70,10 @@ class Plans:
             return self._plans[epoch]
 
     def _make(self, epoch: int) -> Rows:
-        order = mixture.epoch_documents(self._lengths, self.specs, self.seed, epoch)
-        rng = mixture.generator(self.seed, "rows", epoch)
-        plan = {"split": batches.plan_split, "whole": batches.plan_whole}[self.packing]
-        rows = plan(self._all_lengths, self.seq_len, rng, order=order)
+        s = self.settings
+        order = mixture.epoch_documents(self._lengths, s.specs, s.seed, epoch)
+        plan = {"split": packing.plan_split, "whole": packing.plan_whole}[s.packing]
+        rows = plan(self._all_lengths, s.seq_len, mixture.generator(s.seed, "rows", epoch), order=order)
         self._digests[epoch] = rows.digest()
         return rows
 
@@ -74,10 +81,10 @@ class Plans:
         """Everything the order of an epoch depends on, and the digest of the order itself: plain values."""
         if epoch not in self._digests:
             self.rows(epoch)
-        return self._settings | {"rows": self._digests[epoch]}
+        return self._depends_on | {"rows": self._digests[epoch]}
 
     def require_tokens(self, tokens: int) -> None:
-        mixture.require_tokens([int(n.sum()) for n in self._lengths], self.specs, tokens)
+        mixture.require_tokens([int(n.sum()) for n in self._lengths], self.settings.specs, tokens)
 
     def close(self) -> None:
         self._planner.shutdown()

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from train.model_files.dtypes import BF16, OF_RECIPE
 from train.recipe.load import find_file
 from train.recipe.vocabulary import Recipe, RecipeError
 
@@ -68,7 +69,7 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         "train_batch_size": recipe.micro_batch * world_size * accumulation,
         "gradient_clipping": recipe.optim.clip,
         "optimizer": _optimizer(recipe, zero, on_cuda),
-        "bf16": {"enabled": recipe.model.dtype == "bf16"},
+        "bf16": {"enabled": OF_RECIPE[recipe.model.dtype] is BF16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "steps_per_print": 1 << 31,

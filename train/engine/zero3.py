@@ -1,4 +1,4 @@
-"""Recipe + ds_configs/*.json → one DeepSpeed config → an engine with four verbs: set_lr, backward, step, set/get slices.
+"""A recipe and a model folder → an engine: weights verified in memory, then rate, backward, step; and a rank's slices, to read and write.
 
 The loss of a step is the mean over the supervised tokens of the whole global batch. DeepSpeed averages gradients
 over ranks and would divide by accumulation, so a micro-batch's sum of token losses is scaled by world / N, N being
@@ -17,6 +17,7 @@ from torch import nn
 from train.engine import weights
 from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.model import causal_lm as model_room
+from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
 from train.recipe.vocabulary import Recipe
 from train.world.ranks import World
@@ -122,13 +123,9 @@ class Engine:
     @property
     def adam_step(self) -> int:
         """Updates Adam has made; 0 before the first."""
-        for flat in self._zero.fp32_partitioned_groups_flat:
-            state = self._zero.optimizer.state.get(flat)
-            if state:
-                return int(state["step"])
-            group = next(g for g in self._zero.optimizer.param_groups if "step" in g or True)
-            return int(group.get("step", 0))
-        return 0
+        adam = self._zero.optimizer
+        first = self._zero.fp32_partitioned_groups_flat[0]
+        return int((adam.state.get(first) or adam.param_groups[0]).get("step", 0))
 
     def create_adam_state(self, step: int) -> None:
         """Adam's state does not exist before its first step: make it, at a step, with zero moments to be filled in.
@@ -168,7 +165,7 @@ def start(
         config_folder: where config.json is, when the weights are not on a disk.
     """
     config = merged_config(recipe, world.size, world.device.type == "cuda")
-    if recipe.model.dtype == "bf16" and world.device.type == "cpu":
+    if OF_RECIPE[recipe.model.dtype] is BF16 and world.device.type == "cpu":
         world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
     if world.device.type == "cpu" and not world.threads_set_by_user:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))

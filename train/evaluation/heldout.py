@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from data_tools.shards.reader import Shards
-from train.data import mixture
-from train.data import packing as batches
+from train.data import mixture, packing
 from train.data.batch import PackedBatch
 from train.data.packing import Rows
 from train.engine.zero3 import Engine
+from train.evaluation.completion import Prompts
 from train.world.ranks import World
 
 
@@ -32,34 +32,52 @@ class Score:
         return math.exp(min(self.loss, 700.0))
 
 
-def evaluate(
-    engine: Engine, shards: dict[str, Shards], seq_len: int, max_rows: int | None, micro_batch: int, world: World
-) -> dict[str, Score]:
-    """Each source's score; the same numbers on every rank, which all make the same number of forward passes."""
-    scores = {}
-    for name, source in shards.items():
-        rows = heldout_rows(source, seq_len, max_rows)
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found: a score a source, an answer a prompt."""
+
+    scores: dict[str, Score]
+    answers: dict[str, str]
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The unweighted mean over sources, by which the best checkpoint is kept."""
+        return sum(s.loss for s in self.scores.values()) / len(self.scores) if self.scores else None
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What a run is evaluated on: made once, asked at step 0 and along the run, by all ranks."""
+
+    engine: Engine
+    world: World
+    shards: dict[str, Shards]
+    seq_len: int
+    max_rows: int | None  # of a source
+    micro_batch: int
+    prompts: Prompts | None = None
+
+    def evaluate(self) -> Evaluation:
+        answers = self.prompts.answers(self.engine, self.world) if self.prompts else {}
+        return Evaluation({name: self.score(source) for name, source in self.shards.items()}, answers)
+
+    def score(self, source: Shards) -> Score:
+        """The same number on every rank, which all make the same number of forward passes."""
+        world, rows = self.world, heldout_rows(source, self.seq_len, self.max_rows)
         total = torch.zeros((), dtype=torch.float64, device=world.device)
         supervised = 0
-        at_once = world.size * micro_batch
-        for start in range(0, len(rows), at_once):
-            mine = np.arange(start + world.rank * micro_batch, start + (world.rank + 1) * micro_batch)
-            packed = batches.pack(rows, np.where(mine < len(rows), mine, batches.PADDING_ROW), [source])
+        for start in range(0, len(rows), world.size * self.micro_batch):
+            mine = np.arange(self.micro_batch) + start + world.rank * self.micro_batch
+            packed = packing.pack(rows, np.where(mine < len(rows), mine, packing.PADDING_ROW), [source])
             [batch] = PackedBatch.split(packed)
-            loss, _ = engine.losses(batch.to(world.device))
+            loss, _ = self.engine.losses(batch.to(world.device))
             total += loss.double()
             supervised += batch.supervised
         loss_sum, count = world.sum([float(total), supervised])
-        scores[name] = Score(loss_sum / max(count, 1), int(count))
-    return scores
-
-
-def mean_loss(scores: dict[str, Score]) -> float | None:
-    """The unweighted mean over sources, by which the best checkpoint is kept."""
-    return sum(s.loss for s in scores.values()) / len(scores) if scores else None
+        return Score(loss_sum / max(count, 1), int(count))
 
 
 def heldout_rows(shards: Shards, seq_len: int, max_rows: int | None = None) -> Rows:
     """Fixed rows to evaluate on: whole packing, longer documents cut, at most max_rows of them, chosen by a fixed shuffle."""
-    rows = batches.plan_whole(shards.lengths, seq_len, mixture.generator(0, "heldout"))
+    rows = packing.plan_whole(shards.lengths, seq_len, mixture.generator(0, "heldout"))
     return rows.span(0, min(len(rows), len(rows) if max_rows is None else max_rows))

@@ -1,4 +1,4 @@
-"""Signals and trouble, agreed on by all ranks once a step.
+"""Signals that ask a run to save and stop, agreed on by all ranks once a step.
 
 A signal only sets a flag; the flag travels in the step's one status all-reduce, so every rank stops at the same step.
 """
@@ -15,17 +15,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PREEMPTED = 75  # EX_TEMPFAIL: saved and stopped before the end; run the same command again
 
 
-class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
-
-
 class Guard:
     """A context in which SIGTERM, SIGINT and SIGUSR1 ask for a stop after the step at hand."""
 
-    def __init__(self, world: World, max_nonfinite_in_a_row: int):
-        self.world, self.limit = world, max_nonfinite_in_a_row
+    def __init__(self, world: World):
+        self.world = world
         self.signal: str | None = None
-        self._in_a_row = 0
 
     def __enter__(self) -> Guard:
         self._before = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
@@ -41,20 +36,6 @@ class Guard:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait
         self.signal = signal.Signals(number).name
         self.world.log0(f"{self.signal}: saving and stopping after this step")
-
-    def note(self, finite: bool, step: int, documents: list[str]) -> None:
-        """Count steps that were skipped because something was not finite.
-
-        Raises:
-            NonFiniteError: after `guard.max_nonfinite_in_a_row` of them, on every rank alike.
-        """
-        self._in_a_row = 0 if finite else self._in_a_row + 1
-        if self._in_a_row >= self.limit:
-            shown = ", ".join(documents[:8]) + (" …" if len(documents) > 8 else "")
-            raise NonFiniteError(
-                f"step {step}: loss or gradient not finite for {self._in_a_row} steps in a row; the weights are those before them. "
-                f"Documents of this step: {shown}. Lower optim.lr, lengthen the warm-up, or look at these documents with data_tools.show"
-            )
 
 
 def _die_with_parent() -> None:

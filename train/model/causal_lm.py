@@ -16,6 +16,7 @@ from torch import nn
 
 from train.model import attention, kernels
 from train.model.loss import LossHead
+from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import ModelError
 from train.recipe.vocabulary import Model
 
@@ -84,7 +85,7 @@ def build(config: Any, recipe: Model, device: torch.device, sources: int) -> tup
 
     backend, why = attention.choose_backend(recipe.attention, device)
     said = f"attention: {backend} ({why})"
-    dtype = torch.bfloat16 if recipe.dtype == "bf16" else torch.float32
+    dtype = in_torch(OF_RECIPE[recipe.dtype])
     config.use_cache = False
     with init_empty_weights(include_buffers=False):
         # buffers stay real and fp32: rotary frequencies made in bf16 would be wrong

@@ -10,6 +10,8 @@ import importlib.util
 import torch
 from torch import nn
 
+from train.data.packing import IGNORED
+
 
 def available() -> bool:
     return importlib.util.find_spec("liger_kernel") is not None
@@ -36,7 +38,7 @@ def fused_loss(
 
     def one(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         # arguments by position: bias, class weights, ignore_index, z-loss, smoothing, reduction, softcap, return_z_loss, accumulation dtype
-        return Fused.apply(h, weight, y, None, None, -100, 0.0, 0.0, "sum", None, False, torch.float32)[0]
+        return Fused.apply(h, weight, y, None, None, IGNORED, 0.0, 0.0, "sum", None, False, torch.float32)[0]
 
     if sources == 1:
         total = one(hidden, labels)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from train.data.packing import IGNORED
 from train.model import kernels
 
 
@@ -22,7 +23,7 @@ class LossHead(nn.Linear):
         """Logits, or with labels (loss, losses per source).
 
         Args:
-            hidden: (tokens, width). labels: (tokens,), already shifted, -100 where there is no target.
+            hidden: (tokens, width). labels: (tokens,), already shifted, IGNORED where there is no target.
             source: (tokens,) index into the sources, -1 on padding.
         Returns:
             the sum of token losses, fp32, and its parts: (sources,) fp32, detached.
@@ -51,7 +52,7 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_grad else None
         for start in range(0, hidden.shape[0], chunk):
             h, y = hidden[start : start + chunk], labels[start : start + chunk]
-            kept = y != -100
+            kept = y != IGNORED
             logits = (h @ weight.t()).float()
             target = torch.where(kept, y, 0)
             log_z = torch.logsumexp(logits, dim=-1)

@@ -48,6 +48,7 @@ ALL = (
     _of_numpy("uint8", "U8"), _of_numpy("bool", "BOOL"), _of_numpy("complex64"), _of_numpy("complex128"),
 )  # fmt: skip
 NAMED = {d.name: d for d in ALL}
+OF_RECIPE = {"bf16": BF16, "fp16": FP16, "fp32": FP32}  # as recipes and command lines spell them
 CODED = {d.code: d for d in ALL if d.code}
 
 

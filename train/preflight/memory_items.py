@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from train.model_files.dtypes import OF_RECIPE
 from train.model_files.reader import PIECE_BYTES
 from train.recipe.vocabulary import Recipe
 
@@ -123,7 +124,7 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
 
 
 def _element(recipe: Recipe) -> int:
-    return 2 if recipe.model.dtype == "bf16" else 4
+    return OF_RECIPE[recipe.model.dtype].itemsize
 
 
 def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:

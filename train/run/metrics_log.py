@@ -1,6 +1,6 @@
 """What a run says: one readable line for people, one JSON line for machines, TensorBoard's curves.
 
-Every printed rate is computed here, from numbers and times that are given, so that tests need no clock.
+Every rate it prints is computed in rates.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from train.recipe.vocabulary import Logging
 from train.run.rates import Machine, StepNumbers, rates
 from train.world.ranks import World
 
@@ -61,10 +62,8 @@ def line(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> st
 class MetricsLog:
     """metrics.jsonl, TensorBoard and the progress bar of a run; writes on rank 0 only."""
 
-    def __init__(
-        self, folder: Path, world: World, machine: Machine, total_steps: int, every_steps: int, tensorboard: bool, start_step: int
-    ):
-        self.world, self.machine, self.total_steps, self.every_steps = world, machine, total_steps, every_steps
+    def __init__(self, folder: Path, world: World, machine: Machine, logging: Logging, total_steps: int, start_step: int):
+        self.world, self.machine, self.total_steps, self.every_steps = world, machine, total_steps, logging.every_steps
         self._seconds: list[float] = []
         self._file: Any = None
         self._board: Any = None
@@ -74,7 +73,7 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         _cut_after(folder / "metrics.jsonl", start_step)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        if tensorboard:
+        if logging.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             # purge_step hides what a run killed after its last checkpoint wrote beyond it

@@ -1,4 +1,4 @@
-"""Rates of a step: pure arithmetic from given counts and times."""
+"""Rates of a step: pure arithmetic from counts and times that are given, so that tests need no clock."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from train.data.batch import PackedBatch
 from train.data.loader import Loader, LoaderError
 from train.data.mixture import MixtureError, SourceSpec
 from train.data.packing import IGNORED, pack
+from train.data.plans import DataSettings
 from train.evaluation.heldout import heldout_rows
 
 A = np.random.default_rng(1).integers(1, 30, 70).tolist()
@@ -27,7 +28,8 @@ def loader(**changes) -> Loader:
     values = {"shards": {"a": MemoryShards(A, 0, name="a"), "b": MemoryShards(B, sum(A), name="b")}, "seq_len": 32}
     values |= {"packing": "whole", "seed": 3, "rows_per_step": 8, "prefetch_steps": 0} | changes
     values.setdefault("specs", [SourceSpec(name) for name in values["shards"]])
-    return Loader(values.pop("shards"), **values)
+    ranks = {key: values.pop(key) for key in ("rank", "world_size") if key in values}
+    return Loader(values.pop("shards"), DataSettings(**values), **ranks)
 
 
 def rows_of(batches: list[PackedBatch], seq_len: int = 32) -> list[dict[str, list[int]]]:
@@ -53,7 +55,7 @@ def steps(count: int, world_size: int = 1, micro_batch_rows: int = 1, state: dic
     for _ in range(count):
         taken = [rank.next_step() for rank in ranks]
         assert {len(t) for t in taken} == {ranks[0].accumulation}
-        rows.append([row for at in zip(*taken) for batch in at for row in rows_of([batch], ranks[0].plans.seq_len)])
+        rows.append([row for at in zip(*taken) for batch in at for row in rows_of([batch], ranks[0].settings.seq_len)])
         logs = [rank.step_documents() for rank in ranks]
         assert all(log == logs[0] for log in logs)
         documents.append(logs[0])
@@ -259,7 +261,7 @@ def test_documents_longer_than_a_row_are_dropped_counted_and_not_part_of_the_wei
     run = loader(long_documents="drop", rows_per_step=4)
     long = sum(n > 32 for n in B)
     assert run.plans.dropped_documents == long > 5
-    assert run.epoch_tokens == sum(A) + sum(n for n in B if n <= 32)
+    assert run.plans.rows(0).tokens == sum(A) + sum(n for n in B if n <= 32)
 
 
 def real_shards(folder: Path, documents: int = 40) -> Shards:

@@ -58,11 +58,6 @@ def test_whole_packing_never_cuts_a_document_that_fits_and_loses_no_token(length
     assert set(rows.start % seq_len) == {0}  # long ones: whole rows, then the rest
 
 
-def test_whole_packing_drops_and_counts_documents_longer_than_a_row_when_told():
-    rows = plan_whole(np.array([9, 3, 8, 20]), 8, np.random.default_rng(0), long="drop")
-    assert rows.dropped == 2 and rows.cut == 0 and sorted(rows.document) == [1, 2]
-
-
 @pytest.mark.parametrize("packing", ["split", "whole"])
 def test_no_document_makes_no_row(packing):
     rows = plan(packing, [], 8)

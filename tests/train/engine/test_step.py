@@ -53,7 +53,11 @@ def cut(rows: list, masks: list, world, micro_batch: int) -> list:
 def gradients_of_every_cut(world, folder: Path, rows: list, masks: list) -> list:
     from deepspeed.utils import safe_get_full_grad
 
+    from train.engine import step
     from train.engine.zero3 import start
+
+    def full_gradients(engine) -> dict:
+        return {n: safe_get_full_grad(p).cpu() for n, p in engine.parameters.items()}
 
     engine, _, _ = start(recipe_for(folder, clip=0.0), world, folder, 1)
     engine.set_lr(0.0)
@@ -63,15 +67,9 @@ def gradients_of_every_cut(world, folder: Path, rows: list, masks: list) -> list
             count = world.size * micro_batch * accumulation
             batches = cut(rows[:count], masks[:count], world, micro_batch)
             assert len(batches) == accumulation
-            [supervised] = world.sum([sum(b.supervised for b in batches)])
-            loss = 0.0
-            for k, batch in enumerate(batches):
-                part, _ = engine.backward(batch, max(int(supervised), 1), last=k == accumulation - 1)
-                loss += part.item()
-            grads = {n: safe_get_full_grad(p).cpu() for n, p in engine.parameters.items()}
-            [total] = world.sum([loss])
-            norm = engine.step()
-            found.append((count, supervised, total / max(supervised, 1), norm, grads if world.rank == 0 else None))
+            grads: dict = {}
+            totals = step.take(engine, batches, ["a"], world, before_update=lambda _, g=grads: g.update(full_gradients(engine)))
+            found.append((count, totals.supervised, totals.loss, totals.grad_norm, grads if world.rank == 0 else None))
     return found
 
 
@@ -103,19 +101,17 @@ def test_the_gradient_is_the_plain_token_mean_however_the_batch_is_cut(ranks, tm
 def twenty_steps(world, folder: Path, rows: list, masks: list, kernel: str, deepspeed: Path) -> tuple[list, dict | None]:
     from deepspeed.utils import safe_get_full_fp32_param
 
+    from train.engine import step
     from train.engine.zero3 import start
 
     engine, _, said = start(recipe_for(folder, kernel, deepspeed), world, folder, 1)
     assert said.endswith(f"Adam: {kernel}")
     numbers = []
-    for step in range(20):
-        engine.set_lr(1e-3 * (step + 1) / 20)
-        some = slice(4 * (step % 4), 4 * (step % 4) + 4)
-        batches = cut(rows[some], masks[some], world, 1)
-        [supervised] = world.sum([sum(b.supervised for b in batches)])
-        losses = [engine.backward(b, max(int(supervised), 1), last=k == len(batches) - 1)[0].item() for k, b in enumerate(batches)]
-        [total] = world.sum([sum(losses)])
-        numbers.append((total / max(supervised, 1), engine.step()))
+    for number in range(20):
+        engine.set_lr(1e-3 * (number + 1) / 20)
+        some = slice(4 * (number % 4), 4 * (number % 4) + 4)
+        totals = step.take(engine, cut(rows[some], masks[some], world, 1), ["a"], world)
+        numbers.append((totals.loss, totals.grad_norm))
     weights = {n: safe_get_full_fp32_param(p).cpu() for n, p in engine.parameters.items()}
     return numbers, weights if world.rank == 0 else None
 
@@ -199,26 +195,26 @@ def test_secondary_partitions_of_hpz_change_nothing(tmp_path):
 
 
 def poisoned(world, folder: Path, where: str) -> tuple:
+    from train.engine import step
     from train.engine.zero3 import start
 
     engine, _, _ = start(recipe_for(folder), world, folder, 1)
     engine.set_lr(1e-2)
     batch = tiny.pack_by_hand(tiny.random_documents(np.random.default_rng(1), [30, 20]), ROW)
-    engine.backward(batch, batch.supervised * world.size, last=True)
-    first = engine.step()
+    first = step.take(engine, [batch], ["a"], world).grad_norm
     before = [engine.get_master(p).clone() for p in engine.parameters.values()]
     head = engine.model.hf.get_output_embeddings()
     handle = None
     if world.rank == world.size - 1:
         value = {"nan": float("nan"), "inf": float("inf")}[where]
         handle = head.register_forward_hook(lambda module, args, out: (out[0] * value, out[1]))
-    engine.backward(batch, batch.supervised * world.size, last=True)
-    norm = engine.step()
+    totals = step.take(engine, [batch], ["a"], world)
+    norm = totals.grad_norm
+    assert not totals.finite
     kept = all(torch.equal(a, engine.get_master(p)) for a, p in zip(before, engine.parameters.values(), strict=True))
     if handle:
         handle.remove()
-    engine.backward(batch, batch.supervised * world.size, last=True)
-    return first, norm, kept, engine.step()
+    return first, norm, kept, step.take(engine, [batch], ["a"], world).grad_norm
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

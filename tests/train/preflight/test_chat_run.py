@@ -103,9 +103,10 @@ def test_packed_chat_loss_is_that_of_one_conversation_at_a_time(ground):
 def test_a_packed_training_step_has_the_loss_of_its_conversations_one_at_a_time(ground):
     from train.data.loader import Loader
     from train.data.mixture import SourceSpec
+    from train.data.plans import DataSettings
 
     shards = Shards.open(ground / "chats")
-    loader = Loader({"chats": shards}, specs=[SourceSpec("chats")], seq_len=256, packing="whole", seed=0, rows_per_step=4)
+    loader = Loader({"chats": shards}, DataSettings(specs=[SourceSpec("chats")], seq_len=256, packing="whole", seed=0, rows_per_step=4))
     loader.next_step()
     ids = [id for _, id, _, _ in loader.step_documents()]
     loader.close()

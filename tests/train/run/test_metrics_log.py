@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from train.guard.signals import Guard, NonFiniteError
+from train.guard.nonfinite import NonFiniteError, NonFiniteSteps
 from train.model.flops import flops_per_token
 from train.recipe.changes import differences, refusal
+from train.recipe.vocabulary import Logging
 from train.run.metrics_log import MetricsLog, line, peak_tflops, readable_time
 from train.run.rates import Machine, StepNumbers, rates
 from train.world.ranks import World
@@ -45,14 +46,14 @@ def test_flops_of_a_token_are_the_published_ones_of_llama_2_7b():
 
 def test_lines_beyond_the_resumed_step_and_half_lines_are_dropped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
-    log = MetricsLog(tmp_path, ALONE, Machine(1, 8, 1.0, 1.0, None), 5, 1, tensorboard=False, start_step=1)
+    log = MetricsLog(tmp_path, ALONE, Machine(1, 8, 1.0, 1.0, None), Logging(every_steps=1, tensorboard=False), 5, start_step=1)
     log.step(STEP)
     log.close()
     assert [json.loads(t)["step"] for t in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 3]
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_json_and_said_in_the_line(tmp_path, capsys):
-    log = MetricsLog(tmp_path, ALONE, Machine(1, 8, 1.0, 1.0, None), 5, 10, tensorboard=False, start_step=0)
+    log = MetricsLog(tmp_path, ALONE, Machine(1, 8, 1.0, 1.0, None), Logging(every_steps=10, tensorboard=False), 5, start_step=0)
     log.step(StepNumbers(**{**STEP.__dict__, "loss": float("nan"), "skipped": True}))
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
@@ -60,14 +61,14 @@ def test_a_loss_that_is_not_finite_is_null_in_the_json_and_said_in_the_line(tmp_
 
 
 def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_with_their_documents():
-    guard = Guard(ALONE, 3)
-    guard.note(False, 1, ["a/1"])
-    guard.note(False, 2, ["a/2"])
-    guard.note(True, 3, [])
-    guard.note(False, 4, ["a/4"])
-    guard.note(False, 5, ["a/5"])
+    steps = NonFiniteSteps(3)
+    steps.note(False, 1, lambda: ["a/1"])
+    steps.note(False, 2, lambda: ["a/2"])
+    steps.note(True, 3, lambda: [])
+    steps.note(False, 4, lambda: ["a/4"])
+    steps.note(False, 5, lambda: ["a/5"])
     with pytest.raises(NonFiniteError, match=r"step 6: .* 3 steps in a row.*a/6, b/7"):
-        guard.note(False, 6, ["a/6", "b/7"])
+        steps.note(False, 6, lambda: ["a/6", "b/7"])
 
 
 def test_recipe_changes_are_sorted_and_allowed_by_name():

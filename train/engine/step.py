@@ -1,0 +1,106 @@
+"""One optimizer step, the same for a run and for every benchmark.
+
+1. how many targets the whole global batch has, over all ranks, so that packing and masks cannot skew the loss;
+2. forward and backward of this rank's micro-batches;
+3. one all-reduce: loss, loss per source, counts, and what the caller wants agreed on (stop, a failed save, waiting time);
+4. the update, which a non-finite gradient norm turns into none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from train.data.batch import PackedBatch
+from train.data.packing import IGNORED
+from train.engine.zero3 import Engine
+from train.world.ranks import World
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What a step was, over all ranks."""
+
+    loss: float  # mean over the supervised tokens
+    source_losses: dict[str, float]  # of the sources that had any
+    grad_norm: float  # before clipping
+    supervised: int
+    tokens: int  # without padding
+    attended: float  # sum(L_i^2) / (2 sum(L_i)) over the documents: what a token's causal attention reads
+    agreed: dict[str, float]  # the caller's own numbers, added up
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient norm are; where not, the weights are as they were."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def take(
+    engine: Engine,
+    batches: Sequence[PackedBatch],
+    sources: Sequence[str],
+    world: World,
+    own: Callable[[], dict[str, float]] = dict,
+    before_update: Callable[[dict[str, float]], None] = lambda _: None,
+) -> StepTotals:
+    """One step at the rate that is set. Every rank calls it, with equally many micro-batches.
+
+    Args:
+        sources: names, in the order of `PackedBatch.source`.
+        own: this rank's numbers for the all-reduce, asked when the gradients are there; the same keys on every rank.
+        before_update: called with their sums when all ranks know of each other; what it raises leaves the weights as they are.
+    """
+    [supervised] = world.sum([sum(b.supervised for b in batches)])
+    losses, per_source = forward_backward(engine, batches, int(supervised), world)
+    counts, tokens, squares = _contents(batches, len(sources))
+    mine = own()
+    sums = world.sum([float(sum(losses)), *sum(per_source).double().tolist(), *counts, *map(float, mine.values()), tokens, squares])
+    n = len(sources)
+    total, of_source, targets, agreed, (tokens, squares) = (
+        sums[0],
+        sums[1 : n + 1],
+        sums[n + 1 : 2 * n + 1],
+        sums[2 * n + 1 : -2],
+        sums[-2:],
+    )
+    agreed_on = dict(zip(mine, agreed, strict=True))
+    before_update(agreed_on)
+    return StepTotals(
+        loss=total / max(supervised, 1),
+        source_losses={name: loss / count for name, loss, count in zip(sources, of_source, targets, strict=True) if count},
+        grad_norm=engine.step(),
+        supervised=int(supervised),
+        tokens=int(tokens),
+        attended=squares / (2 * tokens) if tokens else 0.0,
+        agreed=agreed_on,
+    )
+
+
+def forward_backward(
+    engine: Engine, batches: Sequence[PackedBatch], supervised: int, world: World
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Sums of token losses and their parts per source, a micro-batch each, on the device: reading them is the caller's synchronisation."""
+    losses, per_source = [], []
+    for k, batch in enumerate(batches):
+        # a step without a single target still runs, so that every rank makes the same calls; its gradient is zero
+        loss, parts = engine.backward(batch.to(world.device), max(supervised, 1), last=k == len(batches) - 1)
+        losses.append(loss)
+        per_source.append(parts)
+    return losses, per_source
+
+
+def _contents(batches: Sequence[PackedBatch], sources: int) -> tuple[np.ndarray, float, float]:
+    """Targets per source, tokens without padding, and the squares of segment lengths, added up over this rank's micro-batches."""
+    counts = np.zeros(sources)
+    tokens = squares = 0.0
+    for b in batches:
+        real = b.source >= 0
+        labelled = b.source[real & (b.labels.reshape(-1) != IGNORED)].numpy()
+        counts += np.bincount(labelled, minlength=sources)
+        tokens += int(real.sum())
+        squares += float((b.cu_seqlens.diff().double() ** 2).sum())
+    return counts, tokens, squares

@@ -1,0 +1,232 @@
+"""From a recipe to all that a run holds, or to one message that says why it cannot start.
+
+1. the ranks meet; the run's folder is locked; the checkpoint to go on from, if any, is found and may be gone on from;
+2. data are opened and verified; the memory plan fits; a save is rehearsed: what would fail later fails here;
+3. the engine is started from the model's or the checkpoint's weights, and trainer state and position are put back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.reader import Shards
+from train.checkpoint import find, rehearsal, trainer_state
+from train.checkpoint import folder as checkpoint
+from train.checkpoint.saver import Keep, Saver
+from train.data.chat_format import ChatFormat
+from train.data.loader import Loader
+from train.data.mixture import SourceSpec
+from train.data.plans import DataSettings
+from train.engine import zero3
+from train.engine.deepspeed_json import merged_config
+from train.engine.step import StepTotals
+from train.engine.zero3 import Engine
+from train.evaluation.completion import Prompts, load_tokenizer
+from train.evaluation.heldout import Heldout
+from train.guard import run_lock
+from train.model.causal_lm import config_of
+from train.model.flops import flops_per_token
+from train.model_files.companions import COMPANIONS
+from train.model_files.dtypes import OF_RECIPE, in_torch
+from train.model_files.fetch import resolve
+from train.preflight import memory_plan
+from train.recipe import changes
+from train.recipe.vocabulary import Recipe
+from train.run.metrics_log import MetricsLog, peak_tflops
+from train.run.rates import Machine
+from train.world.places import is_remote, local_copy, place, write_durably
+from train.world.ranks import World
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands: positions, never buffers."""
+
+    step: int = 0
+    tokens: int = 0  # without padding
+    heldout_loss: float | None = None  # of the last evaluation, mean over sources
+
+    def after(self, totals: StepTotals) -> TrainState:
+        return TrainState(self.step + 1, self.tokens + totals.tokens, self.heldout_loss)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Where a run's weights come from, and what of their folder goes into its checkpoints."""
+
+    weights: Path  # a model folder, or the checkpoint gone on from
+    folder: Path  # its config and tokenizer, on this disk
+    chat: ChatFormat | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """All that a run holds, at the step it begins with."""
+
+    recipe: Recipe
+    world: World
+    base: BaseModel
+    engine: Engine
+    loader: Loader
+    heldout: Heldout
+    log: MetricsLog
+    saver: Saver
+    state: TrainState
+    resumed: bool
+
+    def extras(self, state: TrainState, probe: dict[str, torch.Tensor]) -> checkpoint.Extras:
+        """What goes into a checkpoint taken now."""
+        content = _content(self.recipe, self.world, state, self.loader.state_dict(), self.engine.kernel)
+        return dataclasses.replace(_extras(self.recipe, self.base, content), probe=probe)
+
+
+@contextmanager
+def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
+    """A started run; what it holds is given back when the context ends, however it ends."""
+    world.connect(recipe.guard.timeout_seconds)
+    with ExitStack() as held:
+        if lock := run_lock.take(recipe.run_dir, world):
+            held.callback(lock.close)
+        root = place(recipe.checkpoints)
+        found, saved = _checkpoint(recipe, root, resume_from, world)
+        weights = found or resolve(recipe.model.path, world)
+        folder = local_copy(weights, COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(weights) else weights
+        shards, heldout_shards = _open_data(recipe, folder, world)
+        base = BaseModel(weights, folder, ChatFormat.of(shards.values()))
+        _preflight(recipe, base, root, world)
+        engine, fingerprint = _engine(recipe, base, len(shards), world)
+        loader = Loader(shards, _settings(recipe), world.rank, world.size)
+        held.callback(loader.close)
+        if loader.plans.dropped_documents:
+            world.log0(f"data.long_documents=drop: {loader.plans.dropped_documents:,} documents longer than a row are left out")
+        state = TrainState()
+        if saved:
+            trainer_state.load(engine, found, world)
+            loader.load_state_dict(saved["loader"])
+            state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+            world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
+        else:
+            loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
+            _write_run_files(recipe, weights, fingerprint, world)
+        log = MetricsLog(recipe.run_dir, world, _machine(recipe, engine, world), recipe.logging, recipe.total_steps, state.step)
+        held.callback(log.close)
+        c = recipe.checkpoint
+        saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
+        saver.newest = found
+        held.callback(saver.abandon)
+        h = recipe.heldout
+        prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None
+        heldout = Heldout(engine, world, heldout_shards, recipe.data.seq_len, h.max_rows, recipe.micro_batch, prompts)
+        yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, resumed=found is not None)
+
+
+def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to go on from and its state.json.
+
+    Raises:
+        ResumeError: going on would change the result.
+    """
+    found = find.find(root, resume_from, world)
+    if not found:
+        return None, None
+    saved = find.read_state(found)
+    safe, changing = changes.differences(saved["recipe"], recipe.to_dict())
+    if message := changes.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
+        raise find.ResumeError(message)
+    for difference in safe + changing:
+        world.log0(f"changed since the checkpoint: {difference}")
+    return found, saved
+
+
+def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Shards], dict[str, Shards]]:
+    """Every folder of shards, verified by hash (the ranks share the work) and of the model's tokenizer."""
+    wanted = tokenizer_fingerprint(model)
+
+    def open_all(section: str, paths: dict[str, Path]) -> dict[str, Shards]:
+        opened = {}
+        for name, path in paths.items():
+            shards = Shards.open(path, part=(world.rank, world.size))
+            shards.require_tokenizer(wanted, f"{section}.sources.{name}.path={path}, against the model in {model}")
+            opened[name] = shards
+        return opened
+
+    data = open_all("data", {n: s.path for n, s in recipe.data.sources.items()})
+    return data, open_all("heldout", {n: s.path for n, s in recipe.heldout.sources.items()})
+
+
+def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> None:
+    """What would end the run later: memory that is not there, a save that cannot be made."""
+    for line in memory_plan.require(recipe, config_of(base.folder), world):
+        world.log0(line)
+    begun = time.perf_counter()
+    content = _content(recipe, world, TrainState(), {}, "rehearsal")
+    rehearsal.run(root, _extras(recipe, base, content), in_torch(OF_RECIPE[recipe.model.dtype]), world)
+    world.log0(f"a save into {root} was rehearsed in {time.perf_counter() - begun:.1f} s")
+
+
+def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tuple[Engine, str]:
+    """The engine, and the fingerprint of the weights it was started with."""
+    engine, loaded, said = zero3.start(recipe, world, base.weights, sources, base.folder)
+    world.log0(
+        f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {base.weights}; weights fingerprint {loaded.fingerprint}"
+    )
+    world.log0(said)
+    return engine, loaded.fingerprint
+
+
+def _settings(recipe: Recipe) -> DataSettings:
+    d = recipe.data
+    return DataSettings(
+        specs=[SourceSpec(n, s.weight, s.max_repeats) for n, s in d.sources.items()], seq_len=d.seq_len, packing=d.packing, long_documents=d.long_documents,
+        seed=d.seed, rows_per_step=recipe.rows_per_step, micro_batch_rows=recipe.micro_batch, workers=d.workers,
+    )  # fmt: skip
+
+
+def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, Any], adam_kernel: str) -> dict[str, Any]:
+    """state.json"""
+    return {
+        **dataclasses.asdict(state), "loader": loader, "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": adam_kernel,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def _extras(recipe: Recipe, base: BaseModel, content: dict[str, Any]) -> checkpoint.Extras:
+    instead = base.chat.model_files(base.folder) if base.chat else {}
+    return checkpoint.Extras(content, base.folder, instead, trainer_state=recipe.checkpoint.trainer_state)
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"python": platform.python_version(), **{p: version(p) for p in ("torch", "deepspeed", "transformers", "numpy")}}
+
+
+def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
+    config = engine.model.hf.config
+    dense = flops_per_token(config, engine.total_parameters, 0)
+    peak = recipe.logging.peak_tflops
+    if peak is None and world.device.type == "cuda":
+        peak = peak_tflops(torch.cuda.get_device_name(world.device))
+    return Machine(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+
+
+def _write_run_files(recipe: Recipe, weights: Path, fingerprint: str, world: World) -> None:
+    if world.rank == 0:
+        recipe.run_dir.mkdir(parents=True, exist_ok=True)
+        write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+        config = merged_config(recipe, world.size, world.device.type == "cuda")
+        write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
+        base = {"path": recipe.model.path, "folder": str(weights), "fingerprint": fingerprint}
+        write_durably(recipe.run_dir / "base_model.json", json.dumps(base, indent=2) + "\n")
