@@ -8,12 +8,10 @@ without it is not finished. Everything in between lies in OUT/.work; the same co
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from data_tools.documents.folder import FOLDERS, RECORD
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import describe, filesystem, sha256_of
 from data_tools.work import tasks as work
+from data_tools.work.workplace import adopt_plan, claimed, clear, clear_leftovers
 
 PARTS = ("title", "abstract", "introduction", "conclusion", "full")
 CODE = ("archives", "arxiv", "documents", "files", "latex")  # packages; what they hold makes the documents
@@ -120,25 +119,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make OUT. Raises ArxivError, PlaceError, FilterError, DuplicatesError or WorkError, with what to do."""
+    """Make OUT. Raises ArxivError, PrepareError, PlaceError, FilterError, DuplicatesError or WorkError, with what to do."""
     plan, inputs = _plan(args)
     out, folder = _places(args)
     if message := _already_made(args.out, plan, inputs):
-        shutil.rmtree(folder, ignore_errors=True)
+        clear_leftovers(args.out, folder)
         print(message)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ArxivError(f"{folder}: another prepare arxiv is at work there; wait for it or choose another --out") from None
-        _remember(folder, plan, args.out)
+    with claimed(args.out, folder):
+        if not adopt_plan(folder, plan) and (message := _already_made(args.out, plan, inputs)):
+            clear(folder)  # another command has finished between our look and our claim
+            print(message)
+            return
         results = _stages(args, plan, inputs, folder)
         counts = count_all(plan, results)
         provenance = provenance_of(plan, results, counts)
         deliver(folder, out or args.out, counts, provenance)
-    shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
     kept, dropped = counts["kept"], sum(counts["dropped"].values())
     print(
         f"{args.out}/documents: {kept:,} documents ({counts['train']:,} train, {counts['heldout']:,} held out, "
@@ -260,17 +257,6 @@ def _to_hash(plan: dict[str, Any], inputs: dict[str, list[Any]]) -> list[list[st
     bulk = [entry["bulk"] for entry in inputs["latex"] if "bulk" in entry]
     single = dict.fromkeys([*plan["files"], *inputs["decontaminate"], *bulk])
     return [[path] for path in single] + [entry["papers"] for entry in inputs["latex"] if "papers" in entry]
-
-
-def _remember(folder: Path, plan: dict[str, Any], out: str) -> None:
-    path, data = folder / "plan.json", json.dumps(plan, indent=1).encode()
-    if path.exists() and path.read_bytes() != data:
-        raise ArxivError(
-            f"{folder}: holds an unfinished run of another command, other inputs or another version of this program; "
-            f"give the same command to go on with it, or delete the folder to start anew"
-        )
-    if not path.exists():
-        write_atomically(path, data)
 
 
 def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, list[Any]], folder: Path) -> dict[str, list[Any]]:

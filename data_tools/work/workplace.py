@@ -29,12 +29,12 @@ class PrepareError(ValueError):
 
 
 @contextlib.contextmanager
-def claimed(out: Path, work: Path | None = None) -> Iterator[Path]:
+def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
     """OUT/.work, or `work`, for this process alone until the block ends; a killed process holds nothing.
 
     Raises PrepareError when another process has it.
     """
-    work = work or out / ".work"
+    work = work or Path(out) / ".work"
     work.mkdir(parents=True, exist_ok=True)
     path = work / "lock"
     with open(path, "a+") as file:
@@ -66,7 +66,8 @@ def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
         return False
     if differences := describe_differences(json.loads(path.read_bytes()), json.loads(data)):
         raise PrepareError(
-            f"{work}: unfinished work of another command ({'; '.join(differences)}); finish that one, delete {work}, or name another --out"
+            f"{work}: unfinished work of another command or version ({'; '.join(differences[:5])}); "
+            f"finish that one, delete {work}, or name another --out"
         )
     return True
 
@@ -76,9 +77,9 @@ def clear(work: Path) -> None:
     shutil.rmtree(work)
 
 
-def clear_leftovers(out: Path, work: Path | None = None) -> None:
+def clear_leftovers(out: Path | str, work: Path | None = None) -> None:
     """Beside a finished OUT: what a run left that was killed while it cleared. Raises PrepareError when one is still at it."""
-    if (work or out / ".work").exists():
+    if (work or Path(out) / ".work").exists():
         with claimed(out, work) as leftovers:
             clear(leftovers)
 

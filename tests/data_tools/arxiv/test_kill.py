@@ -113,7 +113,7 @@ def test_two_commands_on_one_folder_do_not_mix(inputs: list[str], undisturbed: t
         time.sleep(0.05)
     second = start(inputs, tmp_path / "out")
     _, error = second.communicate(timeout=120)
-    assert second.returncode == 1 and "another prepare arxiv is at work there" in error
+    assert second.returncode == 1 and f"process {first.pid} on " in error and "is writing here; wait for it" in error
     first.communicate(timeout=300)
     assert first.returncode == 0 and tree(tmp_path / "out") == undisturbed[0]
 
@@ -127,4 +127,9 @@ def test_an_unfinished_run_goes_on_only_with_its_own_command(inputs: list[str], 
     process.communicate()
     other = start([*inputs, "--similarity", "0.9"], tmp_path / "out")
     _, error = other.communicate(timeout=120)
-    assert other.returncode == 1 and "holds an unfinished run of another command" in error and "Traceback" not in error
+    assert (
+        other.returncode == 1
+        and "unfinished work of another command" in error
+        and "similarity: 0.8 there, 0.9 here" in error
+        and "Traceback" not in error
+    )
