@@ -55,6 +55,7 @@ def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        shutil.rmtree(_given_up(work), ignore_errors=True)  # of a run that was killed while it cleared
         yield work
 
 
@@ -73,15 +74,24 @@ def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
 
 
 def clear(work: Path) -> None:
-    """Remove what was half made. Whoever waits at the lock sees that it is gone."""
-    shutil.rmtree(work)
+    """Remove what was half made, all at once: a kill meanwhile leaves nothing that could be gone on with.
+
+    Whoever waits at the lock sees that it is gone.
+    """
+    work.rename(_given_up(work))
+    shutil.rmtree(_given_up(work), ignore_errors=True)  # the next one at work here may be faster
+
+
+def _given_up(work: Path) -> Path:
+    return work.with_name(f"{work.name}.gone")
 
 
 def clear_leftovers(out: Path | str, work: Path | None = None) -> None:
     """Beside a finished OUT: what a run left that was killed while it cleared. Raises PrepareError when one is still at it."""
-    if (work or Path(out) / ".work").exists():
-        with claimed(out, work) as leftovers:
-            clear(leftovers)
+    work = work or Path(out) / ".work"
+    if work.exists() or _given_up(work).exists():
+        with claimed(out, work):
+            clear(work)
 
 
 def describe_differences(there: Any, here: Any, name: str = "") -> list[str]:
