@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.corpus.records import InputError, read_records, split_inputs
+from data_tools.corpus.records import InputError, find_inputs, read_records, split_inputs
 from data_tools.prepare import call
 from data_tools.shards.reader import Shards
 from data_tools.tokens.tokenizer import Tokenizer
@@ -166,7 +166,7 @@ def _origin(shards: Shards, id: str) -> str:
         path = Path(input["path"])
         if not path.exists() or path.stat().st_size != input["bytes"]:
             continue
-        for part in split_inputs([{"reader": _reader_of(path), **input}]):
+        for part in split_inputs(find_inputs([str(path)])):
             for number, record in read_records(part):
                 if isinstance(record, dict) and str(record.get(arguments.get("id_field", "id"))) == id:
                     width = max(40, shutil.get_terminal_size().columns - 12)
@@ -174,12 +174,6 @@ def _origin(shards: Shards, id: str) -> str:
                     return f"{path}, row {number}" + (f"\n     {shorten(json.dumps(rest, ensure_ascii=False), 4 * width)}" if rest else "")
     paths = ", ".join(input["path"] for input in shards.manifest["inputs"]) or "no input named in the manifest"
     return f"{paths} (not there any more, or changed; or the document is named by its text)"
-
-
-def _reader_of(path: Path) -> str:
-    from data_tools.corpus.records import find_inputs
-
-    return find_inputs([str(path)])[0]["reader"]
 
 
 def _supervised(counts: dict[str, Any]) -> str:

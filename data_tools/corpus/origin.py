@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from data_tools.corpus.records import Input
 from data_tools.documents.folder import FORMAT_VERSION, MADE, RECORD
 from data_tools.files.places import content_hash, filesystem, is_remote
 from data_tools.work.workplace import PrepareError
@@ -17,15 +18,15 @@ from data_tools.work.workplace import PrepareError
 AGAIN = "run that prepare arxiv again"
 
 
-def find_origins(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def find_origins(inputs: list[Input]) -> list[dict[str, Any]]:
     """`{"made_by", "record", "sha256", "documents", "inputs", "arguments", "code", "versions", "counts"}` for each record, in the inputs' order.
 
     Raises PrepareError when an input is not what its record lists, or lies in a folder that `prepare arxiv` has not finished.
     """
     found: dict[str, list[str]] = {}
     for input in inputs:
-        if input["reader"] != "hub" and (record := _record_beside(input["path"])) is not None:
-            found.setdefault(record, []).append(input["path"])
+        if input.reader != "hub" and (record := _record_beside(input.path)) is not None:
+            found.setdefault(record, []).append(input.path)
     return [origin for record, paths in found.items() if (origin := _origin(record, paths)) is not None]
 
 

@@ -9,6 +9,7 @@ import json
 import tempfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,16 +24,42 @@ class InputError(ValueError):
     """An input that cannot be read; says which, where in it, and what would be readable."""
 
 
-def find_inputs(words: list[str]) -> list[dict[str, Any]]:
-    """Files, folders, patterns, URLs and Hub names → `{"path", "reader", "bytes"}`, in the order given, a folder's by name."""
-    inputs: list[dict[str, Any]] = []
+@dataclass(frozen=True)
+class Input:
+    path: str  # a file, a URL, or the name of a Hub set
+    reader: str  # a value of READERS, or "hub"
+    bytes: int  # 0 for a Hub set
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task reads of an input: the lines that begin in bytes start … end - 1, or one shard of so many of a Hub set, or all."""
+
+    path: str
+    reader: str
+    bytes: int
+    start: int | None = None
+    end: int | None = None
+    shard: int | None = None
+    shards: int | None = None
+
+    def is_first(self) -> bool:
+        return not self.start and not self.shard
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def find_inputs(words: list[str]) -> list[Input]:
+    """Files, folders, patterns, URLs and Hub names, in the order given, a folder's by name. Raises InputError."""
+    inputs: list[Input] = []
     for word in words:
         path = Path(word)
         if "://" in word:
             import fsspec
 
             filesystem, inner = fsspec.core.url_to_fs(word)
-            inputs.append({"path": word, "reader": _reader(word), "bytes": int(filesystem.size(inner))})
+            inputs.append(Input(word, _reader(word), int(filesystem.size(inner))))
         elif path.is_dir():
             inputs += [_local(file) for file in _files_of(path)]
         elif path.exists():
@@ -40,66 +67,64 @@ def find_inputs(words: list[str]) -> list[dict[str, Any]]:
         elif found := sorted(glob.glob(word, recursive=True)):
             inputs += [_local(Path(file)) for file in found]
         elif _looks_like_hub(word):
-            inputs.append({"path": word, "reader": "hub", "bytes": 0})
+            inputs.append(Input(word, "hub", 0))
         else:
             raise InputError(f"{word}: no such file; give files, a folder, a quoted pattern, a URL, or a Hub name like owner/name:split")
     seen: set[str] = set()
     for input in inputs:
-        if (path := str(input["path"])) in seen:
-            raise InputError(f"{path}: named twice; its documents would stand twice in the shards")
-        seen.add(path)
+        if input.path in seen:
+            raise InputError(f"{input.path}: named twice; its documents would stand twice in the shards")
+        seen.add(input.path)
     return inputs
 
 
-def split_inputs(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def split_inputs(inputs: list[Input]) -> list[Part]:
     """Parts to read by one task each: byte ranges of plain JSON lines, files of a Hub set, else the whole file."""
-    parts = []
+    parts: list[Part] = []
     for input in inputs:
-        part = {key: input[key] for key in ("path", "reader", "bytes")}
-        if input["reader"] == "lines" and not input["path"].endswith(COMPRESSED) and "://" not in input["path"]:
-            starts = range(0, max(1, input["bytes"]), PART_BYTES)
-            parts += [part | {"start": start, "end": min(start + PART_BYTES, input["bytes"])} for start in starts]
-            for piece in parts[-len(starts) :]:
-                piece["bytes"] = piece["end"] - piece["start"]
-        elif input["reader"] == "hub":
+        if input.reader == "lines" and not input.path.endswith(COMPRESSED) and "://" not in input.path:
+            starts = range(0, max(1, input.bytes), PART_BYTES)
+            edges = [(start, min(start + PART_BYTES, input.bytes)) for start in starts]
+            parts += [Part(input.path, input.reader, end - start, start=start, end=end) for start, end in edges]
+        elif input.reader == "hub":
             with tempfile.TemporaryDirectory() as cache:
-                count = _hub(input["path"], cache).num_shards
-            parts += [part | {"shard": shard, "shards": count} for shard in range(count)]
+                count = _hub(input.path, cache).num_shards
+            parts += [Part(input.path, input.reader, input.bytes, shard=shard, shards=count) for shard in range(count)]
         else:
-            parts.append(part)
+            parts.append(Part(input.path, input.reader, input.bytes))
     return parts
 
 
-def read_records(part: dict[str, Any]) -> Iterator[Numbered]:
+def read_records(part: Part) -> Iterator[Numbered]:
     """Raises InputError when the file itself is damaged; a damaged line is a record with its reason."""
     try:
-        if part["reader"] == "lines":
+        if part.reader == "lines":
             yield from _read_lines(part)
-        elif part["reader"] == "text":
-            with _open(part["path"]) as file:
+        elif part.reader == "text":
+            with _open(part.path) as file:
                 yield 1, {"text": file.read().decode()}
         else:
             yield from _read_datasets(part)
     except UnicodeDecodeError as error:
         yield 1, f"not UTF-8 ({error.reason})"
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{part['path']}: cut short or damaged ({error}); copy it again") from error
+        raise InputError(f"{part.path}: cut short or damaged ({error}); copy it again") from error
 
 
-def first_line_number(part: dict[str, Any]) -> int:
+def first_line_number(part: Part) -> int:
     """Number of the line in its file with which this part of JSON lines begins."""
-    if not part.get("start"):
+    if not part.start:
         return 1
-    lines, left, last = 1, part["start"], b""
-    with open(part["path"], "rb") as file:
+    lines, left, last = 1, part.start, b""
+    with open(part.path, "rb") as file:
         while left and (block := file.read(min(left, 2**24))):
             lines, left, last = lines + block.count(b"\n"), left - len(block), block[-1:]
     return lines if last == b"\n" else lines + 1
 
 
-def _read_lines(part: dict[str, Any]) -> Iterator[Numbered]:
-    start, end = part.get("start", 0), part.get("end")
-    with _open(part["path"]) as file:
+def _read_lines(part: Part) -> Iterator[Numbered]:
+    start, end = part.start or 0, part.end
+    with _open(part.path) as file:
         position = start
         if start:  # the line that runs over the edge belongs to the part before
             file.seek(start - 1)
@@ -128,26 +153,22 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
 
 
-def _read_datasets(part: dict[str, Any]) -> Iterator[Numbered]:
+def _read_datasets(part: Part) -> Iterator[Numbered]:
     from datasets.exceptions import DatasetGenerationError
 
     number = 0
     with tempfile.TemporaryDirectory() as cache:  # its lock files have no business in the user's home
         try:
-            records = (
-                _hub(part["path"], cache)
-                if part["reader"] == "hub"
-                else _stream(part["reader"], cache, data_files=[part["path"]], split="train")
-            )
-            if "shard" in part:
-                records = records.shard(num_shards=part["shards"], index=part["shard"])
+            records = _hub(part.path, cache) if part.reader == "hub" else _stream(part.reader, cache, data_files=[part.path], split="train")
+            if part.shard is not None:
+                records = records.shard(num_shards=part.shards, index=part.shard)
             for table in records.with_format("arrow").iter(batch_size=1000):
                 for record in table.to_pylist():
                     number += 1
                     yield number, record
         except (DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
-            raise InputError(f"{part['path']}: datasets cannot read it as {part['reader']} after row {number} ({cause})") from error
+            raise InputError(f"{part.path}: datasets cannot read it as {part.reader} after row {number} ({cause})") from error
 
 
 def _stream(name: str, cache: str, **how: Any) -> Any:
@@ -180,11 +201,11 @@ def _reader(path: str) -> str:
     return READERS[suffixes[-1].lower()]
 
 
-def _local(path: Path) -> dict[str, Any]:
+def _local(path: Path) -> Input:
     reader, stat = _reader(str(path)), path.stat()
     if reader == "json" and _begins_with_object(str(path)):
         reader = "lines"  # as the arXiv snapshot: lines in a file called .json
-    return {"path": str(path), "reader": reader, "bytes": stat.st_size}
+    return Input(str(path), reader, stat.st_size)
 
 
 def _begins_with_object(path: str) -> bool:

@@ -20,9 +20,10 @@ import pytest
 import sentencepiece
 
 from data_tools.corpus import tasks as corpus_tasks
-from data_tools.corpus.prepare import cut_into_shards
+from data_tools.corpus.document import split_of
 from data_tools.corpus.records import PART_BYTES, find_inputs, first_line_number, read_records, split_inputs
-from data_tools.corpus.tasks import read_part, split_of
+from data_tools.corpus.stages import cut_into_shards
+from data_tools.corpus.tasks import read_part
 from data_tools.files.atomic import sha256_file
 from data_tools.prepare import main
 from data_tools.shards.reader import Shards
@@ -206,7 +207,7 @@ def test_byte_ranges_of_a_file_give_each_line_once(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr("data_tools.corpus.records.PART_BYTES", size)
         parts = split_inputs(find_inputs([str(path)]))
         assert [row["id"] for part in parts for _, row in read_records(part)] == [f"p{k}" for k in range(50)], size
-        assert sum(part["bytes"] for part in parts) == path.stat().st_size
+        assert sum(part.bytes for part in parts) == path.stat().st_size
         lines = path.read_bytes().splitlines(keepends=True)
         for part in parts:
             for number, row in read_records(part):

@@ -1,0 +1,87 @@
+"""A record → the document that a corpus makes of it, by the command's rule, or the reason why it makes none."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BAD = (
+    "not UTF-8",
+    "not JSON",
+    "not a JSON object",
+    "the text is not a string",
+    "broken Unicode",
+)  # faults of the file; other reasons are choices
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which records are taken, from which fields their text and id come, and what is held out."""
+
+    where: tuple[tuple[str, str], ...]  # (field, value that it must have)
+    text_fields: tuple[str, ...]  # joined by a blank line
+    id_field: str
+    splits: tuple[tuple[str, float], ...]  # (name, share)
+
+    @classmethod
+    def of_json(cls, value: dict[str, Any]) -> "Rule":
+        where, splits = (tuple((name, what) for name, what in value[key]) for key in ("where", "splits"))
+        return cls(where, tuple(value["text_fields"]), value["id_field"], splits)
+
+
+@dataclass(frozen=True)
+class Document:
+    id: str
+    text: str
+    split: int  # 0: train, k: the k-th held-out side
+
+
+def to_document(record: dict[str, Any] | str, rule: Rule) -> Document | str:
+    """The document, or the reason why the record is none; a record that could not be read is its reason already."""
+    if isinstance(record, str):
+        return record
+    for name, wanted in rule.where:
+        if str(field(record, name)) != wanted:
+            return f"not {name}={wanted}"
+    texts = []
+    for name in rule.text_fields:
+        text = field(record, name)
+        if text is None:
+            return f"no {name}" if name in record else f"no field {name}"
+        if not isinstance(text, str):
+            return f"the text is not a string ({name} is {type(text).__name__})"
+        texts.append(text)
+    text = "\n\n".join(texts)
+    if not text.strip():
+        return "empty text"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        return "broken Unicode (half a surrogate pair)"
+    id = field(record, rule.id_field)
+    # without an id of its own a document is named by its content: the name must not depend on where in which file it lies
+    id = str(id) if isinstance(id, str | int) and str(id) else f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
+    if not id.isprintable():
+        return "broken Unicode (in the id)"
+    return Document(id, text, split_of(id, rule.splits))
+
+
+def field(record: dict[str, Any], name: str) -> Any:
+    """A field by name; `meta.year` looks into an object."""
+    if name in record or "." not in name:
+        return record.get(name)
+    head, _, rest = name.partition(".")
+    inner = record.get(head)
+    return field(inner, rest) if isinstance(inner, dict) else None
+
+
+def split_of(id: str, splits: Sequence[tuple[str, float]]) -> int:
+    """0 for train, k for the k-th held-out split: by a hash of the id alone, so that no re-ordering or new paper moves another."""
+    if not splits:
+        return 0
+    place = int.from_bytes(hashlib.sha256(f"split:{id}".encode()).digest()[:8], "big") / 2**64
+    for k, (_, share) in enumerate(splits, 1):
+        if place < share:
+            return k
+        place -= share
+    return 0
