@@ -15,7 +15,6 @@ from typing import BinaryIO
 from data_tools.archives.limits import CAPS, ArchiveError, Caps
 
 BLOCK = 512
-REGULAR = b"\0" + b"07"
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, DIRECTORY = b"L", b"K", b"x", b"g", b"5"
 
 
@@ -55,7 +54,7 @@ class Member:
 
 
 def tar_members(stream: BinaryIO, caps: Caps) -> Iterator[Member]:
-    """Regular files in order. `tarfile` is not used: it takes a broken header for the end, and reads a name of any size into memory."""
+    """Regular files in order. Raises ArchiveError at the first header that breaks a cap, is damaged, or is of a link or device."""
     seekable = stream.seekable()
     count = total = position = 0
     long_name = pax_size = None

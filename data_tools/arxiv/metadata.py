@@ -2,7 +2,7 @@
 
 1. `parse` reads the Kaggle snapshot's lines (14 fields, line wraps kept) and flat ones (`id, title, abstract, categories, date`).
 2. `Selection.why_not` says why a record was not asked for: category, date, licence; `is_withdrawn` finds papers taken back.
-3. `clean_title` and `clean_abstract` undo line wraps, TeX accents and stray markup; what stands in mathematics is left as it is.
+3. `cleaned` has line wraps, TeX accents and stray markup of title and abstract undone (by documents/clean.py), last, for it costs most.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def repaired_id(name: str) -> str | None:
 
 
 def parse(fields: object) -> Record:
-    """A record of a line's JSON value, title and abstract as they stand (`cleaned` costs most and comes after the selection).
+    """A record of a line's JSON value, title and abstract as they stand (`cleaned` comes after the selection).
 
     Raises RecordError.
     """

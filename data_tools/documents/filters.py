@@ -1,7 +1,7 @@
 """Which documents are worth training on: each filter looks at one document and gives None, or the reason to drop it.
 
     chosen = parse_filters(["length:min_words=50", "language"])
-    reason = first_reason(document.text, chosen)          # None, "too_short", "not_english" …
+    reason = first_reason(text, chosen)                   # None, "too_short", "not_english" …
 
 No model is asked. All but length look at the prose: the text without its mathematics.
 Limits were set on 34,000 abstracts and passages and 80 full papers so that what they drop is, looked at, worth dropping.
@@ -10,7 +10,6 @@ Limits were set on 34,000 abstracts and passages and 80 full papers so that what
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -154,7 +153,3 @@ def first_reason(text: str, filters: list[Filter]) -> str | None:
 def all_limits(filters: list[Filter]) -> dict[str, dict[str, float]]:
     """Every limit in force, defaults included: for the record of how documents were made."""
     return {chosen.name: {**FILTERS[chosen.name].__kwdefaults__, **chosen.limits} for chosen in filters}
-
-
-def count_reasons(reasons: Iterable[str | None]) -> dict[str, int]:
-    return dict(sorted(Counter(reason for reason in reasons if reason).items()))

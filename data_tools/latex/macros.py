@@ -1,7 +1,7 @@
 r"""Author's macros → plain LaTeX: definitions are collected as they come, uses are replaced, `\iffalse` is cut.
 
 One pass over a stack of pending texts, never recursive in Python. Calls, depth and size are bounded, so `\def\a{\a\a}`
-ends in a PaperError. Commands that this program itself understands (latex_names.PROTECTED) are never replaced.
+ends in a PaperError. Commands that this program itself understands (names.PROTECTED) are never replaced.
 """
 
 import re

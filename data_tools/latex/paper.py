@@ -1,9 +1,9 @@
 r"""One paper's LaTeX → title, abstract, introduction, conclusion, sections and text, as words with their mathematics.
 
-The way of a paper: its files are decoded, freed of comments and joined (latex_source) → a latexdiff's deletions go and
-the author's macros are expanded (latex_macros) → labels get their numbers (latex_references) → formulas become marks
-(latex_math) → floats and bibliography go, the rest falls into sections (latex_sections) → each becomes prose
-(latex_prose) → the formulas return. No TeX program is run. A paper that resists raises PaperError with its reason.
+The way of a paper: its files are decoded, freed of comments and joined (tree.py) → a latexdiff's deletions go and the
+author's macros are expanded (macros.py) → labels get their numbers (references.py) → formulas become marks
+(formulas.py) → floats and bibliography go, the rest falls into sections (sections.py) → each becomes prose
+(prose.py) → the formulas return. No TeX program is run. A paper that resists raises PaperError with its reason.
 
     python -m data_tools.latex PAPER.tex
 """

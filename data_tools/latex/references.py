@@ -1,7 +1,7 @@
 r"""Numbers behind \ref, names behind \cite: what the reader of the printed paper would see.
 
 References become the number that LaTeX would print, counted in order (rows of one equation environment by their
-labels). Citations: see `latex_prose`; names come from the natbib labels of the paper's own bibliography, if it has one.
+labels). Citations: see prose.py; names come from the natbib labels of the paper's own bibliography, if it has one.
 """
 
 import re
