@@ -1,22 +1,24 @@
 """`data_tools.prepare chat`: files of conversations → token shards with a loss mask.
 
-inputs → tasks of 5,000 records → per task: records → conversations → tokens and masks (`encode_records`, any process) → parts
+inputs → tasks of 5,000 records → per task: records → conversations → tokens and masks (`encode_records`, any process) → files of samples
 → limits on what was dropped → shards, in the inputs' order whatever the workers → manifest.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import platform
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_tools.chat.conversations import ChatError, Turn
 from data_tools.chat.records import ChatInput, find_inputs
-from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, encode_records, load_template, read_part
+from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, EncodeTask, TaskResult, encode_records, load_template, read_samples
 from data_tools.chat.template import NAMES, ChatTemplate
 from data_tools.files.atomic import write_atomically
 from data_tools.shards.format import MANIFEST
@@ -67,12 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Make the shards. Raises ChatError, PrepareError, ShardError, WorkError."""
     template, tokenizer = load_template(str(args.tokenizer.absolute()), args.template), Tokenizer.load(args.tokenizer)
-    shares = _shares(args)
+    sides = _sides(args)
     inputs = find_inputs(args.inputs, args.source)
     arguments = {key: getattr(args, key) for key in ("template", "source", "seq_len", "long", "split", "max_dropped", "allow_unsupervised")}
     facts = {"arguments": arguments, "inputs": [item.to_json() for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
-    folders = {name: args.out / name if len(shares) > 1 else args.out for name in shares}
-    if all([_is_made(folder, facts) for folder in folders.values()]):
+    if all([_is_made(side.folder, facts) for side in sides]):
         clear_leftovers(args.out)
         print(f"{args.out}: made before from these inputs with these arguments; nothing to do")
         return
@@ -83,15 +84,15 @@ def run(args: argparse.Namespace) -> None:
         try:
             dropped = _keep_dropped(results, args.out / "dropped.jsonl")
             _check_limits(results, dropped, args)
-            for name, folder in folders.items():
-                if not _is_made(folder, facts):
-                    _write(folder, name, shares, results, tokenizer.vocab_size, facts | {"dropped": dropped})
+            for side in sides:
+                if not _is_made(side.folder, facts):
+                    _write(side, results, tokenizer.vocab_size, facts | {"dropped": dropped})
         except ChatError:
             clear(work_folder)  # inputs or arguments must change: no use for what was encoded
             raise
         clear(work_folder)
-    left_out = sum((Counter(result["left_out"]) for result in results), Counter())
-    _report(folders.values(), dropped, left_out, args.out)
+    left_out = sum((Counter(result.left_out) for result in results), Counter())
+    _report([side.folder for side in sides], dropped, left_out, args.out)
 
 
 def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], left_out: Counter[str], out: Path) -> None:
@@ -107,12 +108,22 @@ def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], left_ou
         print(f"{folder}: {counts['documents']:,} conversations, {counts['tokens']:,} tokens, {share:.1%} of them supervised")
 
 
-def _shares(args: argparse.Namespace) -> dict[str, float]:
-    """Where each of the folders begins on the line from 0 to 1 on which a conversation's first question has its place."""
+@dataclass(frozen=True)
+class Side:
+    """A folder of shards, for the conversations whose first question has its place in low … high, of the line from 0 to 1."""
+
+    name: str
+    folder: Path
+    low: float
+    high: float
+
+
+def _sides(args: argparse.Namespace) -> list[Side]:
+    """The held-out side and `train`, or `all`. Raises ChatError."""
     if args.seq_len is not None and args.seq_len < 2:
         raise ChatError(f"--seq-len {args.seq_len}: give the row length of the training, for instance 4096")
     if args.split is None:
-        return {"all": 0.0}
+        return [Side("all", args.out, 0.0, 1.0)]
     name, _, fraction = args.split.partition("=")
     try:
         value = float(fraction)
@@ -120,7 +131,7 @@ def _shares(args: argparse.Namespace) -> dict[str, float]:
         value = 0.0
     if not 0 < value < 1 or not name.isidentifier() or name == "train":
         raise ChatError(f"--split {args.split}: write NAME=FRACTION, the fraction between 0 and 1, for instance heldout=0.1")
-    return {name: 0.0, "train": value}
+    return [Side(name, args.out / name, 0.0, value), Side("train", args.out / "train", value, 1.0)]
 
 
 def _tokenizer_facts(tokenizer: Tokenizer, template: ChatTemplate) -> dict[str, Any]:
@@ -144,40 +155,42 @@ def _is_made(folder: Path, facts: dict[str, Any]) -> bool:
     return True
 
 
-def _encode(args: argparse.Namespace, inputs: list[ChatInput], folder: Path) -> list[dict[str, Any]]:
+def _encode(args: argparse.Namespace, inputs: list[ChatInput], folder: Path) -> list[TaskResult]:
     """Results of all tasks, in the inputs' order; what was finished before a kill is not done again."""
     folder = folder.absolute()
-    common = {"tokenizer": str(args.tokenizer.absolute()), "template": args.template, "seq_len": args.seq_len, "long": args.long}
+    tokenizer = str(args.tokenizer.absolute())
+    task = functools.partial(EncodeTask, tokenizer=tokenizer, template=args.template, seq_len=args.seq_len, long=args.long)
     tasks, sizes, first_record = [], [], Counter()
     for item in inputs:
         path = item.path if item.path.startswith("hub:") else str(Path(item.path).absolute())
         for start in range(0, item.records, TASK_RECORDS):
             stop, part = min(start + TASK_RECORDS, item.records), str(folder / f"{len(tasks):05d}.npz")
             first = first_record[item.source] + start
-            tasks.append({"path": path, "source": item.source, "start": start, "stop": stop, "first_row": first, "part": part} | common)
+            tasks.append(task(path, item.source, start, stop, first, part).to_json())
             sizes.append(item.bytes * (stop - start) // item.records)
         first_record[item.source] += item.records
     folder.mkdir(parents=True, exist_ok=True)
-    return work.run_tasks(encode_records, tasks, folder / "tasks", work.chosen(args), label="encode chats", sizes=sizes)
+    results = work.run_tasks(encode_records, tasks, folder / "tasks", work.chosen(args), label="encode chats", sizes=sizes)
+    return [TaskResult.of_json(result) for result in results]
 
 
-def _keep_dropped(results: list[dict[str, Any]], path: Path) -> dict[str, dict[str, int]]:
+def _keep_dropped(results: list[TaskResult], path: Path) -> dict[str, dict[str, int]]:
     """Every dropped record with its reason to a file one can read; returns the number of each reason, by source."""
     dropped: dict[str, Counter[str]] = {}
     lines = []
     for result in results:
-        for id, reason in result["dropped"]:
-            dropped.setdefault(result["source"], Counter())[reason] += 1
-            lines.append(json.dumps({"id": id, "source": result["source"], "reason": reason}, ensure_ascii=False) + "\n")
+        for id, reason in result.dropped:
+            dropped.setdefault(result.source, Counter())[reason] += 1
+            lines.append(json.dumps({"id": id, "source": result.source, "reason": reason}, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines).encode())
     return {source: dict(sorted(reasons.items())) for source, reasons in sorted(dropped.items())}
 
 
-def _check_limits(results: list[dict[str, Any]], dropped: dict[str, dict[str, int]], args: argparse.Namespace) -> None:
+def _check_limits(results: list[TaskResult], dropped: dict[str, dict[str, int]], args: argparse.Namespace) -> None:
     """Raises ChatError, with all that is wrong, before a shard is written."""
     total, faults = Counter(), []
     for result in results:
-        total[result["source"]] += result["kept"] + len(result["dropped"])
+        total[result.source] += result.kept + len(result.dropped)
     for source, reasons in dropped.items():
         unsupervised = reasons.get(UNSUPERVISED, 0)
         unusable = {reason: number for reason, number in reasons.items() if reason not in (UNSUPERVISED, TOO_LONG)}
@@ -194,29 +207,25 @@ def _check_limits(results: list[dict[str, Any]], dropped: dict[str, dict[str, in
         raise ChatError("\n".join([*faults, f"nothing was written but {args.out / 'dropped.jsonl'}, which names them one by one"]))
 
 
-def _write(
-    folder: Path, name: str, shares: dict[str, float], results: list[dict[str, Any]], vocab_size: int, facts: dict[str, Any]
-) -> None:
-    """The shards of one side of the split. Raises ChatError when no conversation falls on it."""
-    starts = [*sorted(shares.values()), 1.0]
-    low, high = shares[name], starts[starts.index(shares[name]) + 1]
-    writer = ShardWriter(folder, kind="chat", vocab_size=vocab_size, tokenizer=facts["tokenizer"])
+def _write(side: Side, results: list[TaskResult], vocab_size: int, facts: dict[str, Any]) -> None:
+    """The shards of one side. Raises ChatError when no conversation falls on it."""
+    writer = ShardWriter(side.folder, kind="chat", vocab_size=vocab_size, tokenizer=facts["tokenizer"])
     sources: dict[str, dict[str, int]] = {}
     for result in results:
-        counts = sources.setdefault(result["source"], {"samples": 0, "turns": 0, "cut": 0, "longest": 0})
-        for sample in read_part(Path(result["part"])):
-            if low <= sample.place < high:
-                writer.add(sample.id, result["source"], sample.tokens, sample.mask)
+        counts = sources.setdefault(result.source, {"samples": 0, "turns": 0, "cut": 0, "longest": 0})
+        for sample in read_samples(Path(result.part)):
+            if side.low <= sample.place < side.high:
+                writer.add(sample.id, result.source, sample.tokens, sample.mask)
                 counts["samples"] += 1
                 counts["turns"] += sample.turns
                 counts["cut"] += sample.cut
                 counts["longest"] = max(counts["longest"], len(sample.tokens))
     if not any(counts["samples"] for counts in sources.values()):
-        raise ChatError(f"{folder}: no conversation is left for it; see what was dropped, or give --split another fraction")
+        raise ChatError(f"{side.folder}: no conversation is left for it; see what was dropped, or give --split another fraction")
     left_out: dict[str, Counter[str]] = {}
     for result in results:
-        left_out.setdefault(result["source"], Counter()).update(result["left_out"])
-    chat = {"split": name, "sources": sources, "left_out": {source: counts for source, counts in left_out.items() if counts}}
+        left_out.setdefault(result.source, Counter()).update(result.left_out)
+    chat = {"split": side.name, "sources": sources, "left_out": {source: counts for source, counts in left_out.items() if counts}}
     provenance = {key: facts[key] for key in ("inputs", "arguments", "dropped")}
     turns = {source: counts["turns"] for source, counts in sources.items()}
     writer.finish(**provenance, versions=_versions(), turns=turns, chat=chat)

@@ -1,15 +1,16 @@
-"""One task's share of `prepare chat`: records → conversations → tokens and masks → a part on disk, in any process.
+"""One task's share of `prepare chat`: records → conversations → tokens and masks → a file of samples, in any process.
 
-A part is a .npz of what the shards need, and of what is counted; `read_part` gives its conversations back one by one.
+The file is a .npz of what the shards need, and of what is counted; `read_samples` gives its conversations back one by one.
+A task and its result cross between processes, and lie on disk, as JSON: what `to_json` says.
 """
 
 import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +20,41 @@ from data_tools.chat.template import ChatTemplate, Encoded
 
 UNSUPERVISED = "no supervised token"
 TOO_LONG = "longer than --seq-len"
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """Records start … stop - 1 of one input."""
+
+    path: str
+    source: str
+    start: int
+    stop: int
+    first_row: int  # number of the first record among all of its source
+    part: str  # file of samples to make
+    tokenizer: str  # folder
+    template: str
+    seq_len: int | None
+    long: Literal["truncate", "drop"]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    source: str
+    part: str  # file of samples
+    kept: int
+    dropped: list[tuple[str, str]]  # (id, reason)
+    left_out: dict[str, int]  # what no template has a place for → conversations that were kept without it
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, value: dict[str, Any]) -> "TaskResult":
+        return cls(**value | {"dropped": [(id, reason) for id, reason in value["dropped"]]})
 
 
 @dataclass(frozen=True)
@@ -34,27 +70,25 @@ class Sample:
 
 
 def encode_records(task: dict[str, Any]) -> dict[str, Any]:
-    """Records start … stop of one input → a part; returns what was dropped and why, and what was left out of the kept ones.
-
-    task: path, source, start, stop, first_row (of the source), part, tokenizer, template, seq_len, long.
-    """
-    template, samples, dropped, left_out = load_template(task["tokenizer"], task["template"]), [], [], Counter()
-    for number, record in enumerate(read_records(task["path"], task["start"], task["stop"]), task["first_row"]):
-        id = _record_id(task["source"], number, record)
+    """An EncodeTask → its file of samples, and what was kept and dropped, a TaskResult; both as JSON."""
+    task = EncodeTask(**task)
+    template, samples, dropped, left_out = load_template(task.tokenizer, task.template), [], [], Counter()
+    for number, record in enumerate(read_records(task.path, task.start, task.stop), task.first_row):
+        id = _record_id(task.source, number, record)
         try:
             conversations = read_record(record)
         except Refused as refused:
-            dropped.append([id, str(refused)])
+            dropped.append((id, str(refused)))
             continue
         for k, conversation in enumerate(conversations):
             id_k = id if len(conversations) == 1 else f"{id}/{k}"
             try:
-                samples.append(_encode(id_k, conversation, template, task["seq_len"], task["long"]))
+                samples.append(_encode(id_k, conversation, template, task.seq_len, task.long))
                 left_out.update(conversation.left_out)
             except Refused as refused:
-                dropped.append([id_k, str(refused)])
-    _save(Path(task["part"]), samples)
-    return {"source": task["source"], "part": task["part"], "kept": len(samples), "dropped": dropped, "left_out": left_out}
+                dropped.append((id_k, str(refused)))
+    _save(Path(task.part), samples)
+    return TaskResult(task.source, task.part, len(samples), dropped, dict(left_out)).to_json()
 
 
 @functools.lru_cache(maxsize=2)
@@ -103,15 +137,15 @@ def _save(path: Path, samples: list[Sample]) -> None:
         "cut": np.array([sample.cut for sample in samples], bool),
         "places": np.array([sample.place for sample in samples], np.float64),
     }
-    aside = path.with_suffix(".tmp.npz")  # the task's result, written after this, is what vouches for the part
+    aside = path.with_suffix(".tmp.npz")  # the task's result, written after this, is what vouches for it
     np.savez(aside, **arrays)
     aside.replace(path)
 
 
-def read_part(path: Path) -> Iterator[Sample]:
-    with np.load(path) as part:
-        lengths, tokens, mask = part["lengths"], part["tokens"], part["mask"]
-        facts = zip(part["ids"], part["turns"], part["cut"], part["places"])
+def read_samples(path: Path) -> Iterator[Sample]:
+    with np.load(path) as arrays:
+        lengths, tokens, mask = arrays["lengths"], arrays["tokens"], arrays["mask"]
+        facts = zip(arrays["ids"], arrays["turns"], arrays["cut"], arrays["places"])
     ends = np.cumsum(lengths)
     for start, end, (id, turns, cut, place) in zip(ends - lengths, ends, facts):
         yield Sample(str(id), tokens[start:end], mask[start:end], int(turns), bool(cut), float(place))
