@@ -16,7 +16,8 @@ FILL = b"The star is observed during many nights with the telescope and its ligh
 CHILD = r"""
 import json, re, sys, time
 from pathlib import Path
-from data_tools.latex import PaperError, read_paper
+from data_tools.latex.limits import PaperError
+from data_tools.latex.paper import read_paper
 start = time.process_time()
 try:
     paper = read_paper(Path(sys.argv[1]))

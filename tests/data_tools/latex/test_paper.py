@@ -362,5 +362,5 @@ def test_a_fault_is_one_message_and_exit_1(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_reading_a_paper_loads_no_torch() -> None:
-    code = "import sys, data_tools.latex; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, data_tools.latex.paper; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -394,7 +394,7 @@ def test_a_run_killed_20_times_at_random_repeats_no_finished_paper(tmp_path, ser
 
 
 def test_importing_questions_loads_neither_torch_nor_an_http_client():
-    script = "import sys, data_tools.questions; print([m for m in ('torch', 'httpx2', 'transformers', 'pyarrow') if m in sys.modules])"
+    script = "import sys, data_tools.questions.make; print([m for m in ('torch', 'httpx2', 'transformers', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
 
 
