@@ -18,6 +18,8 @@ from typing import Any
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data_tools.work.errors import is_users_fault
+
 ROOT = Path(__file__).resolve().parents[1]
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
 PARTS = {
@@ -61,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = module.run(args)
     except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not type(error).__module__.startswith(("train.", "data_tools.")):
-            raise  # a fault of the program, not of its user
+        if not isinstance(error, OSError) and not is_users_fault(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     report = {

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from data_tools.work.errors import is_users_fault
+
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal after saving (run the same command again); 1 failed; 2 usage.
 
 example:
@@ -29,21 +31,24 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
     parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
     parser.add_argument(
+        "--device", choices=("cuda", "cpu"), help="with --dry-run: what the ranks run on (default: what the DeepSpeed JSON is meant for)"
+    )
+    parser.add_argument(
         "--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to go on from (default: the newest that verifies)"
     )
     parser.add_argument("--local_rank", type=int, default=None, help=argparse.SUPPRESS)  # DeepSpeed's launcher gives it
     args = parser.parse_intermixed_args(argv)  # options may stand between key=value words
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if args.gpus is not None and not args.dry_run:
-        parser.error("--gpus goes with --dry-run; the launcher says how many ranks train")
+    if not args.dry_run and (args.gpus is not None or args.device):
+        parser.error("--gpus and --device go with --dry-run; the launcher says how many ranks train, and on what")
 
     rank = int(os.environ.get("RANK", 0))
     try:
         return _open(args, check, rank)
     except (ValueError, RuntimeError) as error:
-        if not type(error).__module__.startswith(("train.", "data_tools.")):
-            raise  # not one of ours: a fault of the program, shown whole
+        if not is_users_fault(error):
+            raise
         return _complain(error, rank)
     except KeyboardInterrupt:
         return 130
@@ -59,7 +64,7 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
     if args.dry_run:
         from train.preflight.dry_run import explain
 
-        print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1))))
+        print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1)), args.device))
         return 0
 
     from train.world.ranks import World

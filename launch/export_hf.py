@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data_tools.work.errors import is_users_fault
+
 if TYPE_CHECKING:
     from train.export.plan import Request
 
@@ -59,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
             made = export.export(request, progress, judge)
     except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not type(error).__module__.startswith("train."):
-            raise  # a fault of the program, not of its user
+        if not isinstance(error, OSError) and not is_users_fault(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -232,7 +232,7 @@ def _result(
     """Rates by train.run.metrics_log, of each kind's median step."""
     from train.model.flops import flops_per_token
     from train.run.metrics_log import peak_memory_bytes, peak_tflops
-    from train.run.rates import Machine, StepNumbers, rates
+    from train.run.rates import Flops, StepNumbers, rates
 
     peak = job["peak_tflops"]
     if peak is None and world.device.type == "cuda":
@@ -241,14 +241,14 @@ def _result(
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
     dense = flops_per_token(engine.model.hf.config, engine.total_parameters, 0)
     attention = flops_per_token(engine.model.hf.config, engine.total_parameters, 1) - dense
-    machine = Machine(world.size, job["seq_len"], dense, attention, peak)
+    flops = Flops(world.size, job["seq_len"], dense, attention, peak)
     rows, speed = [], {}
     attended = statistics.median(s["attended"] for s in taken["packed"])  # what the documents need, however they are laid out
     for kind, steps in taken.items():
         speed[kind] = statistics.median(s["useful"] / s["seconds"] for s in steps)
         middle = min(steps, key=lambda s: abs(s["useful"] / s["seconds"] - speed[kind]))
         numbers = StepNumbers(0, 0, 0, 0, 0, int(middle["useful"]), 0, middle["seconds"], 0, attended=attended)
-        r = rates(numbers, machine, 0, 0)
+        r = rates(numbers, flops, 0, 0)
         rows.append({
             "batches": kind, "useful tokens/s": speed[kind], "a rank": speed[kind] / world.size, "seconds a step": middle["seconds"],
             "useful %": 100 * sum(s["useful"] for s in steps) / sum(s["places"] for s in steps),

@@ -33,15 +33,7 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
     Raises:
         RecipeError: the JSON is missing, broken, not ZeRO-3, or sets what the recipe owns.
     """
-    path = find_file(recipe.deepspeed)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-    except OSError as error:
-        known = ", ".join(sorted(f"ds_configs/{p.name}" for p in (find_file(Path("ds_configs"))).glob("*.json")))
-        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"cannot be read ({error.strerror}); there are {known}"]) from None
-    except (ValueError, AssertionError) as error:
-        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"not a JSON object ({error}); mend it"]) from None
+    config = read(recipe)
     faults = [
         f"{key}={json.dumps(config[key])}: the recipe owns this; take it out and set {OWNED[key]} there" for key in OWNED if key in config
     ]
@@ -75,6 +67,24 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         "steps_per_print": 1 << 31,
         "wall_clock_breakdown": False,
     }
+
+
+def read(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's DeepSpeed JSON as it stands. Raises RecipeError when it is missing or broken."""
+    try:
+        config = json.loads(find_file(recipe.deepspeed).read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+    except OSError as error:
+        known = ", ".join(sorted(f"ds_configs/{p.name}" for p in (find_file(Path("ds_configs"))).glob("*.json")))
+        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"cannot be read ({error.strerror}); there are {known}"]) from None
+    except (ValueError, AssertionError) as error:
+        raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"not a JSON object ({error}); mend it"]) from None
+    return config
+
+
+def meant_for_cuda(recipe: Recipe) -> bool:
+    """Whether the recipe's JSON lets communication overlap with computing, which only a device with streams can."""
+    return read(recipe).get("zero_optimization", {}).get("overlap_comm") is not False
 
 
 def adam_kernel(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> str:

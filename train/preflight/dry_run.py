@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from data_tools.shards.fingerprint import tokenizer_fingerprint
 from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data.mixture import SourceSpec
-from train.engine.deepspeed_json import adam_kernel, merged_config
+from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
 from train.preflight import memory_plan
 from train.recipe.load import find_file
 from train.recipe.vocabulary import Recipe
@@ -40,13 +41,15 @@ def shape_of_path(model: str) -> memory_plan.Shape | None:
     return memory_plan.shape_of(LlamaConfig(**PUBLISHED[model]))
 
 
-def explain(recipe: Recipe, ranks: int) -> str:
+def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = None) -> str:
     """The table of derived numbers, then what is not here yet.
 
+    Args:
+        device: what the run is for; None: as its DeepSpeed JSON is meant.
     Raises:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
-    on_cuda = recipe.deepspeed.name != "cpu.json"
+    on_cuda = meant_for_cuda(recipe) if device is None else device == "cuda"
     config = merged_config(recipe, ranks, on_cuda)
     accumulation = config["gradient_accumulation_steps"]
     padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
@@ -59,7 +62,11 @@ def explain(recipe: Recipe, ranks: int) -> str:
     facts, warnings = _data(recipe, missing)
     rows: list[tuple[str, str]] = [
         ("run", f"{recipe.name} → {recipe.run_dir}"),
-        ("ranks", f"{ranks}"),
+        (
+            "ranks",
+            f"{ranks} {'GPUs' if on_cuda else 'CPU processes'}"
+            + ("" if device else f", as {recipe.deepspeed} is meant; else give --device"),
+        ),
         ("global batch", f"{recipe.tokens_per_step:,} tokens = {recipe.rows_per_step} rows of {recipe.data.seq_len}"),
         ("micro-batch", f"{recipe.micro_batch} rows a rank"),
         (
@@ -77,7 +84,7 @@ def explain(recipe: Recipe, ranks: int) -> str:
         ("learning rate", f"{recipe.schedule.kind} from {recipe.optim.lr:g} to {_final_lr(recipe):g}"),
         (
             "optimizer",
-            f"AdamW ({adam_kernel(recipe, config['zero_optimization'], recipe.deepspeed.name != 'cpu.json')}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}",
+            f"AdamW ({adam_kernel(recipe, config['zero_optimization'], on_cuda)}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}",
         ),
         ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
         *facts,

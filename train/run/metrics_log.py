@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from train.recipe.vocabulary import Logging
-from train.run.rates import Machine, StepNumbers, rates
+from train.run.rates import Flops, StepNumbers, rates
 from train.world.ranks import World
 
 # dense bf16 peak of a device, TFLOP/s, by a part of its name as torch gives it; the first that fits counts.
@@ -62,8 +62,8 @@ def line(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> st
 class MetricsLog:
     """metrics.jsonl, TensorBoard and the progress bar of a run; writes on rank 0 only."""
 
-    def __init__(self, folder: Path, world: World, machine: Machine, logging: Logging, total_steps: int, start_step: int):
-        self.world, self.machine, self.total_steps, self.every_steps = world, machine, total_steps, logging.every_steps
+    def __init__(self, folder: Path, world: World, flops: Flops, logging: Logging, total_steps: int, start_step: int):
+        self.world, self.flops, self.total_steps, self.every_steps = world, flops, total_steps, logging.every_steps
         self._seconds: list[float] = []
         self._file: Any = None
         self._board: Any = None
@@ -88,7 +88,7 @@ class MetricsLog:
             return
         self._seconds = (self._seconds + [n.seconds])[-20:]
         recent = sorted(self._seconds)[len(self._seconds) // 2]  # the median: the first step compiles and warms up
-        r = rates(n, self.machine, self.total_steps - n.step, recent)
+        r = rates(n, self.flops, self.total_steps - n.step, recent)
         memory = peak_memory_bytes(self.world.device)
         record = {
             "step": n.step, "loss": n.loss, "lr": n.lr, "grad_norm": n.grad_norm, "tokens": n.tokens, **{k: v for k, v in r.items() if v is not None},

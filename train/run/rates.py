@@ -24,31 +24,31 @@ class StepNumbers:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What MFU needs to know. flops_dense and flops_attention: FLOPs a token without attention, and per attended token."""
+class Flops:
+    """What MFU needs to know. dense and attention: FLOPs a token without attention, and per attended token."""
 
     ranks: int
     seq_len: int
-    flops_dense: float
-    flops_attention: float
+    dense: float
+    attention: float
     peak_tflops: float | None
 
 
-def rates(n: StepNumbers, machine: Machine, steps_left: int, seconds_a_step: float) -> dict[str, float | None]:
+def rates(n: StepNumbers, flops: Flops, steps_left: int, seconds_a_step: float) -> dict[str, float | None]:
     """tokens/s, MFU twice over, the share of the step spent waiting for data, and what is left.
 
     mfu counts attention over whole rows, as most published tables do; mfu_attended what causal attention inside documents computes.
     """
     per_second = n.step_tokens / n.seconds if n.seconds > 0 else 0.0
-    peak = machine.peak_tflops * 1e12 * machine.ranks if machine.peak_tflops else None
+    peak = flops.peak_tflops * 1e12 * flops.ranks if flops.peak_tflops else None
 
     def mfu(attended: float) -> float | None:
-        return per_second * (machine.flops_dense + machine.flops_attention * attended) / peak if peak else None
+        return per_second * (flops.dense + flops.attention * attended) / peak if peak else None
 
     return {
         "tokens_per_second": per_second,
-        "tokens_per_second_per_rank": per_second / machine.ranks,
-        "mfu": mfu(machine.seq_len),
+        "tokens_per_second_per_rank": per_second / flops.ranks,
+        "mfu": mfu(flops.seq_len),
         "mfu_attended": mfu(n.attended),
         "data_wait_share": min(1.0, n.wait_seconds / n.seconds) if n.seconds > 0 else 0.0,
         "eta_seconds": steps_left * seconds_a_step,

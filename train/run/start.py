@@ -45,7 +45,7 @@ from train.preflight import memory_plan
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe
 from train.run.metrics_log import MetricsLog, peak_tflops
-from train.run.rates import Machine
+from train.run.rates import Flops
 from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
 
@@ -120,7 +120,7 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         else:
             loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
             _write_run_files(recipe, weights, fingerprint, world)
-        log = MetricsLog(recipe.run_dir, world, _machine(recipe, engine, world), recipe.logging, recipe.total_steps, state.step)
+        log = MetricsLog(recipe.run_dir, world, _flops(recipe, engine, world), recipe.logging, recipe.total_steps, state.step)
         held.callback(log.close)
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
@@ -213,13 +213,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: version(p) for p in ("torch", "deepspeed", "transformers", "numpy")}}
 
 
-def _machine(recipe: Recipe, engine: Engine, world: World) -> Machine:
+def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:
     config = engine.model.hf.config
     dense = flops_per_token(config, engine.total_parameters, 0)
     peak = recipe.logging.peak_tflops
     if peak is None and world.device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
-    return Machine(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+    return Flops(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
 
 
 def _write_run_files(recipe: Recipe, weights: Path, fingerprint: str, world: World) -> None:
