@@ -1,7 +1,8 @@
 """Turns → parts, as each chat format was published: what is a control token, what is text, and which words are the assistant's.
 
-Each `parts` function below reads like the format; `JINJA` says the same for `tokenizer.apply_chat_template`, so that a published
-model carries its format along.
+turns → the function that stands for the format in `FORMATS`, which reads like it, with the `Marks` of one vocabulary → parts
+(`ChatTemplate` makes ids of them). `jinja` says the same for `tokenizer.apply_chat_template`, so that a published model carries its
+format along.
 """
 
 from collections.abc import Callable, Sequence

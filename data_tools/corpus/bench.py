@@ -32,7 +32,7 @@ from data_tools.tokens.tokenizer import Tokenizer, TokenizerError
 from data_tools.work.tasks import cores
 
 REFERENCE, FAST = "ours, reference tokenizer", "ours, fast path"
-LITTLE_BYTES = 5_000_000  # more than data_tools.corpus.prepare asks for before it tries a fast path
+LITTLE_BYTES = 5_000_000  # more than FAST_FROM_BYTES in stages.py: the fast path is tried
 BARS = {REFERENCE: 2.0, FAST: 8.0}  # times the best rival
 
 

@@ -1,6 +1,7 @@
-"""Where the inputs of a corpus come from: the records of `prepare arxiv` beside them, checked, for the manifest of the shards.
+"""Where the inputs of a corpus come from: what `prepare arxiv` wrote beside them about its own, checked, for the manifest of the shards.
 
-inputs of `prepare corpus` → the provenance.json of each one's folder → size and sha256 as listed there → one entry a record
+inputs of `prepare corpus` → the provenance.json of each one's folder, here called its record → sha256 as listed there? → an entry for
+each provenance.json
 """
 
 import hashlib

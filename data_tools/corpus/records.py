@@ -195,10 +195,14 @@ def _open(path: str) -> BinaryIO:
 
 
 def _reader(path: str) -> str:
-    suffixes = Path(path.removesuffix(next((end for end in COMPRESSED if path.endswith(end)), ""))).suffixes
-    if not suffixes or suffixes[-1].lower() not in READERS:
+    if (suffix := suffix_of(path)) not in READERS:
         raise InputError(f"{path}: unknown kind of file; readable are {', '.join(READERS)}, plain or {', '.join(COMPRESSED)}")
-    return READERS[suffixes[-1].lower()]
+    return READERS[suffix]
+
+
+def suffix_of(path: str) -> str:
+    """`.jsonl` of papers.JSONL.gz: of what a file holds, not of how it is compressed."""
+    return Path(path.removesuffix(next((end for end in COMPRESSED if path.endswith(end)), ""))).suffix.lower()
 
 
 def _local(path: Path) -> Input:

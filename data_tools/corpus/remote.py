@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data_tools.corpus.records import COMPRESSED, READERS
+from data_tools.corpus.records import READERS, suffix_of
 from data_tools.files.atomic import write_atomically
 from data_tools.files.places import filesystem, is_remote
 from data_tools.shards.format import MANIFEST
@@ -37,7 +37,7 @@ def expand(words: list[str]) -> list[str]:
             found.append(word)
         else:
             names = sorted(fs.find(inner) if fs.isdir(inner) else fs.glob(inner) if any(sign in inner for sign in "*?[") else [])
-            readable = [name for name in names if _suffix(name) in READERS and "/." not in name.removeprefix(inner)]
+            readable = [name for name in names if suffix_of(name) in READERS and "/." not in name.removeprefix(inner)]
             if not readable:
                 raise PrepareError(f"{word}: no such file, or no file of a readable kind there ({', '.join(READERS)})")
             sides = {side for name in readable for side in ("train", "heldout") if name.rpartition("/")[2].startswith(side)}
@@ -45,10 +45,6 @@ def expand(words: list[str]) -> list[str]:
                 raise PrepareError(f"{word}: holds heldout and train files; name those of one side, e.g. '…/train-*.jsonl.gz'")
             found += [fs.unstrip_protocol(name) for name in readable]
     return found
-
-
-def _suffix(name: str) -> str:
-    return Path(name.removesuffix(next((end for end in COMPRESSED if name.endswith(end)), ""))).suffix.lower()
 
 
 def local_folder(out: str, work: str | None) -> Path:

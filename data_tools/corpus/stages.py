@@ -26,7 +26,7 @@ from data_tools.corpus.tasks import (
     read_part,
     read_table,
     write_one_shard,
-)  # fmt: skip
+)
 from data_tools.files.atomic import write_atomically
 from data_tools.shards.format import ShardFormat
 from data_tools.tokens.tokenizer import Tokenizer
