@@ -11,7 +11,6 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +68,3 @@ def rows(path: Path) -> Iterable[dict[str, Any]]:
 
 def line_of(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"  # a lone surrogate is no text
-
-
-def plan_of(work: str | Path) -> dict[str, Any]:
-    """What the run was asked for."""
-    return _read_plan(Path(work), plan_stamp(work))
-
-
-def plan_stamp(work: str | Path) -> int:
-    """Tells one run in a folder from the next, for what is kept in memory between tasks."""
-    return os.stat(Path(work) / "plan.json").st_mtime_ns
-
-
-@lru_cache(maxsize=1)
-def _read_plan(work: Path, _stamp: int) -> dict[str, Any]:
-    return json.loads((work / "plan.json").read_bytes())

@@ -27,8 +27,8 @@ MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a recor
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 
 
-def expand(paths: list[str]) -> list[str]:
-    """Files in order: patterns and folders opened. Raises PlaceError for what is not there."""
+def json_files(paths: list[str]) -> list[str]:
+    """Files of JSON lines in order: patterns and folders opened. Raises PlaceError for what is not there."""
     found: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.arxiv.buckets import grouped, line_of, name_hash, plan_of, plan_stamp, rows
+from data_tools.arxiv.buckets import grouped, line_of, name_hash, rows
+from data_tools.arxiv.plan import plan_of, plan_stamp
 from data_tools.documents.duplicates import Evaluation, find_duplicates, signature
 from data_tools.documents.filters import Filter, first_reason
 from data_tools.documents.folder import file_name

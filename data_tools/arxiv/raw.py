@@ -18,10 +18,11 @@ from typing import Any
 
 from data_tools.archives.limits import CAPS, ArchiveError
 from data_tools.archives.tar_stream import bulk_members
-from data_tools.arxiv.buckets import Buckets, plan_of, plan_stamp
+from data_tools.arxiv.buckets import Buckets
 from data_tools.arxiv.inputs import lines_of, name_of
 from data_tools.arxiv.metadata import RecordError, Selection, cleaned, is_withdrawn, paper_id, parse, repaired_id
 from data_tools.arxiv.paper_reader import PaperReader
+from data_tools.arxiv.plan import plan_of, plan_stamp
 from data_tools.files.places import describe, filesystem, sha256_of
 
 
@@ -119,7 +120,7 @@ def read_latex(task: dict[str, Any]) -> dict[str, Any]:
     wanted = _wanted(work, plan_stamp(work)) if plan["has_metadata"] else None
     counts: Counter[str] = Counter()
     with Buckets(work / "latex" / f"{task['number']:05d}", plan["buckets"]) as out, PaperReader(plan["seconds_per_paper"]) as reader:
-        for name, source in _sources(task["source"]):
+        for name, source in _sources(task["share"]):
             counts["sources"] += 1
             stem, found = name_of(name)
             key, version = found or (stem, 0)
@@ -139,20 +140,20 @@ def read_latex(task: dict[str, Any]) -> dict[str, Any]:
     return {"counts": counts}
 
 
-def _sources(source: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | ArchiveError]]:
+def _sources(share: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | ArchiveError]]:
     """(name, bytes or a local folder, or why it cannot be had)."""
     limit = CAPS.source
-    if "bulk" in source:
-        fs, inner = filesystem(source["bulk"])
+    if "bulk" in share:
+        fs, inner = filesystem(share["bulk"])
         with fs.open(inner, "rb") as file:
             try:
-                for member in bulk_members(file, source["first"], source["last"]):
+                for member in bulk_members(file, share["first"], share["last"]):
                     large = member.size > limit
                     yield member.name, ArchiveError("source_too_large", f"{member.size} bytes") if large else member.read()
             except ArchiveError as error:  # the rest of this share is lost: say so under the dump's own name
-                yield source["bulk"], error
+                yield share["bulk"], error
         return
-    for path in source["papers"]:
+    for path in share["papers"]:
         fs, inner = filesystem(path)
         if fs.isdir(inner):
             yield path, Path(inner) if Path(inner).is_dir() else ArchiveError("remote_folder", "only archives are read from afar")
