@@ -219,7 +219,8 @@ class ShardTask:
 
     @classmethod
     def of_json(cls, value: dict[str, Any]) -> "ShardTask":
-        return cls(**value | {"format": ShardFormat(**value["format"])})
+        pieces = [(chunk, first, last) for chunk, first, last in value["pieces"]]
+        return cls(**value | {"pieces": pieces, "format": ShardFormat(**value["format"])})
 
 
 def write_one_shard(task: dict[str, Any]) -> dict[str, Any]:
