@@ -218,7 +218,8 @@ def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, A
     from train.data.plans import DataSettings
     from train.engine import step
     from train.engine import zero3 as engine_room
-    from train.preflight import memory_plan
+    from train.model_files.shapes import described
+    from train.preflight.memory_items import Shape, plan
 
     engine, _, _ = engine_room.start(recipe, world, folder, 1)
     give_back()
@@ -234,10 +235,10 @@ def _start(recipe: Recipe, folder: Path, world: Any, before: int) -> dict[str, A
     engine.release()
     give_back()
     on_cuda = world.device.type == "cuda"
-    shape = memory_plan.shape_of(engine.model.hf.config)
-    plan = memory_plan.plan(recipe, shape, world.size, world.size, engine.config["zero_optimization"], on_cuda)
+    shape = Shape.of(described(folder / "config.json"))
+    planned = plan(recipe, shape, world.size, world.size, engine.config["zero_optimization"], on_cuda)
     where = "device" if on_cuda else "host"
     return {
-        "started": started, "state": own_memory() - before, "planned state": plan.held(where),
-        "planned peak": [plan.need(where, sure=True), plan.need(where, sure=False)],
+        "started": started, "state": own_memory() - before, "planned state": planned.held(where),
+        "planned peak": [planned.need(where, sure=True), planned.need(where, sure=False)],
     }  # fmt: skip

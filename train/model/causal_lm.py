@@ -18,6 +18,7 @@ from train.model import attention, kernels
 from train.model.loss import LossHead
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import ModelError
+from train.model_files.shapes import require_plain_head
 from train.recipe.vocabulary import Model
 
 if TYPE_CHECKING:
@@ -70,11 +71,7 @@ def config_of(folder: Path) -> Any:
         raise ModelError(
             f"{folder}/config.json: transformers does not load it without running foreign code: {str(error).splitlines()[0]}"
         ) from None
-    for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, key, None) not in (None, 1, 1.0):
-            raise ModelError(
-                f"{folder}/config.json: {key}={getattr(config, key)} changes the logits, and this trainer's loss knows nothing of it"
-            )
+    require_plain_head(config.to_dict(), folder / "config.json")
     return config
 
 

@@ -15,9 +15,8 @@ import torch
 
 from train.model_files.dtypes import in_torch
 from train.model_files.header import Entry, SafetensorsError
+from train.model_files.stream import PIECE_BYTES
 from train.world.places import open_for_reading
-
-PIECE_BYTES = 16 << 20
 
 
 def read_into(file: BinaryIO, entry: Entry, first: int, piece: torch.Tensor) -> None:

@@ -1,7 +1,8 @@
 """A model's tensors as its config.json describes them: names, shapes, and which share one tensor.
 
 For LLaMA and Mistral they are worked out here, since importing transformers takes longer than exporting a small model;
-any other architecture is built without memory by transformers. (The tests hold both ways together.)
+any other architecture is built without memory by transformers. (The tests hold both ways together.) From the same come the
+sizes that a plan of memory wants, and the refusal of heads that this trainer would compute wrongly.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from train.model_files.folder import ModelError
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+HEADS = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # what some architectures do to the logits, where they are not 1
 
 
 class ConfigError(ValueError):
@@ -21,27 +26,28 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Described:
-    """`tied`: alias → the tensor it shares; aliases are not in `shapes`."""
+    """`tied`: alias → the tensor it shares; aliases are not in `shapes`. `config`: SIZES and HEADS, an architecture's defaults filled in."""
 
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-def described(config_file: Path) -> Described:
+def described(config_file: Path, own_code: Literal["refused", "ignored"] = "refused") -> Described:
     """What a model folder with this config.json must hold.
 
     Raises:
         ConfigError: unreadable, code of its own, or not a causal language model.
     """
     config = read_config(config_file)
-    if config.get("auto_map"):
+    if config.get("auto_map") and own_code == "refused":
         raise ConfigError(f"{config_file}: auto_map names code of its own, which is not run here; use a model that transformers knows")
     if config.get("model_type") in ("llama", "mistral") and config.get("architectures") in (
         None,
         [f"{config['model_type'].title()}ForCausalLM"],
     ):
         try:
-            return _llama(config)
+            return of_llama(config)
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             pass  # a value is left to the architecture's default, or is no number: transformers knows, or says so
     return _by_transformers(config_file)
@@ -56,7 +62,15 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _llama(config: dict[str, Any]) -> Described:
+def require_plain_head(config: dict[str, Any], config_file: Path) -> None:
+    """Raises ModelError where the logits are not the head's product alone."""
+    for key in HEADS:
+        if config.get(key) not in (None, 1, 1.0):
+            raise ModelError(f"{config_file}: {key}={config[key]} changes the logits, and this trainer's loss knows nothing of it")
+
+
+def of_llama(config: dict[str, Any]) -> Described:
+    """What `described` says of a LLaMA's or Mistral's config; KeyError and the like where a value is left to transformers' defaults."""
     hidden, wide, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     each = config.get("head_dim") or hidden // heads
     queries, keys = heads * each, (config.get("num_key_value_heads") or heads) * each
@@ -84,8 +98,8 @@ def _llama(config: dict[str, Any]) -> Described:
         shapes |= {f"{at}input_layernorm.weight": (hidden,), f"{at}post_attention_layernorm.weight": (hidden,)}
     shapes["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings", False):
-        return Described(shapes | {HEAD: (vocabulary, hidden)})
-    return Described(shapes, {HEAD: EMBEDDING})
+        return Described(shapes | {HEAD: (vocabulary, hidden)}, {}, config)
+    return Described(shapes, {HEAD: EMBEDDING}, config)
 
 
 def _by_transformers(config_file: Path) -> Described:
@@ -111,4 +125,4 @@ def _by_transformers(config_file: Path) -> Described:
     for name, buffer in model.named_buffers():
         if name in model.state_dict():
             shapes[name] = tuple(buffer.shape)
-    return Described(shapes, tied)
+    return Described(shapes, tied, {key: getattr(config, key, None) for key in (*SIZES, *HEADS)})

@@ -24,6 +24,7 @@ from train.model_files.dtypes import DType
 from train.world.places import as_os_errors, is_remote, open_for_reading
 
 CHUNK_BYTES = 1 << 20  # in a core's cache, or near it: what is read is cast, summed, hashed and written while it is there
+PIECE_BYTES = 16 << 20  # of what is read into torch tensors (reader.py): fewer, larger reads, since nothing is cast on the way
 QUEUED = 2  # parts read ahead
 # parts alive at once, where one thread reads ahead and another changes: those in two queues, one in hand at each end and between
 RING = 2 * QUEUED + 3

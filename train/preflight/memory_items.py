@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from train.model_files.dtypes import OF_RECIPE
-from train.model_files.reader import PIECE_BYTES
+from train.model_files.folder import ModelError
+from train.model_files.shapes import Described
+from train.model_files.stream import PIECE_BYTES
 from train.recipe.vocabulary import Recipe
 
 LIBRARIES = 1.5 * 2**30  # CUDA context, NCCL's buffers, kernels' workspaces, on each GPU
@@ -26,6 +30,7 @@ STATES = (
     "Adam's moments",
 )  # what a rank owns of a model in training
 BUCKET = "gradients to be reduced, fp32 (reduce_bucket_size)"
+_LAYER = re.compile(r"\w+\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -41,25 +46,29 @@ class Shape:
     kv_width: int  # key-value heads x head width
     vocabulary: int
 
+    @classmethod
+    def of(cls, model: Described) -> Shape:
+        """Sizes by names and shapes alone; a tied head counts once.
 
-def shape_of(config: Any) -> Shape:
-    """From a transformers config, by building the tree on the meta device."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    from train.model.causal_lm import decoder_layers
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()  # a tied head counts once
-    numels = [p.numel() for p in model.parameters()]
-    layers = decoder_layers(model)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Shape(
-        parameters=sum(numels), largest=max(numels), layer=max(sum(p.numel() for p in one.parameters()) for one in layers), layers=len(layers),
-        hidden=config.hidden_size, mlp=config.intermediate_size, kv_width=head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
-        vocabulary=config.vocab_size,
-    )  # fmt: skip
+        Raises:
+            ModelError: no decoder layers under the names that Llama-like models give them.
+        """
+        numels = {name: math.prod(shape) for name, shape in model.shapes.items()}
+        layers: Counter[str] = Counter()
+        for name, numel in numels.items():
+            if found := _LAYER.match(name):
+                layers[found[1]] += numel
+        if not layers:
+            raise ModelError(
+                f"a model of {next(iter(numels))} and the like: no .layers in its base model; only Llama-like decoders are supported"
+            )
+        config = model.config
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        return cls(
+            parameters=sum(numels.values()), largest=max(numels.values()), layer=max(layers.values()), layers=len(layers),
+            hidden=config["hidden_size"], mlp=config["intermediate_size"],
+            kv_width=head * (config.get("num_key_value_heads") or config["num_attention_heads"]), vocabulary=config["vocab_size"],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,5 +195,5 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
 
 def _save(recipe: Recipe, shape: Shape, ranks: int) -> Iterator[Item]:
     yield Item("two tensors on their way to a file", 2 * _element(recipe) * shape.largest, "save", "host")
-    if getattr(recipe.checkpoint, "background", False):
+    if recipe.checkpoint.background:
         yield Item("copy of the trainer state while it is written (checkpoint.background)", 12 * shape.parameters / ranks, "save", "host")

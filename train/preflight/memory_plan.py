@@ -1,7 +1,7 @@
 """Whether a run fits its machines, before anything is allocated.
 
 1. memory_items.py adds up what one rank holds: at load, in a step, in a save;
-2. machine_memory.py asks the machine what there is;
+2. train/world/machine.py asks the machine what there is;
 3. `require` compares, on every rank alike: it returns the plan in lines, or refuses with what would make the run fit.
 
 A run is refused for what is sure alone, and warned of what may be.
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.preflight.memory_items import PHASES, Plan, Shape, plan, shape_of
+from train.preflight.memory_items import PHASES, Plan, Shape, plan
 from train.recipe.vocabulary import Recipe
 from train.world.machine import Machine, what_there_is
 
@@ -63,18 +63,17 @@ def _gib(nbytes: float) -> str:
 # -- does it fit ------------------------------------------------------------------------------------------------------
 
 
-def require(recipe: Recipe, config: Any, world: Any) -> list[str]:
+def require(recipe: Recipe, shape: Shape, world: Any) -> list[str]:
     """The plan's lines, to be printed before anything is allocated; every rank calls it, all return or raise alike.
 
     Args:
-        config: the model's transformers config. world: train.world.ranks.World, connected.
+        world: train.world.ranks.World, connected.
     Raises:
         MemoryPlanError: it cannot fit.
     """
     from train.engine.deepspeed_json import merged_config
 
     on_cuda = world.device.type == "cuda"
-    shape = shape_of(config)
     p = plan(recipe, shape, world.size, world.local_size, merged_config(recipe, world.size, on_cuda)["zero_optimization"], on_cuda)
     there = Machine.least(world.gather(what_there_is(world.device, recipe.runs)))
     if recipe.checkpoint.to:  # not on this disk

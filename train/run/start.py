@@ -41,7 +41,9 @@ from train.model.flops import flops_per_token
 from train.model_files.companions import COMPANIONS
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
+from train.model_files.shapes import described
 from train.preflight import memory_plan
+from train.preflight.memory_items import Shape
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe
 from train.run.metrics_log import MetricsLog, peak_tflops
@@ -168,7 +170,9 @@ def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Sha
 
 def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> None:
     """What would end the run later: memory that is not there, a save that cannot be made."""
-    for line in memory_plan.require(recipe, config_of(base.folder), world):
+    config_of(base.folder)  # refuses what the engine would, before anything is measured
+    shape = Shape.of(described(base.folder / "config.json", own_code="ignored"))  # the rehearsal refuses it, with all else that is wrong
+    for line in memory_plan.require(recipe, shape, world):
         world.log0(line)
     begun = time.perf_counter()
     content = _content(recipe, world, TrainState(), {}, "rehearsal")

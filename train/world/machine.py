@@ -6,8 +6,10 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,11 @@ def what_there_is(device: torch.device, runs: Path) -> Machine:
     there = runs.resolve()
     while not there.exists():
         there = there.parent
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    free = None
+    if device.type == "cuda":
+        import torch
+
+        free = torch.cuda.mem_get_info(device)[0]
     return Machine(host_available(), free, shutil.disk_usage(there).free)
 
 

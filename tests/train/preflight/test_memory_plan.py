@@ -1,7 +1,10 @@
 """The memory plan against numbers worked out by hand, and what is refused with which remedy."""
 
 import dataclasses
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +12,13 @@ import pytest
 import torch
 
 from tests.made import tiny
+from tests.made.where import ROOT
 from train.engine.deepspeed_json import merged_config
+from train.model_files.folder import ModelError
+from train.model_files.shapes import described
 from train.preflight import memory_plan
 from train.preflight.dry_run import shape_of_path
+from train.preflight.memory_items import Shape
 from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
 from train.recipe.load import load
 from train.world.machine import Machine, host_available, what_there_is
@@ -37,6 +44,53 @@ def test_sizes_of_the_published_models_come_from_their_configs_alone():
     assert (small.parameters, large.parameters) == (6_738_415_616, 68_976_648_192)
     assert large.largest == 32000 * 8192 and (large.layers, large.kv_width) == (80, 1024)
     assert large.layer == 2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672 + 2 * 8192
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("llama", {"num_key_value_heads": 2}),
+        ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+        ("llama", {"num_key_value_heads": None, "head_dim": 32}),
+        ("mistral", {"num_key_value_heads": 2}),
+        ("qwen2", {"tie_word_embeddings": True}),  # its projections have biases
+    ],
+)
+def test_sizes_are_those_of_the_tree_that_transformers_builds(tmp_path, kind, changes):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 200, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, **{**sizes, "num_key_value_heads": 4, **changes})
+    config.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(config)
+    numels = [p.numel() for p in model.parameters()]
+    layer = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
+    kv_width = model.model.layers[0].self_attn.k_proj.out_features
+    assert Shape.of(described(tmp_path / "config.json")) == Shape(sum(numels), max(numels), max(layer), 3, 64, 176, kv_width, 200)
+
+
+def test_a_model_without_decoder_layers_is_refused(tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(vocab_size=200, n_embd=64, n_layer=1, n_head=4).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="transformer.wte.weight and the like: no .layers in its base model"):
+        shape_of_path(str(tmp_path))
+
+
+def test_a_head_that_computes_something_else_is_refused_by_a_dry_run_too(tmp_path):
+    config = tiny.tiny_config().to_dict() | {"final_logit_softcapping": 30.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config.json: final_logit_softcapping=30.0 changes the logits"):
+        shape_of_path(str(tmp_path))
+
+
+def test_a_dry_run_of_a_llama_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from launch.pretrain import main;"
+        " sys.exit(main(['launch/recipes/cpt_70b.yaml', '--dry-run', '--gpus', '64']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "68,976,648,192" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -85,9 +139,7 @@ def test_a_save_needs_two_tensors_and_in_the_background_the_ranks_share_of_the_t
     p = planned("cpt_70b", 64)
     assert p.need("host", "save") == 2 * 2 * 32000 * 8192
     recipe = load("launch/recipes/cpt_70b.yaml")
-    behind = SimpleNamespace(
-        **{f.name: getattr(recipe.checkpoint, f.name) for f in dataclasses.fields(recipe.checkpoint)} | {"background": True}
-    )
+    behind = dataclasses.replace(recipe.checkpoint, background=True)
     zero = merged_config(recipe, 64, True)["zero_optimization"]
     p = plan(dataclasses.replace(recipe, checkpoint=behind), shape_of_path(LARGE), 64, 8, zero, True)
     assert p.need("host", "save") == 2 * 2 * 32000 * 8192 + 12 * 68_976_648_192 / 64
@@ -159,6 +211,10 @@ def test_a_disk_without_room_for_one_checkpoint_is_refused_and_for_all_is_warned
     assert any("lower checkpoint.keep_last" in w for w in short_of(p, dataclasses.replace(ROOMY, disk=100e9), sure=False))
 
 
+def tiny_shape(folder: Path) -> Shape:
+    return Shape.of(described(tiny.save_tiny(folder) / "config.json"))
+
+
 def world_of(machines: list[Machine]) -> SimpleNamespace:
     """A rank of a CPU world whose other ranks report these machines."""
     return SimpleNamespace(device=torch.device("cpu"), size=len(machines), local_size=len(machines), gather=lambda own: machines)
@@ -168,7 +224,7 @@ def test_every_real_run_gets_its_plan_in_lines(tmp_path):
     recipe = load(tiny.write_recipe(tmp_path))
     here = what_there_is(torch.device("cpu"), tmp_path / "runs")
     assert here.host > 0 and here.device is None and here.disk > 0
-    said = require(recipe, tiny.tiny_config(), world_of([here]))
+    said = require(recipe, tiny_shape(tmp_path / "model"), world_of([here]))
     assert (
         said[0].startswith("memory plan for ")
         and any("pieces being read" in line for line in said)
@@ -181,7 +237,9 @@ def test_the_scarcest_node_decides(tmp_path):
     scarce = Machine(host=1e6, device=None, disk=1e12)
     with pytest.raises(MemoryPlanError, match="a node's 3 ranks need .* of main memory, there are 1.0 MiB"):
         require(
-            recipe, tiny.tiny_config(), world_of([dataclasses.replace(scarce, host=1e12), scarce, dataclasses.replace(scarce, host=1e12)])
+            recipe,
+            tiny_shape(tmp_path / "model"),
+            world_of([dataclasses.replace(scarce, host=1e12), scarce, dataclasses.replace(scarce, host=1e12)]),
         )
 
 
