@@ -1,7 +1,7 @@
 """Where raw data lies, local or remote (fsspec: s3://, hf://, gs:// …): metadata files in parts, LaTeX sources in groups.
 
     metadata_parts(["arxiv.json"])        → parts of one file that one task reads: all of a .gz, 64 MB of a plain one
-    latex_tasks(["arXiv_src_2301_001.tar", "papers/"]) → bulk tars in shares of 64 MB, single sources in groups
+    latex_shares(["arXiv_src_2301_001.tar", "papers/"]) → bulk tars in shares of 64 MB, single sources in groups
 
 Both depend on the input alone, not on the number of workers, so finished tasks stay valid.
 """
@@ -69,9 +69,9 @@ def lines_of(part: dict[str, Any]) -> Iterator[bytes]:
         raise PlaceError(f"{part['path']}: {error}; the copy was cut short or damaged, fetch it again") from None
 
 
-def latex_tasks(paths: list[str]) -> list[dict[str, Any]]:
-    """Tasks of `{"bulk": path, first, last}` and `{"papers": [path …]}`. Raises PlaceError."""
-    tasks: list[dict[str, Any]] = []
+def latex_shares(paths: list[str]) -> list[dict[str, Any]]:
+    """What each task reads: `{"bulk": path, first, last}` or `{"papers": [path …]}`. Raises PlaceError."""
+    shares: list[dict[str, Any]] = []
     loose: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)
@@ -81,17 +81,17 @@ def latex_tasks(paths: list[str]) -> list[dict[str, Any]]:
             full = os.path.abspath(name) if is_local(fs) else fs.unstrip_protocol(name)
             if name.endswith(".tar") and _is_bulk(fs, name):
                 size = fs.info(name)["size"]
-                tasks += [
+                shares += [
                     {"bulk": full, "first": first, "last": first + PART_BYTES, "bytes": min(PART_BYTES, size - first)}
                     for first in range(0, size, PART_BYTES)
                 ]
             else:
                 loose.append(full)
     loose = list(dict.fromkeys(loose))
-    tasks += [{"papers": loose[first : first + GROUP_FILES], "bytes": GROUP_FILES << 16} for first in range(0, len(loose), GROUP_FILES)]
-    if not tasks:
+    shares += [{"papers": loose[first : first + GROUP_FILES], "bytes": GROUP_FILES << 16} for first in range(0, len(loose), GROUP_FILES)]
+    if not shares:
         raise PlaceError(f"--latex {' '.join(paths)}: no .tex, .gz, .tar.gz, .tar and no folder with LaTeX in it")
-    return tasks
+    return shares
 
 
 def _papers_in(fs: Any, folder: str) -> list[str]:

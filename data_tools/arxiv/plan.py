@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_tools.arxiv.inputs import json_files, latex_tasks
+from data_tools.arxiv.inputs import json_files, latex_shares
 from data_tools.documents.duplicates import NGRAM
 from data_tools.documents.filters import FILTERS, all_limits, parse_filters
 from data_tools.files.places import describe, filesystem
@@ -98,7 +98,7 @@ def make_plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
         "metadata": json_files(args.metadata),
         "documents": json_files(args.documents),
         "decontaminate": _evaluation_files(args.decontaminate),
-        "latex": latex_tasks(args.latex) if args.latex else [],
+        "latex": latex_shares(args.latex) if args.latex else [],
     }
     plan = {
         "has_metadata": bool(args.metadata),
