@@ -1,4 +1,4 @@
-"""Safetensors folders → ZeRO-3 slices: load and verify. (Saving is in shard_files.py.)
+"""Safetensors folders → ZeRO-3 slices: load and verify. (Saving is in checkpoint/weight_files.py.)
 
 ZeRO-3 gives rank r of w the elements [r * ceil(n/w), (r+1) * ceil(n/w)) of each flattened parameter (`ds_tensor`),
 padded at the end. So a rank reads just those bytes of each tensor from the files: no full copy, no message.
@@ -21,6 +21,8 @@ from train.model_files.folder import HARMLESS, WeightsError, read_folder
 from train.model_files.header import Entry, header_bytes
 from train.model_files.reader import Wanted, read_ahead
 from train.world.ranks import World
+
+PART = 1 << 20  # elements verified at a time
 
 
 def slice_range(numel: int, rank: int, size: int) -> tuple[int, int]:
@@ -177,9 +179,8 @@ def settle(
         if in_file is not None:
             set_master(parameter, _waited(parameter.ds_tensor, loaded.low_bits.pop(name, None), in_file, stop - first))
         weight, master = parameter.ds_tensor.detach()[: stop - first], get_master(parameter).detach().view(-1)[: stop - first]
-        fault = _fault(weight, master, in_file, loaded.as_loaded[name], first)
-        if fault is not None:
-            wrong.append(name + fault)
+        if fault := _fault(name, weight, master, in_file, loaded.as_loaded[name], first):
+            wrong.append(fault)
     everywhere = [f"{n} on rank {r}" for r, names in enumerate(world.gather(wrong)) for n in names]
     if everywhere:
         raise WeightsError(
@@ -198,16 +199,16 @@ def _waited(slice_: torch.Tensor, low: torch.Tensor | None, in_file: torch.dtype
     return value
 
 
-def _fault(
-    weight: torch.Tensor, master: torch.Tensor, in_file: torch.dtype | None, wanted: int, first: int, step: int = 1 << 20
-) -> str | None:
-    """What is wrong with a slice, a bounded part at a time; in_file: the dtype in which the master holds what was read."""
+def _fault(name: str, weight: torch.Tensor, master: torch.Tensor, in_file: torch.dtype | None, wanted: int, first: int) -> str | None:
+    """The name of a slice that is wrong, and which part of it; None: it is right. in_file: the dtype in which the master holds what was read."""
     total, agree, finite = 0, True, True
-    for at in range(0, weight.numel(), step):
-        w, m = weight[at : at + step], master[at : at + step]
+    for at in range(0, weight.numel(), PART):
+        w, m = weight[at : at + PART], master[at : at + PART]
         total += checksum(w if in_file is None else m.to(in_file), first + at)
         agree &= m.data_ptr() == w.data_ptr() or torch.equal(m.to(w.device).to(w.dtype), w)
         finite &= bool(torch.isfinite(w).all())
     if total % (1 << 64) != wanted % (1 << 64):
-        return ""
-    return None if agree and finite else " (fp32 master)" if not agree else " (not finite)"
+        return name
+    if not agree:
+        return f"{name} (fp32 master)"
+    return None if finite else f"{name} (not finite)"
