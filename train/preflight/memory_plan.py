@@ -17,7 +17,7 @@ from typing import Any
 
 from train.preflight.memory_items import PHASES, Plan, Shape, plan
 from train.recipe.vocabulary import Recipe
-from train.world.machine import Machine, what_there_is
+from train.world.machine import FreeBytes, what_there_is
 
 SMALL = 1 << 20  # not worth a line
 REMEDIES: tuple[dict[str, Any], ...] = (
@@ -75,7 +75,7 @@ def require(recipe: Recipe, shape: Shape, world: Any) -> list[str]:
 
     on_cuda = world.device.type == "cuda"
     p = plan(recipe, shape, world.size, world.local_size, merged_config(recipe, world.size, on_cuda)["zero_optimization"], on_cuda)
-    there = Machine.least(world.gather(what_there_is(world.device, recipe.runs)))
+    there = FreeBytes.least(world.gather(what_there_is(world.device, recipe.runs)))
     if recipe.checkpoint.to:  # not on this disk
         there = dataclasses.replace(there, disk=math.inf)
     if faults := short_of(p, there):
@@ -83,7 +83,7 @@ def require(recipe: Recipe, shape: Shape, world: Any) -> list[str]:
     return [*lines(p, shape), *(f"  may not fit: {w}" for w in short_of(p, there, sure=False))]
 
 
-def short_of(p: Plan, there: Machine, sure: bool = True) -> list[str]:
+def short_of(p: Plan, there: FreeBytes, sure: bool = True) -> list[str]:
     """What does not fit, in words."""
     found = []
     if there.device is not None and (need := p.need("device", sure=sure)) > there.device:
@@ -100,7 +100,7 @@ def short_of(p: Plan, there: Machine, sure: bool = True) -> list[str]:
     return found
 
 
-def refusal(recipe: Recipe, shape: Shape, p: Plan, there: Machine, on_cuda: bool, faults: list[str]) -> str:
+def refusal(recipe: Recipe, shape: Shape, p: Plan, there: FreeBytes, on_cuda: bool, faults: list[str]) -> str:
     """One message: what is needed, what there is, what would make it fit."""
     text = [f"{recipe.name}: {shape.parameters:,} parameters over {p.ranks} ranks do not fit", *(f"  - {f}" for f in faults)]
     text += [f"      {_gib(i.nbytes):>11}  {i.where}, {i.when}: {i.what}" for i in sorted(p.items, key=lambda i: -i.nbytes)[:5] if i.sure]
@@ -114,7 +114,7 @@ def refusal(recipe: Recipe, shape: Shape, p: Plan, there: Machine, on_cuda: bool
     return "\n".join(text)
 
 
-def what_would_fit(recipe: Recipe, shape: Shape, p: Plan, there: Machine, on_cuda: bool) -> Iterator[str]:
+def what_would_fit(recipe: Recipe, shape: Shape, p: Plan, there: FreeBytes, on_cuda: bool) -> Iterator[str]:
     """Changes, each of which is enough: in the recipe, then in the number of ranks."""
     from train.engine.deepspeed_json import merged_config
 

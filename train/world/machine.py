@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Free bytes: of a node's main memory, of one device (None on a CPU: the host is the device), of the disk of the runs."""
+class FreeBytes:
+    """Of a node's main memory, of one device (None on a CPU: the host is the device), of the disk of the runs."""
 
     host: float
     device: float | None
     disk: float
 
     @classmethod
-    def least(cls, all_ranks: list[Machine]) -> Machine:
+    def least(cls, all_ranks: list[FreeBytes]) -> FreeBytes:
         """The scarcest of each over the ranks: a plan must fit everywhere."""
         devices = [m.device for m in all_ranks if m.device is not None]
         return cls(min(m.host for m in all_ranks), min(devices) if devices else None, min(m.disk for m in all_ranks))
 
 
-def what_there_is(device: torch.device, runs: Path) -> Machine:
+def what_there_is(device: torch.device, runs: Path) -> FreeBytes:
     there = runs.resolve()
     while not there.exists():
         there = there.parent
@@ -36,7 +36,7 @@ def what_there_is(device: torch.device, runs: Path) -> Machine:
         import torch
 
         free = torch.cuda.mem_get_info(device)[0]
-    return Machine(host_available(), free, shutil.disk_usage(there).free)
+    return FreeBytes(host_available(), free, shutil.disk_usage(there).free)
 
 
 def host_available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:

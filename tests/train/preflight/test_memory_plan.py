@@ -21,11 +21,11 @@ from train.preflight.dry_run import shape_of_path
 from train.preflight.memory_items import Shape
 from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
 from train.recipe.load import load
-from train.world.machine import Machine, host_available, what_there_is
+from train.world.machine import FreeBytes, host_available, what_there_is
 
 GIB = 2**30
 SMALL, LARGE = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-70b-hf"
-ROOMY = Machine(host=2000 * GIB, device=80 * GIB, disk=1e16)
+ROOMY = FreeBytes(host=2000 * GIB, device=80 * GIB, disk=1e16)
 
 
 def planned(name: str, ranks: int, *words: str, on_cuda: bool = True, local: int = 8):
@@ -164,7 +164,7 @@ def test_on_a_cpu_everything_is_host_memory():
 # -- does it fit ------------------------------------------------------------------------------------------------------
 
 
-def refused(name: str, ranks: int, there: Machine, *words: str) -> str:
+def refused(name: str, ranks: int, there: FreeBytes, *words: str) -> str:
     recipe = load(f"launch/recipes/{name}.yaml", words)
     p = planned(name, ranks, *words)
     faults = short_of(p, there)
@@ -215,7 +215,7 @@ def tiny_shape(folder: Path) -> Shape:
     return Shape.of(described(tiny.save_tiny(folder) / "config.json"))
 
 
-def world_of(machines: list[Machine]) -> SimpleNamespace:
+def world_of(machines: list[FreeBytes]) -> SimpleNamespace:
     """A rank of a CPU world whose other ranks report these machines."""
     return SimpleNamespace(device=torch.device("cpu"), size=len(machines), local_size=len(machines), gather=lambda own: machines)
 
@@ -234,7 +234,7 @@ def test_every_real_run_gets_its_plan_in_lines(tmp_path):
 
 def test_the_scarcest_node_decides(tmp_path):
     recipe = load(tiny.write_recipe(tmp_path))
-    scarce = Machine(host=1e6, device=None, disk=1e12)
+    scarce = FreeBytes(host=1e6, device=None, disk=1e12)
     with pytest.raises(MemoryPlanError, match="a node's 3 ranks need .* of main memory, there are 1.0 MiB"):
         require(
             recipe,
