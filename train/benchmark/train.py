@@ -231,8 +231,8 @@ def _result(
 ) -> dict[str, Any]:
     """Rates by train.run.metrics_log, of each kind's median step."""
     from train.model.flops import flops_per_token
-    from train.run.metrics_log import peak_memory_bytes, peak_tflops
     from train.run.rates import Flops, StepNumbers, rates
+    from train.world.machine import peak_memory_bytes, peak_tflops
 
     peak = job["peak_tflops"]
     if peak is None and world.device.type == "cuda":

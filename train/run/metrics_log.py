@@ -11,31 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from train.recipe.vocabulary import Logging
 from train.run.rates import Flops, StepNumbers, rates
+from train.world.machine import peak_memory_bytes
 from train.world.ranks import World
-
-# dense bf16 peak of a device, TFLOP/s, by a part of its name as torch gives it; the first that fits counts.
-# Vendors' data sheets print sparse figures: these are halved once.
-PEAK_TFLOPS = (
-    ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0), ("GB200", 2500.0), ("B200", 2250.0), ("B300", 2250.0),
-    ("A100", 312.0), ("A800", 312.0), ("H800", 989.0), ("A6000", 154.85), ("L40S", 362.0), ("V100", 125.0), ("MI300X", 1300.0), ("MI250X", 191.5),
-)  # fmt: skip
-
-
-def peak_tflops(device_name: str) -> float | None:
-    return next((peak for part, peak in PEAK_TFLOPS if part in device_name), None)
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most this process has held: on the device, or in main memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def readable_time(seconds: float) -> str:

@@ -46,8 +46,9 @@ from train.preflight import memory_plan
 from train.preflight.memory_items import Shape
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe
-from train.run.metrics_log import MetricsLog, peak_tflops
+from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
+from train.world.machine import peak_tflops
 from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
 

@@ -1,4 +1,4 @@
-"""What memory and disk this machine gives a process: the system's, a container's limit, the device's."""
+"""What this machine gives a process: memory (the system's, a container's limit, the device's), disk, and a device's peak rate."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+# dense bf16 peak of a device, TFLOP/s, by a part of its name as torch gives it; the first that fits counts.
+# Vendors' data sheets print sparse figures: these are halved once.
+PEAK_TFLOPS = (
+    ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0), ("GB200", 2500.0), ("B200", 2250.0), ("B300", 2250.0),
+    ("A100", 312.0), ("A800", 312.0), ("H800", 989.0), ("A6000", 154.85), ("L40S", 362.0), ("V100", 125.0), ("MI300X", 1300.0), ("MI250X", 191.5),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,21 @@ def host_available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgr
             if folder == root:
                 break
     return float(min(free)) if free else float("inf")
+
+
+def peak_tflops(device_name: str) -> float | None:
+    return next((peak for part, peak in PEAK_TFLOPS if part in device_name), None)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most this process has held: on the device, or in main memory on a CPU."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _text(path: Path) -> str:
