@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -116,21 +115,20 @@ def prepare(out: Path, user_file: Path | None, text_fields: list[str]) -> None:
 def train() -> None:
     import torch
 
+    from train.world.ranks import free_port
+
     gpus = torch.cuda.device_count()
     ranks = gpus or 2
     overrides = ["deepspeed=ds_configs/zero3.json", "model.dtype=bf16"] if gpus else []
     environment = os.environ | ({} if gpus else {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // ranks))})
     say(f"training: ZeRO-3 on {f'{gpus} GPUs' if gpus else '2 CPU processes'}; the first start builds a small C++ op (about a minute)")
     launcher = Path(sys.executable).with_name("deepspeed")
-    with socket.socket() as probe:  # the launcher's default port may be another run's
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [
         str(launcher),
         "--num_gpus",
         str(ranks),
         "--master_port",
-        str(port),
+        str(free_port()),
         "launch/pretrain.py",
         str(RECIPE.relative_to(ROOT)),
         *overrides,

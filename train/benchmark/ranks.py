@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,23 +31,19 @@ def launch(module: str, job: dict[str, Any], ranks: int) -> dict[str, Any]:
     """`module.measure(job, world)` in `ranks` processes of this machine, by the deepspeed launcher; rank 0's result."""
     import torch
 
+    from train.world.ranks import free_port
+
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if not torch.cuda.is_available():
         env = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))} | env
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps({"module": module, "job": job, "result": f"{folder}/result.json"}))
-        words = ["--num_gpus", str(ranks), "--master_port", str(_free_port()), "--module", "train.benchmark.ranks", str(path)]
+        words = ["--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "train.benchmark.ranks", str(path)]
         subprocess.run([sys.executable, "-m", "deepspeed.launcher.runner", *words], env=env, stdout=sys.stderr, check=False)
         if not (Path(folder) / "result.json").exists():
             raise BenchError(f"{ranks} ranks did not finish; the message of the first to fail stands above")
         return json.loads((Path(folder) / "result.json").read_text())
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def small_recipe(job: dict[str, Any], world: Any) -> Recipe:

@@ -57,7 +57,7 @@ class World:
         if dist.is_initialized():
             return
         if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-            os.environ["MASTER_PORT"] = str(_free_port())  # two single-process runs on one machine must not meet
+            os.environ["MASTER_PORT"] = str(free_port())  # two single-process runs on one machine must not meet
         import warnings
 
         import deepspeed
@@ -128,7 +128,8 @@ class World:
             print(text, file=sys.stderr, flush=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now: a launcher's default one may be another run's."""
     import socket
 
     with socket.socket() as s:
