@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from train.world.machine import host_available
+from train.world.machine import host_available, peak_tflops
 
 GIB = 2**30
 
