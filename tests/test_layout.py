@@ -3,10 +3,11 @@
 import ast
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+from tests.made import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("train", "data_tools", "launch", "ds_configs")
@@ -24,7 +25,7 @@ ALLOWED = {
 
 
 def tracked() -> list[str]:
-    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return processes.run(["git", "ls-files"], check=True).stdout.split()
 
 
 def imports_of(path: Path) -> set[str]:
@@ -76,7 +77,7 @@ def test_a_wheel_holds_every_module_recipe_and_engine_json_and_nothing_else(tmp_
             (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / "tree" / name)
     command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=tmp_path / "tree", check=True, capture_output=True, timeout=100)
+    processes.run(command, cwd=tmp_path / "tree", check=True)
     [wheel] = tmp_path.glob("*.whl")
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f for f in tracked() if f.split("/")[0] in PACKAGES and (ROOT / f).is_file()}
@@ -92,20 +93,20 @@ def test_no_module_is_named_like_one_of_the_standard_library():
 
 def test_data_tools_never_load_torch():
     code = f"import importlib, sys\nfor n in {names_in('data_tools')}: importlib.import_module(n)\nassert not {{'torch', 'deepspeed'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_recipe_is_checked_without_torch():
     code = f"import importlib, sys\nfor n in {names_in('train/recipe')}: importlib.import_module(n)\n"
     code += "assert not {'torch', 'deepspeed', 'transformers', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_model_folders_are_read_and_written_without_torch():
     names = [n for n in names_in("train/export") + names_in("train/foreign") if n != "train.export.logit_check"]
     assert len(names) > 15
     code = f"import importlib, sys\nsys.modules['torch'] = None\nfor n in {names}: importlib.import_module(n)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    processes.run([sys.executable, "-c", code], check=True)
 
 
 def test_optional_packages_are_imported_nowhere_at_module_level():
@@ -172,7 +173,7 @@ def test_every_door_puts_the_checkout_on_the_path_and_answers_help_with_an_examp
     doors = [p for p in modules("launch") if "__main__" in p.read_text() and "sys.path[0]" in p.read_text()]
     assert len(doors) >= 5
     for door in doors:
-        done = subprocess.run([sys.executable, str(door), "--help"], cwd="/", capture_output=True, text=True)
+        done = processes.run([sys.executable, str(door), "--help"], cwd="/")
         assert done.returncode == 0 and "example" in done.stdout.lower(), (door, done.stderr)
 
 

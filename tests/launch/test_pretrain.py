@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import tiny
-from tests.made.where import ROOT
+from tests.made import processes, tiny
 from tests.train.run.test_loop import losses_of
 
 
@@ -25,21 +24,14 @@ def ground(tmp_path_factory) -> Path:
 
 def start(ground: Path, *words: str) -> subprocess.Popen:
     launcher = Path(sys.executable).with_name("deepspeed")
-    port = 21000 + os.getpid() % 20000
-    command = [str(launcher), "--num_gpus", "2", "--master_port", str(port), "launch/pretrain.py", str(ground / "recipe.yaml"), *words]
+    command = [launcher, "--num_gpus", 2, "--master_port", processes.free_port(), "launch/pretrain.py", ground / "recipe.yaml", *words]
     env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": f"{launcher.parent}:{os.environ['PATH']}"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return processes.start(command, env=env, stderr=subprocess.STDOUT)
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").is_file() and f'"step": {step},' in (run / "metrics.jsonl").read_text():
-            return
-        if process.poll() is not None:
-            raise AssertionError(process.stdout.read())
-        time.sleep(0.05)
-    raise AssertionError("no progress")
+    metrics = run / "metrics.jsonl"
+    processes.wait_until(lambda: metrics.is_file() and f'"step": {step},' in metrics.read_text(), process)
 
 
 def ranks_alive(ground: Path) -> list[int]:
@@ -111,11 +103,8 @@ def test_a_mistake_in_the_data_ends_in_one_message_from_one_rank(ground):
 
 def test_metrics_are_complete_json_lines_with_the_promised_keys(ground):
     tiny.write_recipe(ground, steps=3, name="keys")
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
         env=os.environ | {"DS_ACCELERATOR": "cpu"},
     )
     assert done.returncode == 0, done.stderr
@@ -143,8 +132,6 @@ def test_a_port_that_is_taken_ends_in_one_message_with_the_remedy(ground):
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(taken.getsockname()[1]),
         }
-        done = subprocess.run(
-            [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")], cwd=ROOT, capture_output=True, text=True, env=env
-        )
+        done = processes.run([sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml")], env=env)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "start with deepspeed --master_port PORT" in done.stderr

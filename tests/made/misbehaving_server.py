@@ -22,7 +22,9 @@ from pathlib import Path
 def start(folder: Path, mishaps: str = "ok", seconds: float = 0.0) -> tuple[subprocess.Popen, str]:
     """(process, base url) of a server that listens; the caller ends the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen([sys.executable, __file__, str(folder), mishaps, str(seconds)])
+    from tests.made import processes
+
+    process = processes.start([sys.executable, __file__, str(folder), mishaps, str(seconds)], **processes.QUIET)
     for _ in range(600):
         if (folder / "port").exists():
             return process, f"http://127.0.0.1:{(folder / 'port').read_text()}/v1"

@@ -9,11 +9,12 @@ import multiprocessing
 import os
 import pickle
 import queue
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from tests.made.processes import SECONDS, free_port
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.made.preload"])
@@ -23,22 +24,20 @@ class RankFailed(AssertionError):
     """A rank raised; holds its traceback."""
 
 
-def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: float = 300) -> list[Any]:
+def run_ranks(function: Callable[..., Any], size: int, *args: Any, seconds: float = SECONDS) -> list[Any]:
     """What the function returned on each rank, in rank order; the function gets a connected World first.
 
     Raises:
         RankFailed: with the first failing rank's traceback; the other ranks are killed.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     results: Any = _context.Queue()
     ranks = [_context.Process(target=_one_rank, args=(function, r, size, port, results, args), daemon=True) for r in range(size)]
-    for p in ranks:
-        p.start()
     got: dict[int, Any] = {}
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + seconds
     try:
+        for p in ranks:
+            p.start()
         while len(got) < size:
             try:
                 rank, ok, value = results.get(timeout=0.5)
@@ -47,18 +46,19 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, timeout: floa
                 if dead and results.empty():
                     raise RankFailed(f"rank {dead[0]} ended with exit code {ranks[dead[0]].exitcode}") from None
                 if time.monotonic() > deadline:
-                    raise RankFailed(f"ranks {sorted(set(range(size)) - set(got))} did not end within {timeout:g} s") from None
+                    raise RankFailed(f"ranks {sorted(set(range(size)) - set(got))} did not end within {seconds:g} s") from None
                 continue
             if not ok:
                 raise RankFailed(f"rank {rank} raised\n{value}")
             got[rank] = pickle.loads(value)
     finally:
         for p in ranks:
+            if p.pid is None:
+                continue
             if len(got) == size:
                 p.join(timeout=20)
-            if p.is_alive():
-                p.kill()
-            p.join()
+            p.kill()
+            p.join(timeout=20)
     return [got[r] for r in range(size)]
 
 

@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import os
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ import pytest
 from data_tools.archives.limits import ArchiveError, Caps
 from data_tools.archives.source import read_source
 from data_tools.archives.tar_stream import bulk_members, safe_name, tar_members
+from tests.made import processes
 from tests.made.where import ROOT
 
 TEX = b"\\documentclass{article}\\begin{document}Stars.\\end{document}\n"
@@ -123,13 +123,10 @@ def test_hostile_archives_write_nothing_stay_under_200_mb_and_each_ends_in_its_r
     cases = hostile()
     for name, (_, data) in cases.items():
         (folder / name).write_bytes(data)
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", READER, str(folder)],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=170,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -1,16 +1,16 @@
 """kill -9 at random moments of `prepare arxiv`, then the same command: the same bytes, and finished tasks stay finished."""
 
+import contextlib
 import gzip
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.made import processes
 from tests.made.papers import paper, record, sentences, tar, tree, write_lines
 from tests.made.where import ROOT
 
@@ -35,12 +35,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def start(words: list[str], out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "data_tools.prepare", "arxiv", *words, "--out", str(out), "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return processes.start(command, env=environment)
 
 
 def finish(words: list[str], out: Path) -> None:
     process = start(words, out)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=processes.SECONDS)
     assert process.returncode == 0, error
 
 
@@ -52,36 +52,52 @@ def finished_tasks(out: Path) -> dict[str, int]:
     }
 
 
+def finished(out: Path) -> int:
+    """How many tasks are finished now; none when all is done and cleared away."""
+    with contextlib.suppress(FileNotFoundError):
+        return len(list((out / ".work" / "tasks").glob("*/completions/*")))
+    return 0
+
+
 @pytest.fixture(scope="module")
-def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """The files of a run that nobody killed, and its seconds."""
+def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
+    """The files of a run that nobody killed, and its tasks."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    begin = time.monotonic()
-    finish(inputs, out)
-    return tree(out), time.monotonic() - begin
+    process, tasks = start(inputs, out), 0
+
+    def ended() -> bool:
+        nonlocal tasks
+        tasks = max(tasks, finished(out))
+        return process.poll() is not None
+
+    processes.wait_until(ended)
+    assert process.returncode == 0, process.stderr.read()
+    return tree(out), tasks
 
 
-def kill_and_go_on(inputs: list[str], undisturbed: tuple[dict[str, bytes], float], place: Path, kills: int, seed: int) -> int:
+def kill_and_go_on(inputs: list[str], undisturbed: tuple[dict[str, bytes], int], place: Path, kills: int, seed: int) -> int:
     """Runs killed at random moments until `kills` of them fell; every run is then finished and compared. Returns how many tasks were kept."""
     draw, fallen, kept, run = random.Random(seed), 0, 0, 0
-    expected, seconds = undisturbed
+    expected, tasks = undisturbed
     while fallen < kills:
         out = place / f"run{run}"
         run += 1
         for _ in range(draw.choice([1, 1, 2, 3])):
             before = finished_tasks(out)
             process = start(inputs, out)
+            moment = draw.randrange(tasks)
+            processes.wait_until(lambda out=out, moment=moment, process=process: process.poll() is not None or finished(out) >= moment)
             try:
-                process.wait(draw.uniform(0.05, 1.0) * seconds)
+                process.wait(draw.uniform(0, 0.3))
             except subprocess.TimeoutExpired:
                 fallen += 1
                 if draw.random() < 0.5:
-                    os.killpg(process.pid, signal.SIGKILL)  # the whole job, as a scheduler does
+                    processes.end(process)  # the whole job, as a scheduler does
                 else:
                     process.kill()  # only the front: its workers must not write on
-                process.communicate()
+                process.communicate(timeout=processes.SECONDS)
             else:
-                process.communicate()
+                process.communicate(timeout=processes.SECONDS)
                 assert process.returncode == 0
                 break
             if (out / "provenance.json").exists():  # finished; the kill fell into the clearing of what it needed
@@ -95,38 +111,33 @@ def kill_and_go_on(inputs: list[str], undisturbed: tuple[dict[str, bytes], float
     return kept
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(inputs: list[str], undisturbed: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(inputs: list[str], undisturbed: tuple[dict[str, bytes], int], tmp_path: Path) -> None:
     assert len(undisturbed[0]) == 14
     assert kill_and_go_on(inputs, undisturbed, tmp_path, kills=3, seed=2) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_fifty_kills_lose_nothing(inputs: list[str], undisturbed: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
+def test_fifty_kills_lose_nothing(inputs: list[str], undisturbed: tuple[dict[str, bytes], int], tmp_path: Path) -> None:
     assert kill_and_go_on(inputs, undisturbed, tmp_path, kills=50, seed=7) > 200
 
 
-def test_two_commands_on_one_folder_do_not_mix(inputs: list[str], undisturbed: tuple[dict[str, bytes], float], tmp_path: Path) -> None:
+def test_two_commands_on_one_folder_do_not_mix(inputs: list[str], undisturbed: tuple[dict[str, bytes], int], tmp_path: Path) -> None:
     first = start(inputs, tmp_path / "out")
-    while not (tmp_path / "out" / ".work" / "plan.json").exists():
-        assert first.poll() is None
-        time.sleep(0.05)
+    processes.wait_until((tmp_path / "out" / ".work" / "plan.json").exists, first)
     second = start(inputs, tmp_path / "out")
-    _, error = second.communicate(timeout=120)
+    _, error = second.communicate(timeout=processes.SECONDS)
     assert second.returncode == 1 and f"process {first.pid} on " in error and "is writing here; wait for it" in error
-    first.communicate(timeout=300)
+    first.communicate(timeout=processes.SECONDS)
     assert first.returncode == 0 and tree(tmp_path / "out") == undisturbed[0]
 
 
 def test_an_unfinished_run_goes_on_only_with_its_own_command(inputs: list[str], tmp_path: Path) -> None:
     process = start(inputs, tmp_path / "out")
-    while not (tmp_path / "out" / ".work" / "plan.json").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    processes.wait_until((tmp_path / "out" / ".work" / "plan.json").exists, process)
+    processes.end(process)
     other = start([*inputs, "--similarity", "0.9"], tmp_path / "out")
-    _, error = other.communicate(timeout=120)
+    _, error = other.communicate(timeout=processes.SECONDS)
     assert (
         other.returncode == 1
         and "unfinished work of another command" in error

@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +15,8 @@ from data_tools import prepare
 from data_tools.shards.fingerprint import tokenizer_fingerprint
 from data_tools.shards.reader import Shards
 from tests.data_tools.chat.test_conversations import REAL, REAL_FILES
+from tests.made import processes
 from tests.made.chat_tokenizers import write_chatml, write_llama2
-from tests.made.where import ROOT
 
 MISTRAL = REAL.parent / "tokenizers" / "mistral_v1"
 
@@ -170,7 +168,7 @@ def test_any_number_of_workers_gives_the_same_bytes(llama2, tmp_path):
     path = big(tmp_path / "mine.jsonl")
     for workers in ("1", "3"):
         words = ["chat", str(path), "--tokenizer", str(llama2), "--out", str(tmp_path / workers), "--workers", workers]
-        subprocess.run([sys.executable, "-m", "data_tools.prepare", *words], cwd=ROOT, check=True, timeout=300)
+        processes.run([sys.executable, "-m", "data_tools.prepare", *words], check=True)
     shards = Shards.open(tmp_path / "1")
     assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "3")
     assert [shards.id(i) for i in range(len(shards))] == [f"mine/{k}" for k in range(12000)]
@@ -179,23 +177,23 @@ def test_any_number_of_workers_gives_the_same_bytes(llama2, tmp_path):
 def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp_path):
     path = big(tmp_path / "mine.jsonl")
     words = [sys.executable, "-m", "data_tools.prepare", "chat", str(path), "--tokenizer", str(llama2), "--workers", "1", "--out"]
-    subprocess.run([*words, str(tmp_path / "uncut")], cwd=ROOT, check=True, timeout=300)
+    processes.run([*words, str(tmp_path / "uncut")], check=True)
     out = tmp_path / "out"
-    process = subprocess.Popen([*words, str(out)], cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not (finished := list(out.glob(".work/*/tasks/completions/*"))) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert finished and not (out / "manifest.json").exists()
+    process = processes.start([*words, str(out)], **processes.QUIET)
+    processes.wait_until(lambda: list(out.glob(".work/*/tasks/completions/*")), process)
+    processes.end(process)
+    assert not (out / "manifest.json").exists()
     first = {path: path.stat().st_mtime_ns for path in out.glob(".work/*/00000.npz")}
     assert len(first) == 1
-    process = subprocess.Popen([*words, str(out)], cwd=ROOT)
+    process = processes.start([*words, str(out)], **processes.QUIET)
     [(kept, made)] = first.items()
-    while process.poll() is None:
+
+    def ended() -> bool:
         with contextlib.suppress(FileNotFoundError):  # all parts are gone at the end
             assert kept.stat().st_mtime_ns == made, "a finished task was done again"
-        time.sleep(0.01)
+        return process.poll() is not None
+
+    processes.wait_until(ended)
     assert process.returncode == 0 and bytes_of(out) == bytes_of(tmp_path / "uncut")
 
 
@@ -203,21 +201,19 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp
 def test_a_second_command_into_the_same_folder_is_refused_until_the_first_ends_or_is_killed(end, llama2, tmp_path):
     path, out = write(tmp_path / "mine.jsonl", [chat(f"question {k}", f"answer {k}") for k in range(100)]), tmp_path / "out"
     words = [sys.executable, "-m", "data_tools.prepare", "chat", str(path), "--tokenizer", str(llama2), "--workers", "1", "--out"]
-    subprocess.run([*words, str(tmp_path / "alone")], cwd=ROOT, check=True, timeout=300)
-    first = subprocess.Popen([*words, str(out)], cwd=ROOT, start_new_session=True)
-    while not list(out.glob(".work/*/tasks/tasks.json")):
-        assert first.poll() is None
-        time.sleep(0.01)
+    processes.run([*words, str(tmp_path / "alone")], check=True)
+    first = processes.start([*words, str(out)], **processes.QUIET)
+    processes.wait_until(lambda: list(out.glob(".work/*/tasks/tasks.json")), first)
     first.send_signal(signal.SIGSTOP)
     try:
-        second = subprocess.run([*words, str(out)], cwd=ROOT, timeout=300, capture_output=True, text=True)
+        second = processes.run([*words, str(out)])
     finally:
         os.killpg(first.pid, end)
-    first.wait(300)
+    first.wait(processes.SECONDS)
     assert second.returncode == 1 and f"process {first.pid} on " in second.stderr and "is writing here; wait for it" in second.stderr
     if end == signal.SIGKILL:
         assert not (out / "manifest.json").exists()
-        subprocess.run([*words, str(out)], cwd=ROOT, check=True, timeout=300)
+        processes.run([*words, str(out)], check=True)
     else:
         assert first.returncode == 0
     assert bytes_of(out) == bytes_of(tmp_path / "alone")

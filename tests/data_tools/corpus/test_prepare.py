@@ -27,6 +27,7 @@ from data_tools.corpus.tasks import read_part
 from data_tools.files.atomic import sha256_file
 from data_tools.prepare import main
 from data_tools.shards.reader import Shards
+from tests.made import processes
 from tests.made.where import ROOT
 
 WORDS = "the galaxy cluster redshift star black hole of a in we observe spectra mass dark matter halo é 日本 $z=0.5$ emission".split()
@@ -311,7 +312,7 @@ def test_a_users_mistake_is_one_message(
 def start(tokenizer: Path, out: Path, path: Path, **more: Any) -> subprocess.Popen:
     words = ["corpus", str(path), "--tokenizer", str(tokenizer), "--out", str(out), "--split", "heldout=0.2", "--shard-tokens", "4000"]
     command = [sys.executable, "-m", "data_tools.prepare", *words, "--workers", "2"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    return processes.start(command, **more)
 
 
 def some_files(tmp_path: Path) -> Path:
@@ -328,21 +329,20 @@ def finished_tasks(out: Path) -> int:
 def kill_and_go_on(tmp_path: Path, tokenizer: Path, kills: int) -> None:
     path, draw = some_files(tmp_path), random.Random(kills)
     calm = start(tokenizer, tmp_path / "calm", path)
-    assert calm.wait(120) == 0, calm.stderr.read()
+    assert calm.wait(processes.SECONDS) == 0, calm.stderr.read()
     wanted, shards = files_of(tmp_path / "calm"), len(shards_of(tmp_path / "calm"))
     for attempt in range(kills):
         out, moment = tmp_path / f"out{attempt}", draw.randrange(8 + shards)  # 4 tasks read, 4 encode, then the shards
         process = start(tokenizer, out, path)
-        while finished_tasks(out) < moment and process.poll() is None:
-            time.sleep(0.005)
+        processes.wait_until(lambda out=out, moment=moment, process=process: finished_tasks(out) >= moment or process.poll() is not None)
         time.sleep(draw.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
-        assert process.wait() != 0 or moment > 6, f"kill {attempt} came too late"
+        assert process.wait(processes.SECONDS) != 0 or moment > 6, f"kill {attempt} came too late"
         for folder in (out / "train", out / "heldout"):
             if (folder / "manifest.json").exists():  # what looks complete is
                 Shards.open(folder)
         process = start(tokenizer, out, path)
-        assert process.wait(120) == 0, process.stderr.read()
+        assert process.wait(processes.SECONDS) == 0, process.stderr.read()
         assert files_of(out) == wanted, f"kill {attempt}"
         shutil.rmtree(out)
 
@@ -359,9 +359,7 @@ def test_after_50_kills_the_same_command_makes_the_same_bytes(tmp_path: Path, to
 def test_a_second_command_into_the_same_folder_is_refused_while_the_first_works(tmp_path: Path, tokenizer: Path) -> None:
     path = some_files(tmp_path)
     first = start(tokenizer, tmp_path / "out", path)
-    while not (tmp_path / "out" / ".work" / "plan.json").exists():
-        assert first.poll() is None, first.stderr.read()
-        time.sleep(0.01)
+    processes.wait_until((tmp_path / "out" / ".work" / "plan.json").exists, first)
     first.send_signal(signal.SIGSTOP)
     try:
         second = start(tokenizer, tmp_path / "out", path)
@@ -377,7 +375,7 @@ def test_a_full_disk_is_one_message_and_the_work_goes_on_after_it(tmp_path: Path
         pytest.skip("a small file system can be mounted by root only")
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(small)], capture_output=True).returncode != 0:
+    if processes.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(small)]).returncode != 0:
         pytest.skip("this machine does not let a test mount a small file system")
     try:
         path = some_files(tmp_path)
@@ -385,12 +383,12 @@ def test_a_full_disk_is_one_message_and_the_work_goes_on_after_it(tmp_path: Path
         assert process.wait(60) == 1
         message = process.stderr.read().strip().splitlines()[-1]
         assert message.startswith("error: ") and "o space left on" in message and "make room" in message, message
-        subprocess.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
+        processes.run(["mount", "-o", "remount,size=50m", str(small)], check=True)
         process = start(tokenizer, small / "out", path)
         assert process.wait(60) == 0, process.stderr.read()
         Shards.open(small / "out" / "train")
     finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+        processes.run(["umount", "-l", str(small)], check=True)
 
 
 def test_an_input_changed_meanwhile_is_found(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -449,6 +447,6 @@ def test_preparing_loads_no_torch_and_writes_nothing_outside(tmp_path: Path, tok
     words = ["corpus", str(tmp_path / "a.parquet"), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "out"), "--workers", "1"]
     home = tmp_path / "home"
     environment = os.environ | {"HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    result = processes.run([sys.executable, "-c", code, *words], cwd=tmp_path, env=environment, seconds=60)
     assert result.returncode == 0, result.stderr
     assert [path for path in home.rglob("*") if path.is_file()] == []

@@ -1,10 +1,7 @@
 """Inputs and shards that lie elsewhere, by fsspec: in memory, and in a folder treated as remote."""
 
 import json
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,8 @@ from fsspec.registry import _registry
 
 from data_tools.prepare import main
 from data_tools.shards.reader import Shards
-from tests.data_tools.corpus.test_prepare import ROOT, WORDS, files_of, rows, train, write_lines
+from tests.data_tools.corpus.test_prepare import WORDS, files_of, rows, train, write_lines
+from tests.made import processes
 from tests.made.papers import make, record
 
 SPLIT = ["--split", "heldout=0.2", "--shard-tokens", "600"]
@@ -163,12 +161,9 @@ def test_after_a_kill_in_the_upload_the_same_command_goes_on(tmp_path: Path, tok
     words = ["corpus", str(path), "--tokenizer", str(tokenizer), "--shard-tokens", "400", "--workers", "1"]
     words += ["--out", f"file://{tmp_path}/out", "--work", str(tmp_path / "work")]
     command = [sys.executable, "-m", "data_tools.prepare", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list((tmp_path / "out").glob("*.arrow"))) < 20:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = processes.start(command, **processes.QUIET)
+    processes.wait_until(lambda: len(list((tmp_path / "out").glob("*.arrow"))) >= 20, process)
+    processes.end(process)
     assert not (tmp_path / "out/manifest.json").exists()
     assert main(words) == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "calm") and not any((tmp_path / "work").iterdir())

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.made.where import ROOT
+from tests.made import processes
 
 SECRET = "root-secret-words-that-must-not-appear"
 FILL = b"The star is observed during many nights with the telescope and its light varies slowly. " * 5
@@ -121,7 +120,7 @@ def test_a_hostile_paper_ends_in_a_reason_or_in_words(name: str, tmp_path: Path)
     folder.mkdir()
     (tmp_path / "secret.tex").write_text(SECRET)
     (folder / "ms.tex").write_bytes(write(folder))
-    done = subprocess.run([sys.executable, "-c", CHILD, folder / "ms.tex"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = processes.run([sys.executable, "-c", CHILD, folder / "ms.tex"], seconds=60)
     assert done.returncode == 0, done.stderr[-2000:]
     outcome = json.loads(done.stdout)
     print(f"\n{name}: {outcome['reason'] or str(outcome['words']) + ' words'}, {outcome['seconds']:.2f} s, {outcome['megabytes']:.0f} MB")

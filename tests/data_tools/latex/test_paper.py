@@ -1,14 +1,13 @@
 """One paper from its files: what each stage of the reader promises, through `read_paper` where it can be."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from data_tools.latex.paper import Paper, PaperError, main, read_paper
-from tests.made.where import ROOT
+from tests.made import processes
 
 FILL = "The star is observed during many nights with the telescope and its light varies slowly over the season. " * 3
 
@@ -348,9 +347,7 @@ def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
     (tmp_path / "ms.tex").write_text(
         f"\\documentclass{{aa}}\\begin{{document}}\\title{{T}}\\abstract{{A.}}\\section{{Introduction}} {FILL}\\end{{document}}"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "data_tools.latex", tmp_path / "ms.tex"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = processes.run([sys.executable, "-m", "data_tools.latex", tmp_path / "ms.tex"], check=True)
     assert {"title", "abstract", "introduction", "conclusion", "sections", "text"} <= json.loads(done.stdout).keys()
     assert "words in 1 sections" in done.stderr
 
@@ -363,4 +360,4 @@ def test_a_fault_is_one_message_and_exit_1(tmp_path: Path, capsys: pytest.Captur
 
 def test_reading_a_paper_loads_no_torch() -> None:
     code = "import sys, data_tools.latex.paper; assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    processes.run([sys.executable, "-c", code], check=True)

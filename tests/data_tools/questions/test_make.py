@@ -16,6 +16,7 @@ import pytest
 from data_tools.questions import make as questions
 from data_tools.questions.check import judge, parse
 from tests.made import misbehaving_server as server
+from tests.made import processes
 from tests.made.where import ROOT
 
 CANARY = "sk-canary-7f3a9e51c2"
@@ -42,7 +43,7 @@ def command(documents: Path, out: Path, url: str, *more: str) -> list[str]:
 
 def run(*args: object, key: str | None = CANARY) -> subprocess.CompletedProcess:
     env = {**os.environ, "OPENAI_API_KEY": key or ""}
-    return subprocess.run(command(*args), cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    return processes.run(command(*args), env=env)
 
 
 def conversations(out: Path) -> list[dict]:
@@ -51,17 +52,16 @@ def conversations(out: Path) -> list[dict]:
 
 @pytest.fixture
 def serve(tmp_path):
-    processes = []
+    started = []
 
     def begin(mishaps: str = "ok", seconds: float = 0.0, folder: str = "server") -> tuple[str, Path]:
         process, url = server.start(tmp_path / folder, mishaps, seconds)
-        processes.append(process)
+        started.append(process)
         return url, tmp_path / folder
 
     yield begin
-    for process in processes:
-        process.kill()
-        process.wait()
+    for process in started:
+        processes.end(process)
 
 
 SOUND = [
@@ -179,7 +179,7 @@ def test_prepare_chat_reads_what_was_made(tmp_path, serve):
         "chatml",
     ]
     prepare = [sys.executable, "-m", "data_tools.prepare", "chat", *map(str, given), "--workers", "1"]
-    done = subprocess.run(prepare, cwd=ROOT, capture_output=True, text=True)
+    done = processes.run(prepare)
     assert done.returncode == 0, done.stderr
     counts = json.loads((tmp_path / "shards" / "manifest.json").read_text())["counts"]
     assert counts["documents"] == 6 and counts["supervised_tokens"] > 6 * 50
@@ -291,15 +291,13 @@ def test_other_settings_for_the_same_folder_are_refused_by_name(tmp_path, serve)
 def test_two_runs_never_share_a_folder(tmp_path, serve):
     url, folder = serve("slow")
     documents = papers(tmp_path / "p.jsonl", 1)
-    first = subprocess.Popen(command(documents, tmp_path / "out", url), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = processes.start(command(documents, tmp_path / "out", url), **processes.QUIET)
     try:
-        while not server.requests(folder):
-            time.sleep(0.05)
+        processes.wait_until(lambda: server.requests(folder), first)
         done = run(documents, tmp_path / "out", url)
         assert done.returncode == 1 and "another run is writing it" in done.stderr
     finally:
-        first.kill()
-        first.wait()
+        processes.end(first)
 
 
 @pytest.mark.parametrize(
@@ -334,8 +332,10 @@ def test_the_key_is_sent_and_told_nowhere(tmp_path, serve):
         env = {**os.environ, "OPENAI_API_KEY": CANARY, "HTTPX_LOG_LEVEL": "trace", "PYTHONASYNCIODEBUG": "1"}
         documents = papers(tmp_path / "p.jsonl", 12)
         with open(tmp_path / f"log-{mishaps}", "wb") as log:
-            process = subprocess.Popen(command(documents, out, url), cwd=ROOT, env=env, stdout=log, stderr=log)
+            process = processes.start(command(documents, out, url), env=env, stdout=log, stderr=log)
+        deadline = time.monotonic() + processes.SECONDS
         while process.poll() is None:
+            assert time.monotonic() < deadline
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     hits += [path] if CANARY.encode() in path.read_bytes() else []
@@ -361,16 +361,13 @@ def kill_at_random(tmp_path: Path, serve, kills: int, count: int) -> None:
     killed = 0
     while killed < kills:
         begun = len(server.requests(folder))
-        process = subprocess.Popen(
-            command(documents, out, url, "--concurrency", "4"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while len(server.requests(folder)) == begun and process.poll() is None:
-            time.sleep(0.01)
+        process = processes.start(command(documents, out, url, "--concurrency", "4"), **processes.QUIET)
+        processes.wait_until(lambda begun=begun: len(server.requests(folder)) > begun, process)
         time.sleep(dice.uniform(0.1, 0.7))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
-        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed: give it more papers"
+        assert process.wait(processes.SECONDS) == -signal.SIGKILL, "the run ended before it was killed: give it more papers"
         time.sleep(0.05)  # what it had sent is written down by the server
         finished = {json.loads(line)["paper"] for line in journal.read_bytes().split(b"\n")[1:-1]}
         requests = server.requests(folder)
@@ -395,7 +392,7 @@ def test_a_run_killed_20_times_at_random_repeats_no_finished_paper(tmp_path, ser
 
 def test_importing_questions_loads_neither_torch_nor_an_http_client():
     script = "import sys, data_tools.questions.make; print([m for m in ('torch', 'httpx2', 'transformers', 'pyarrow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
+    assert processes.run([sys.executable, "-c", script]).stdout.strip() == "[]"
 
 
 ABSTRACTS = ROOT.parent / "shared" / "data" / "abstracts" / "astro_validation.jsonl.gz"

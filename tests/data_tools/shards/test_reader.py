@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from data_tools.shards.fingerprint import tokenizer_fingerprint
 from data_tools.shards.format import ShardError, ShardFormat, manifest_checksum, sum_counts
 from data_tools.shards.reader import Shards
 from data_tools.shards.writer import Documents, ShardWriter, write_shard
-from tests.made.where import ROOT
+from tests.made import processes
 
 VOCAB = 1000
 RULE = {"fingerprint": "ab" * 32, "bos_id": 1, "eos_id": 2, "add_bos": True, "add_eos": True}
@@ -374,7 +373,7 @@ try:
 except OSError as error:
     sys.exit(7)
 """
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 7
+    assert processes.run([sys.executable, "-c", code], seconds=60).returncode == 7
     assert list(tmp_path.iterdir()) == []
 
 
@@ -387,4 +386,4 @@ def test_one_shard_can_be_written_alone(tmp_path: Path) -> None:
 
 def test_shards_do_not_load_torch() -> None:
     code = "import sys, data_tools.shards.reader, data_tools.shards.writer; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert processes.run([sys.executable, "-c", code], seconds=60).returncode == 0

@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import tokenizers
 
 from data_tools.tokens.tokenizer import Tokenizer, TokenizerError, with_marks
 from data_tools.tokens.words import words_are_separable
-from tests.made.where import ROOT, SHARED
+from tests.made import processes
+from tests.made.where import SHARED
 
 PROSE = """We present spectroscopic observations of the galaxy cluster Abell 2218 at redshift z = 0.176.
 The stellar population of dwarf spheroidal galaxies is old and metal poor, as expected from chemical evolution.
@@ -227,7 +227,7 @@ def test_the_tokenizer_does_not_load_torch(spm_folder: Path, hf_folder: Path) ->
     code = "import sys; from pathlib import Path; from data_tools.tokens.tokenizer import Tokenizer\n"
     code += "for folder in sys.argv[1:]: Tokenizer.load(Path(folder)).fast_path(['a'])\nsys.exit('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(spm_folder), str(hf_folder)]
-    assert subprocess.run(command, cwd=ROOT, timeout=60).returncode == 0
+    assert processes.run(command, seconds=60).returncode == 0
 
 
 def test_a_real_model_has_the_ids_of_sentencepiece() -> None:

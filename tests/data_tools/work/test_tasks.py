@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from data_tools.prepare import main as prepare
 from data_tools.work.ledger import WorkError
 from data_tools.work.progress import Progress
 from data_tools.work.tasks import Runner, run_tasks
-from tests.made.where import ROOT
+from tests.made import processes
 
 
 def square(task: dict[str, Any]) -> int:
@@ -125,18 +125,11 @@ if __name__ == "__main__":
 def front(tmp_path: Path, count: int, seconds: float) -> subprocess.Popen:
     """The command, in a process group of its own."""
     command = [sys.executable, "-c", FRONT, str(tmp_path), str(count), str(seconds)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return processes.start(command)
 
 
 def results(tmp_path: Path) -> set[int]:
     return {int(path.stem) for path in (tmp_path / "work" / "results").glob("*.json")}
-
-
-def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def group_members(group: int) -> list[str]:
@@ -153,11 +146,11 @@ def group_members(group: int) -> list[str]:
 def test_a_kill_loses_no_finished_task(tmp_path: Path) -> None:
     for _ in range(2):
         begun, process = results(tmp_path), front(tmp_path, 30, 0.1)
-        wait_for(lambda begun=begun: results(tmp_path) > begun)
+        processes.wait_until(lambda begun=begun: results(tmp_path) > begun)
         time.sleep(random.Random(len(begun)).random() / 5)
         process.kill()
-        process.wait()
-    wait_for(lambda process=process: not group_members(process.pid))
+        process.wait(processes.SECONDS)
+    processes.wait_until(lambda process=process: not group_members(process.pid))
     done = {k for k in results(tmp_path) if (tmp_path / f"work/completions/{k:05d}").exists()}
     before = trace(tmp_path)
     assert done and len(done) < 30
@@ -171,12 +164,11 @@ def test_a_kill_loses_no_finished_task(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are tied to the command on Linux only")
 def test_a_kill_leaves_no_process_behind(tmp_path: Path) -> None:
     process = front(tmp_path, 2, 30)
-    wait_for(lambda: (tmp_path / "trace").exists() and len(trace(tmp_path)) == 2)
+    processes.wait_until(lambda: (tmp_path / "trace").exists() and len(trace(tmp_path)) == 2)
     assert len(group_members(process.pid)) > 3
     process.kill()
-    process.wait()
-    time.sleep(1)
-    assert group_members(process.pid) == []
+    process.wait(processes.SECONDS)
+    processes.wait_until(lambda: not group_members(process.pid), seconds=10)
 
 
 def test_slurm_and_ray_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,16 +215,15 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     daemons = []
     for command in commands:
         log = open(room / f"{command[0]}.out", "w")
-        daemons.append(subprocess.Popen(command, stdout=log, stderr=log))
+        daemons.append(processes.start(command, stdout=log, stderr=log))
         time.sleep(1)
-    deadline = time.monotonic() + 60
-    while "idle" not in subprocess.run(["sinfo", "--noheader", "-o", "%T"], capture_output=True, text=True).stdout:
-        assert time.monotonic() < deadline, "\n".join(path.read_text() for path in room.glob("*.out"))
-        time.sleep(0.5)
+    try:
+        processes.wait_until(lambda: "idle" in processes.run(["sinfo", "--noheader", "-o", "%T"]).stdout, seconds=60)
+    except AssertionError:
+        pytest.fail("\n".join(path.read_text() for path in room.glob("*.out")))
     yield
     for daemon in daemons[::-1]:
-        daemon.terminate()
-        daemon.wait(30)
+        processes.end(daemon, signal.SIGTERM)
     shutil.rmtree(room, ignore_errors=True)
 
 

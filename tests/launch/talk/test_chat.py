@@ -7,7 +7,6 @@ import pty
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from data_tools.chat.conversations import Turn, read_record
 from data_tools.files.atomic import sha256_file
 from launch import chat
 from launch.talk.model import ModelError, Sampling, Talker
+from tests.made import processes
 from tests.made.tiny import save_tiny
 from tests.made.where import ROOT
 
@@ -223,7 +223,7 @@ def test_on_a_terminal_an_answer_is_cut_short_by_ctrl_c_and_the_conversation_goe
     (endless / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     command = [sys.executable, str(ROOT / "launch" / "chat.py"), "long", "--max-new-tokens", "90000", "--seed", "1", "--temperature", "1"]
     main, side = pty.openpty()
-    process = subprocess.Popen(command, cwd=tmp_path, stdin=side, stdout=side, stderr=side, start_new_session=True)
+    process = processes.start(command, cwd=tmp_path, stdin=side, stdout=side, stderr=side)
     os.close(side)
     seen = bytearray()
 
@@ -249,8 +249,7 @@ def test_on_a_terminal_an_answer_is_cut_short_by_ctrl_c_and_the_conversation_goe
         os.write(main, b"/quit\n")
         assert process.wait(30) == 0
     finally:
-        process.kill()
-        process.wait()
+        processes.end(process)
         os.close(main)
     assert len(json.loads((tmp_path / "kept.jsonl").read_text())["messages"]) == 2
 

@@ -20,6 +20,7 @@ import uvicorn
 from data_tools.chat.conversations import Turn, read_record
 from launch.talk import web as chat_web
 from launch.talk.model import Sampling, Talker
+from tests.made import processes
 from tests.made.tiny import save_tiny
 
 DRIVER = shutil.which("chromedriver")
@@ -47,17 +48,16 @@ def serve(ratings):
         room = chat_web.Room(talkers, Sampling(max_new_tokens, 0.0), ratings)
         app = chat_web.build_app(room, ["127.0.0.1"])
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run)
+        thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         servers.append((server, thread))
-        while not server.started:
-            time.sleep(0.02)
+        processes.wait_until(lambda: server.started)
         return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
     yield begin
     for server, thread in servers:
         server.should_exit = True
-        thread.join()
+        thread.join(processes.SECONDS)
 
 
 def post(url: str, path: str, **body: str) -> httpx2.Response:
@@ -201,7 +201,7 @@ class Browser:
     """A headless Chromium over the WebDriver protocol."""
 
     def __init__(self, folder: Path):
-        self.driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.driver = processes.start([DRIVER, "--port=0"], stderr=subprocess.DEVNULL)
         for line in self.driver.stdout:
             if "started successfully on port" in line:
                 address = f"http://127.0.0.1:{line.strip().rstrip('.').rpartition(' ')[2]}"
@@ -258,7 +258,7 @@ class Browser:
     def close(self) -> None:
         self.http.delete(self.session)
         self.driver.terminate()
-        self.driver.wait()
+        self.driver.wait(processes.SECONDS)
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,18 @@
 """The load benchmark, small: its figures hang together."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.made.where import ROOT
+from tests.made import processes
 
 
 def measured(folder: Path, *words: str) -> dict:
     command = [sys.executable, "launch/benchmark.py", "load", "--ranks", "2", "--dtype", "fp32", "--files-dtype", "fp32", *words]
     command += ["--scratch", str(folder), "--json", str(folder / "f.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = processes.run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [p.name for p in folder.iterdir()] == ["f.json"], "the made model is not left behind"
     return json.loads((folder / "f.json").read_text())

@@ -1,7 +1,6 @@
 """`launch/benchmark.py train`: the real step is what is measured, and padded batches hold the very same documents."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 
 from launch.benchmark import main
-from tests.made import tiny
-from tests.made.where import ROOT
+from tests.made import processes, tiny
 from train.benchmark.train import MadeDocuments, _lengths, _padded
 
 
@@ -21,7 +19,7 @@ def report(tmp_path_factory) -> dict:
     tiny.save_tiny(folder / "model")
     words = "--ranks 2 --seq-len 64 --micro-batch 2 --mean-tokens 20 --steps 2 --warmup 0 --compare padded --peak-tflops 0.001".split()
     command = [sys.executable, "launch/benchmark.py", "train", "--model", str(folder / "model"), *words, "--json", str(folder / "f.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    done = processes.run(command)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "f.json").read_text())
 

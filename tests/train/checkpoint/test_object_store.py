@@ -1,14 +1,13 @@
 """Checkpoints on an S3-compatible store, over HTTP, in a process of its own: complete or invisible, resumed from, cleaned up."""
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.made import tiny
+from tests.made import processes, tiny
 from tests.made.failing_disk import dies
 from tests.made.ranks import RankFailed, run_ranks
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
@@ -20,15 +19,10 @@ pytest.importorskip("moto", reason="the S3-compatible server of the tests is not
 @pytest.fixture(scope="module")
 def store():
     """A bucket; its server is told to the ranks as a user would, by environment."""
-    import socket
     import urllib.request
 
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    port = processes.free_port()
+    server = processes.start([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], **processes.QUIET)
     url = f"http://127.0.0.1:{port}"
     settings = {
         "AWS_ENDPOINT_URL": url,
@@ -50,8 +44,7 @@ def store():
         place("s3://bucket").fs.mkdir("bucket")
         yield settings
     finally:
-        server.kill()
-        server.wait()
+        processes.end(server)
         os.environ.clear()
         os.environ.update(before)
 

@@ -4,12 +4,11 @@ import errno
 import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.made import tiny
+from tests.made import processes, tiny
 from tests.made.failing_disk import FailingDisk, dies, fails_with
 from tests.made.ranks import RankFailed, run_ranks
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
@@ -114,15 +113,15 @@ def test_a_real_filesystem_that_is_full_at_any_file_leaves_the_checkpoint_before
             mount = tmp_path / f"m{free}"
             mount.mkdir()
             options = f"size=8m,nr_inodes={needed + free}"
-            if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount)], capture_output=True).returncode:
+            if processes.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount)]).returncode:
                 pytest.skip("small filesystems need the right to mount")
             mounts.append(mount)
             shutil.copytree(previous, mount / "c" / "step_000002")
-        subprocess.run(["mount", "-o", "remount,ro", str(mounts[-1])], check=True)
+        processes.run(["mount", "-o", "remount,ro", str(mounts[-1])], check=True)
         first, second = run_ranks(small_filesystems, 2, ground / "recipe.yaml", checkpoint_of(ground, 3), previous, mounts)
     finally:
         for mount in mounts:
-            subprocess.run(["umount", str(mount)], check=False)
+            processes.run(["umount", str(mount)], check=False)
     assert [s for s, _ in first] == [s for s, _ in second]
     assert all(not wrong for _, wrong in first)
     assert all("No space left on device" in said and "free space" in said for said, _ in first[:-1])

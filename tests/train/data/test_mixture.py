@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.made import processes
 from train.data.mixture import MixtureError, SourceSpec, epoch_documents, epoch_shares, require_tokens, tokens_available
 
 LENGTHS = [np.random.default_rng(k).integers(5, 50, size) for k, size in enumerate((400, 60, 200))]
@@ -37,9 +37,7 @@ def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
         "n = [np.arange(1, 300), np.arange(1, 90)]\n"
         "print(epoch_documents(n, [SourceSpec('ä', .7), SourceSpec('b', .3)], 5, 2).tolist())"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": s}, capture_output=True, text=True) for s in "01"
-    ]
+    runs = [processes.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": s}) for s in "01"]
     assert runs[0].stdout == runs[1].stdout and len(runs[0].stdout) > 500, runs[0].stderr
 
 

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -14,9 +13,8 @@ import pytest
 import torch
 
 from launch.export_hf import main
-from tests.made import checkpoints
+from tests.made import checkpoints, processes
 from tests.made.checkpoints import files_of
-from tests.made.where import ROOT
 from train.export import copier as export_copy
 from train.export.copier import Copier
 from train.model_files.stream import ReadError
@@ -150,7 +148,7 @@ sys.exit(main(sys.argv[1:3]))
 def test_a_killed_copy_is_invisible_and_gone_on_with(step, tmp_path, at):
     (tmp_path / "cut").mkdir()
     out = tmp_path / "cut" / "out"
-    died = subprocess.run([sys.executable, "-c", KILLED, str(step), str(out), str(at)], cwd=ROOT, capture_output=True, text=True)
+    died = processes.run([sys.executable, "-c", KILLED, str(step), str(out), str(at)])
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert [p.name for p in out.parent.iterdir()] == [".out.export"]
     assert main([str(step), str(out)]) == 0

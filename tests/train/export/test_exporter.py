@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 import torch
 
 from launch.export_hf import main
-from tests.made import checkpoints, tiny
+from tests.made import checkpoints, processes, tiny
 from tests.made.checkpoints import weights_of
-from tests.made.where import ROOT
 from tests.train.checkpoint.test_folder import flip
 from tests.train.run.test_loop import all_slices
 from train.model_files.shapes import described
@@ -48,9 +46,7 @@ def names_in(folder: Path) -> list[str]:
 def test_an_export_is_a_whole_folder_with_the_checkpoints_values(saved, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    done = subprocess.run(
-        [sys.executable, "launch/export_hf.py", str(saved), str(tmp_path / "bf16")], cwd=ROOT, capture_output=True, text=True
-    )
+    done = processes.run([sys.executable, "launch/export_hf.py", str(saved), str(tmp_path / "bf16")])
     assert done.returncode == 0 and "21 tensors" in done.stdout.splitlines()[-1], done.stderr
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "bf16", output_loading_info=True)
     assert model.dtype == torch.bfloat16 and not any(info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -431,7 +427,7 @@ def test_no_export_needs_torch(tmp_path, deepspeed_folder, kind):
     more = {"copied": [], "masters": ["--dtype", "fp32"], "merged": ["--merge", f"{other}:0.25"], "deepspeed": []}[kind]
     source = deepspeed_folder if kind == "deepspeed" else step
     code = "import sys; sys.modules['torch'] = None; from launch.export_hf import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, source, tmp_path / "out", *more], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code, source, tmp_path / "out", *more])
     assert done.returncode == 0, done.stderr
     assert main([str(source), str(tmp_path / "again"), *more]) == 0
     assert checkpoints.files_of(tmp_path / "out") == checkpoints.files_of(tmp_path / "again")

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from launch.export_hf import main
-from tests.made import checkpoints
+from tests.made import checkpoints, processes
 from tests.made.checkpoints import files_of
-from tests.made.where import ROOT
 from train.export import exporter as export
 from train.export import plan as export_plan
 from train.model_files import writer as safetensors_writer
@@ -54,19 +53,14 @@ def step(tmp_path_factory) -> Path:
     return checkpoints.checkpoint(tmp_path_factory.mktemp("run"), 2, seed=1, dtype=torch.float32)
 
 
-def door(*arguments: object, kill: int = 0, pace: float = 0, limit: int = 0) -> list[str]:
-    return [sys.executable, "-c", PROGRAM, *map(str, arguments)], {  # type: ignore[return-value]
-        "cwd": ROOT,
-        "env": os.environ | {"KILL": str(kill), "PACE": str(pace), "LIMIT": str(limit)},
-        "text": True,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-    }
+def door(*arguments: object, kill: int = 0, pace: float = 0, limit: int = 0) -> tuple[list, dict]:
+    """The command, and how it is started."""
+    return [sys.executable, "-c", PROGRAM, *arguments], {"env": os.environ | {"KILL": str(kill), "PACE": str(pace), "LIMIT": str(limit)}}
 
 
 def run(*arguments: object, **how: float) -> subprocess.CompletedProcess:
     words, options = door(*arguments, **how)
-    return subprocess.run(words, **options)
+    return processes.run(words, **options)
 
 
 def uncut(step: Path, out: Path, *more: str) -> dict[str, bytes]:
@@ -172,27 +166,22 @@ def test_killed_between_the_last_file_and_the_rename_it_is_not_written_again(ste
 
 def test_two_exports_to_one_folder_at_once_are_refused(step, tmp_path, capsys):
     words, options = door(step, tmp_path / "out", pace=0.3)
-    first = subprocess.Popen(words, **options)
+    first = processes.start(words, **options)
     try:
-        while not (tmp_path / ".out.export" / "plan.json").exists():
-            assert first.poll() is None, first.stderr.read()
-            time.sleep(0.02)
+        processes.wait_until((tmp_path / ".out.export" / "plan.json").exists, first)
         assert main([str(step), str(tmp_path / "out")]) == 1
         assert "another process makes it now" in capsys.readouterr().err
         assert (tmp_path / ".out.export" / "plan.json").exists()
     finally:
-        first.kill()
-        first.communicate()
+        processes.end(first)
 
 
 def test_ctrl_c_leaves_what_is_finished_for_the_same_command(step, tmp_path):
     words, options = door(step, tmp_path / "out", pace=0.1)
-    first = subprocess.Popen(words, **options)
-    while not list((tmp_path / ".out.export").glob("model-00002*.safetensors")):
-        assert first.poll() is None, first.stderr.read()
-        time.sleep(0.02)
+    first = processes.start(words, **options)
+    processes.wait_until(lambda: list((tmp_path / ".out.export").glob("model-00002*.safetensors")), first)
     first.send_signal(signal.SIGINT)
-    _, text = first.communicate()
+    _, text = first.communicate(timeout=processes.SECONDS)
     assert first.returncode == 130 and "the same command goes on" in text and "Traceback" not in text
     assert main([str(step), str(tmp_path / "out")]) == 0
 
@@ -232,10 +221,9 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bytes(step, tmp_path):
     out.parent.mkdir()
     while kills < 20:
         words, options = door(step, out, pace=0.05)
-        process = subprocess.Popen(words, **options)
+        process = processes.start(words, **options)
         time.sleep(chance.uniform(0.8, 4.5))
-        process.kill()
-        process.communicate()
+        processes.end(process)
         kills += 1
         if out.exists():
             assert files_of(out) == wanted

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.made import tiny
-from tests.made.where import ROOT
+from tests.made import processes, tiny
 from train.engine.deepspeed_json import merged_config
 from train.model_files.folder import ModelError
 from train.model_files.shapes import described
@@ -89,7 +87,7 @@ def test_a_dry_run_of_a_llama_loads_neither_torch_nor_transformers():
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from launch.pretrain import main;"
         " sys.exit(main(['launch/recipes/cpt_70b.yaml', '--dry-run', '--gpus', '64']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code])
     assert done.returncode == 0 and "68,976,648,192" in done.stdout, done.stderr
 
 

@@ -1,6 +1,5 @@
 """Recipes: every fault at once, values cast by type, and what a dry run derives."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from tests.made import tiny
+from tests.made import processes, tiny
 from tests.made.where import ROOT
 from train.recipe.checks import CHECKS
 from train.recipe.load import RECIPES, load
@@ -52,7 +51,7 @@ schedule: {warmup_steps: 1, warmup_ratio: 0.1}
 heldout: {every_steps: 5}
 """,
     )
-    done = subprocess.run([sys.executable, "launch/pretrain.py", str(path)], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "launch/pretrain.py", str(path)])
     assert done.returncode == 1 and "Traceback" not in done.stderr
     for wanted in (
         "name='bad name!' (r.yaml line 1): must be letters",
@@ -120,7 +119,7 @@ def test_a_dry_run_derives_every_number_without_a_process_group(name):
         f"status = main(['launch/recipes/{name}.yaml', '--dry-run', '--gpus', '8']); "
         "import torch.distributed as d; assert not d.is_initialized(); sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     for word in ("global batch", "accumulation", "steps", "warm-up", "tokens", "checkpoint" if name != "quickstart" else "engine"):
         assert word in done.stdout
@@ -136,12 +135,12 @@ def test_a_dry_run_derives_every_number_without_a_process_group(name):
 def test_a_dry_run_finds_what_is_wrong_with_shards_that_are_here(tmp_path):
     ground = tiny.ground(tmp_path)
     base = [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml"), "--dry-run"]
-    good = subprocess.run(base, cwd=ROOT, capture_output=True, text=True)
+    good = processes.run(base)
     assert good.returncode == 0 and "all inputs are here" in good.stdout and "passes over a" in good.stdout
-    capped = subprocess.run([*base, "data.sources.a.max_repeats=1", "steps=1000"], cwd=ROOT, capture_output=True, text=True)
+    capped = processes.run([*base, "data.sources.a.max_repeats=1", "steps=1000"])
     assert capped.returncode == 1 and "max_repeats" in capped.stderr and "Traceback" not in capped.stderr
     (ground / "model" / "tokenizer.json").write_text("{}")
-    other = subprocess.run(base, cwd=ROOT, capture_output=True, text=True)
+    other = processes.run(base)
     assert other.returncode == 1 and "tokenizer" in other.stderr and "Traceback" not in other.stderr
 
 

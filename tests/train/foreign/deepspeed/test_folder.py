@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -12,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.made import processes
 from tests.made.deepspeed_folders import TAG, Case, make
 from tests.made.ranks import run_ranks
 from tests.made.tiny import joined
-from tests.made.where import ROOT
 from train.foreign.deepspeed import folder as ds_folder
 from train.foreign.deepspeed.folder import DsFolderError
 from train.foreign.torch_save.file import StoredTensor, TorchFileError, read_torch_file
@@ -397,7 +396,7 @@ for tensor in tensors_of(Path(sys.argv[1]), None, BF16).values():
 print(json.dumps([peak() - before, chars() - read, largest, count]))
 """
     parameters = write_large(tmp_path / "run", 3, 40)
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
     grown, read, largest, count = json.loads(done.stdout.splitlines()[-1])
     assert count == parameters and largest * 4 <= CHUNK_BYTES
     assert grown < 40e6 < parameters * 4 / 4, "a quarter of the masters would show"

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from launch import meta_to_hf
-from tests.made.where import ROOT
+from tests.made import processes
 
 DIM, LAYERS, HEADS, VOCAB, THETA, EPS = 64, 2, 8, 300, 5000.0, 1e-5
 
@@ -305,6 +304,6 @@ print(total * 4, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) * 
             part |= {f"layers.{i}.{k}_norm.weight": torch.ones(512) for k in ("attention", "ffn")}
         torch.save(part, tmp_path / f"consolidated.{n:02d}.pth")
     (tmp_path / "params.json").write_text(json.dumps(params))
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = processes.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     total, grown = map(int, done.stdout.split())
     assert total > 250e6 and grown < 60e6

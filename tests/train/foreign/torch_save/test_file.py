@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.made import processes
 from tests.made.tiny import joined
-from tests.made.where import ROOT
 from train.foreign.deepspeed import folder as ds_folder
 from train.foreign.torch_save.file import Foreign, StoredTensor, TorchFileError, read_torch_file
 from train.foreign.torch_save.members import MAX_DIRECTORY_BYTES
@@ -128,7 +128,7 @@ import torch, someones_config
 c = someones_config.Config(); c.lr = 1
 torch.save({{"config": c, "w": torch.ones(2)}}, {str(tmp_path / "x.pt")!r})
 """
-    subprocess.run([sys.executable, "-c", made], check=True, cwd=ROOT)
+    processes.run([sys.executable, "-c", made], check=True)
     got = read_torch_file(tmp_path / "x.pt")
     assert repr(got["config"]) == "Foreign(someones_config.Config)" and got["config"].state == {"lr": 1}
     assert "someones_config" not in sys.modules and got["w"].shape == (2,)
@@ -167,7 +167,7 @@ def test_large_files_with_wide_zip_fields_are_read(tmp_path):
 
 def test_a_file_saved_without_checksums_is_read(tmp_path):
     code = f"import torch; torch.serialization.set_crc32_options(False); torch.save(torch.ones(3), {str(tmp_path / 'x.pt')!r})"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)
     assert content(read_torch_file(tmp_path / "x.pt")).tolist() == [1, 1, 1]
 
 
@@ -366,7 +366,8 @@ def test_the_bombs_are_live(tmp_path):
     for i, name in enumerate(HARMFUL):
         ran = tmp_path / f"ran{i}"
         data = bombs(ran)[name]
-        subprocess.run([sys.executable, "-c", "import sys, pickle; pickle.loads(sys.stdin.buffer.read())"], input=data, capture_output=True)
+        (tmp_path / "harmful").write_bytes(data)
+        processes.run([sys.executable, "-c", "import sys, pickle; pickle.load(open(sys.argv[1], 'rb'))", tmp_path / "harmful"])
         assert ran.exists(), name
 
 
@@ -471,7 +472,7 @@ for path in sys.argv[1:]:
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun
 assert grown < 300_000, grown
 """
-    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = processes.run([sys.executable, "-c", code, *map(str, paths)], seconds=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
