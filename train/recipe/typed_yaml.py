@@ -1,7 +1,7 @@
-"""Plain YAML values → frozen dataclasses, with every fault collected instead of the first one raised.
+"""Values as they were written → frozen dataclasses, with every fault collected instead of the first one raised.
 
-A fault is a line with place, value and remedy: `optim.lr='fast' (x.yaml line 7): a number is wanted here`.
-PyYAML reads `2e-5` and `1e6` as strings and `on` as True: values are cast by their field's type.
+A fault is a line with place, value and remedy: `optim.lr='fast' (x.yaml line 7): a number is wanted here`. The field's type says
+what a value is: a text field takes the text as it stands, whatever YAML would make of it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,14 @@ import difflib
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
 
 import yaml
 
+from train.recipe.written import Fault, Scalar, read, read_word
 
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong with one key: the key, dotted, and the line for people."""
-
-    key: str
-    text: str
-
-
-def note_lines(node: yaml.Node | None, prefix: str, name: str, lines: dict[str, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            dotted = f"{prefix}{key.value}"
-            lines[dotted] = f"{name} line {key.start_mark.line + 1}"
-            note_lines(value, dotted + ".", name, lines)
+TRUE, FALSE, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~")  # YAML's own words
 
 
 def override(values: dict, word: str, lines: dict[str, str], faults: list[Fault]) -> None:
@@ -42,15 +29,16 @@ def override(values: dict, word: str, lines: dict[str, str], faults: list[Fault]
     at = values
     *parents, last = key.split(".")
     for part in parents:
-        nxt = at.setdefault(part, {})
+        nxt = _written_out(at.get(part), f"{key}={text}", faults)
+        nxt = at[part] = {} if nxt is None or _is_nothing(nxt) else nxt
         if not isinstance(nxt, dict):
             faults.append(Fault(key, f"{key}={text}: {part} is a value, not a section"))
             return
         at = nxt
-    try:
-        at[last] = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        at[last] = text
+    if lines.get(key) == "command line" and at[last] != read_word(text):
+        faults.append(Fault(key, f"{key}={_show(at[last])} and {key}={text}: given twice; keep one"))
+        return
+    at[last] = read_word(text)
     lines[key] = "command line"
     other = {"steps": "tokens", "tokens": "steps"}.get(key)
     if other and lines.get(other) != "command line":
@@ -59,11 +47,11 @@ def override(values: dict, word: str, lines: dict[str, str], faults: list[Fault]
 
 def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: list[Fault]) -> Any:
     """One dataclass from a mapping; where something is at fault, a namespace of the fields that are not."""
-    values = {} if values is None else values
+    values = {} if values is None or _is_nothing(values) else values
     if not isinstance(values, dict):
         known = ", ".join(f.name for f in dataclasses.fields(kind))
         section = prefix.rstrip(".")
-        faults.append(Fault(section, f"{section}={values!r}: a section is wanted here, with keys {known}"))
+        faults.append(Fault(section, f"{section}={_show(values)}: a section is wanted here, with keys {known}"))
         return types.SimpleNamespace()
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -88,6 +76,7 @@ def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: l
             continue
         try:
             value = _cast(hints[name], values[name], f"{prefix}{name}", lines, faults)
+            value = _at_home(value) if isinstance(value, Path) or f.metadata.get("path") and value else value
         except _CastError as error:
             blame(name, str(error))
             continue
@@ -104,54 +93,84 @@ class _CastError(ValueError):
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = str(value) if not isinstance(value, Scalar) or not value.text else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_nothing(value: Any) -> bool:
+    return isinstance(value, Scalar) and not value.quoted and value.text.lower() in NOTHING
 
 
 def _cast(hint: Any, value: Any, place: str, lines: dict[str, str], faults: list[Fault]) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return None if value is None else _cast(next(a for a in args if a is not type(None)), value, place, lines, faults)
+        return None if _is_nothing(value) else _cast(next(a for a in args if a is not type(None)), value, place, lines, faults)
     if origin is Literal:
-        value = {True: "on", False: "off", None: "none"}.get(value, value) if not isinstance(value, str) else value
-        if value not in args:
-            near = difflib.get_close_matches(str(value), args, n=1)
+        text = value.text if isinstance(value, Scalar) else str(value)
+        if text not in args:
+            near = difflib.get_close_matches(text, args, n=1)
             raise _CastError(f"not one of {', '.join(args)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return text
+    if origin in (dict, tuple) or dataclasses.is_dataclass(hint):
+        return _cast_many(hint, _written_out(value, place, faults), place, lines, faults)
+    return _cast_leaf(hint, value)
+
+
+def _written_out(value: Any, place: str, faults: list[Fault]) -> Any:
+    """A list or mapping in one word of the command line, such as `[0.8, 0.9]`, as a file would have it."""
+    if not isinstance(value, Scalar) or value.quoted:
         return value
+    try:
+        return read(value.text, "command line", {}, faults)
+    except yaml.YAMLError:
+        return value
+
+
+def _cast_many(hint: Any, value: Any, place: str, lines: dict[str, str], faults: list[Fault]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
         if not isinstance(value, dict):
             raise _CastError("a mapping of names to sections is wanted here, e.g. {papers: {path: shards/papers}}")
-        return {str(k): build(args[1], v, f"{place}.{k}.", lines, faults) for k, v in value.items()}
+        return {k: build(args[1], v, f"{place}.{k}.", lines, faults) for k, v in value.items()}
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, list):
             raise _CastError("a list is wanted here, e.g. [0.9, 0.95]" if args[0] is float else "a list is wanted here")
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise _CastError(f"a list of {len(args)} is wanted here")
         return tuple(_cast(args[0], v, place, lines, faults) for v in value)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, place + ".", lines, faults)
-    return _cast_leaf(hint, value)
+    return build(hint, value, place + ".", lines, faults)
 
 
 def _cast_leaf(hint: type, value: Any) -> Any:
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        raise _CastError("true or false is wanted here")
-    if value is None or isinstance(value, (bool, dict, list)):
-        raise _CastError(f"{'text' if hint in (str, Path) else 'a number'} is wanted here")
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "text")
+    if not isinstance(value, Scalar) or _is_nothing(value) and value.text != "~":
+        raise _CastError(f"{wanted} is wanted here")
     if hint in (str, Path):
-        return hint(str(value))
+        return hint(value.text)
+    if hint is bool:
+        if value.text.lower() not in TRUE + FALSE:
+            raise _CastError(f"{wanted} is wanted here")
+        return value.text.lower() in TRUE
     try:
-        number = float(str(value).replace("_", ""))
-        if number != number or number in (float("inf"), float("-inf")):
+        number = _number(value.text)
+        if number != number or number in (float("inf"), float("-inf")) or hint is int and number != int(number):
             raise ValueError
-        if hint is int:
-            if number != int(number):
-                raise _CastError("a whole number is wanted here")
-            return value if isinstance(value, int) else int(number)
-        return number
-    except _CastError:
-        raise
     except ValueError:
-        raise _CastError(f"{'a whole number' if hint is int else 'a number'} is wanted here") from None
+        raise _CastError(f"{wanted} is wanted here") from None
+    return hint(number)
+
+
+def _number(text: str) -> int | float:
+    """Digits as written, whole ones to the last; `1_000`, `1e6` and `0x10` too, but no `12:30` and no octal `010`."""
+    plain = text.replace("_", "")
+    if plain[:2].lower() in ("0x", "0b", "0o"):
+        return int(plain, 0)
+    return int(plain) if plain.lstrip("+-").isdecimal() else float(plain)
+
+
+def _at_home(path: str | Path) -> str | Path:
+    """`~` and `~user` are home folders, which no shell has put in behind a `key=`."""
+    try:
+        return type(path)(Path(path).expanduser()) if str(path).startswith("~") else path
+    except RuntimeError:
+        raise _CastError("there is no such home folder") from None

@@ -37,7 +37,7 @@ _NAME = {"check": lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", v) is no
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    path: str  # folder of safetensors, GGUF file, or Hub name
+    path: str = field(metadata={"path": True})  # folder of safetensors, GGUF file, or Hub name
     dtype: Literal["bf16", "fp32"] = "bf16"  # compute dtype; masters and Adam's moments are fp32 always
     attention: Literal["auto", "flash", "torch_varlen", "sdpa"] = "auto"
     activation_checkpointing: Literal["none", "full", "every_other"] = "none"
