@@ -5,13 +5,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from data_tools.work.ledger import finished, first_error, write_error
 from data_tools.work.progress import Progress
 from data_tools.work.task_step import TaskStep
+
+
+class WorkerLost(Exception):
+    """Raised in the main thread, which waits for a worker that is dead."""
 
 
 @contextlib.contextmanager
@@ -33,11 +37,11 @@ def watched(step: TaskStep, label: str, sizes: Sequence[int], unit: str) -> Iter
                     write_error(
                         folder, min(lost), f"task {min(lost)}: its worker was killed, as happens when memory runs out; try fewer --workers"
                     )
-                    os.kill(os.getpid(), signal.SIGINT)
+                    end_the_wait()
                     return
                 dead_before = dead
 
-    with _noise_to(folder / "console.log") as stderr:
+    with _noise_to(folder / "console.log") as stderr, _wait_that_can_be_ended() as end_the_wait:
         thread = threading.Thread(target=look, args=(stderr,), daemon=True)
         thread.start()
         try:
@@ -45,6 +49,20 @@ def watched(step: TaskStep, label: str, sizes: Sequence[int], unit: str) -> Iter
         finally:
             stop.set()
             thread.join()
+
+
+@contextlib.contextmanager
+def _wait_that_can_be_ended() -> Iterator[Callable[[], None]]:
+    """What another thread calls to raise WorkerLost in this, the main one. Not by SIGINT, which a script's `command &` ignores."""
+
+    def lost(number: int, frame: object) -> None:
+        raise WorkerLost
+
+    before = signal.signal(signal.SIGUSR2, lost)
+    try:
+        yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 @contextlib.contextmanager

@@ -94,6 +94,18 @@ def test_a_failure_is_one_message_and_the_next_start_does_only_the_rest(tmp_path
     assert trace(tmp_path).count(0) == 1
 
 
+def test_a_killed_worker_is_told_in_a_background_job_too(tmp_path: Path) -> None:
+    """A script's `command &` ignores SIGINT: what ends the wait for a dead worker must not be that."""
+    tasks = tasks_for(tmp_path, 3)
+    tasks[1]["fault"] = "die"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(WorkError, match="task 1: its worker was killed"):
+            run_tasks(square, tasks, tmp_path / "work", Runner(workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_other_tasks_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     run_tasks(square, tasks_for(tmp_path, 2), tmp_path / "work", Runner(workers=1))
     with pytest.raises(WorkError, match="holds the work on other tasks"):
