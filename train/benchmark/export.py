@@ -7,18 +7,20 @@ rates are taken in the same run: a plain read of the source, a plain write with 
 import argparse
 import importlib.util
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from train.benchmark.ranks import BenchError
+from train.recipe.load import ROOT
+
+OURS = "export_hf.py"
 BLOCK = 8 << 20
 # runs a command and prints its seconds and peak memory: a light process in between, since a child's peak counts its parent's pages
 LAUNCHER = """
@@ -39,10 +41,6 @@ for file in sorted(Path(sys.argv[1]).glob("*.safetensors")):
 """
 
 
-class BenchError(ValueError):
-    """A measurement that could not be made."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, help="export this checkpoint; else one is made")
     parser.add_argument("--parameters", type=float, default=0.4e9, help="of the model made (default: %(default)g)")
@@ -57,80 +55,112 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     args.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bench-export-", dir=args.dir) as name:
-        work = Path(name)
-        source = args.source or make(work / "step_000001", int(args.parameters), args.kind)
-        return _measure(source.resolve(), work.resolve(), args)
+        work = Path(name).resolve()
+        task = _task((args.source or _made(work / "step_000001", args.parameters, args.kind)).resolve(), args.config)
+        commands = _commands(task, work, args)
+        rates: dict[str, list[float]] = {"read": [], "write": []}
+        rows: dict[str, dict[str, Any]] = {}
+        for turn in range(args.repeats):
+            rates["read"].append(_read_rate(task.files, args.warm))
+            rates["write"].append(_write_rate(work / "plain", min(task.write_bytes, 2 << 30)))
+            for label, steps in commands.items():
+                seconds, peak = _timed_steps(steps, task, work, args.warm)
+                if label not in rows or seconds < rows[label]["seconds"]:
+                    rows[label] = {"what": label, "seconds": round(seconds, 2), "peak MB": round(peak / 1e6)}
+                if turn == 0 and label == OURS and (work / "cast").is_dir():
+                    os.rename(work / "out", work / "first")  # to be compared
+        report = _report(task, rows, max(rates["read"]), max(rates["write"]), args.warm)
+        if (work / "cast").is_dir():
+            report["tensors bit-equal to zero_to_fp32 + cast"] = _same(work / "first", work / "cast")
+        return report
 
 
-def _measure(source: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
-    from train.export import plan as export_plan
+def _made(folder: Path, parameters: float, kind: str) -> Path:
+    from train.benchmark import made_models
+
+    shape = made_models.shape_of(parameters, made_models.VOCABULARY if parameters >= 10e6 else 512)
+    return (made_models.checkpoint if kind == "ours" else made_models.deepspeed_checkpoint)(folder, shape)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An export to bf16: what it reads and writes at the least."""
+
+    source: Path
+    files: list[Path]
+    is_deepspeed: bool
+    parameters: int
+    read_bytes: int
+
+    @property
+    def write_bytes(self) -> int:
+        return 2 * self.parameters
+
+
+def _task(source: Path, config: Path | None) -> Task:
+    from train.export import plan
     from train.model_files.dtypes import BF16
 
-    request = export_plan.Request(checkpoint=source, out=work / "out", dtype=BF16, config=args.config)
-    ready = export_plan.prepare(request)
-    parameters = sum(t.numel for t in ready.tensors.values())
-    is_deepspeed = not ready.sources[0].stored
-    read_bytes = (
-        4 * parameters if is_deepspeed else sum(t.numel * ready.sources[0].stored[n].itemsize for n, t in ready.sources[0].tensors.items())
-    )
-    files = sorted(source.rglob("*_optim_states.pt")) if is_deepspeed else sorted(source.glob("*.safetensors"))
+    ready = plan.prepare(plan.Request(checkpoint=source, out=source / "out", dtype=BF16, config=config))
     ready.close()
-    write_bytes = 2 * parameters
-    rates: dict[str, list[float]] = {"read": [], "write": []}
-    rows: dict[str, dict[str, Any]] = {}
-    shared = [sys.executable, "-c"]
-    commands: dict[str, list[list[str]]] = {
-        "export_hf.py": [[sys.executable, str(ROOT / "launch" / "export_hf.py"), str(source), str(work / "out")]]
-    }
-    if args.config:
-        commands["export_hf.py"][0] += ["--config", str(args.config.resolve())]
+    parameters, [opened] = sum(t.numel for t in ready.tensors.values()), ready.sources
+    if not opened.stored:
+        return Task(source, sorted(source.rglob("*_optim_states.pt")), True, parameters, 4 * parameters)
+    read_bytes = sum(t.numel * opened.stored[n].itemsize for n, t in opened.tensors.items())
+    return Task(source, sorted(source.glob("*.safetensors")), False, parameters, read_bytes)
+
+
+def _commands(task: Task, work: Path, args: argparse.Namespace) -> dict[str, list[list[str]]]:
+    """What is measured, each one or several processes."""
+    ours = [sys.executable, str(ROOT / "launch" / "export_hf.py"), str(task.source), str(work / "out")]
+    commands = {OURS: [ours + (["--config", str(args.config.resolve())] if args.config else [])]}
+    if args.alone:
+        return commands
+    if not task.is_deepspeed:
+        copy = f"mkdir {work}/copy && cp {task.source}/*.safetensors {work}/copy && sync {work}/copy/*"
+        return commands | {"cp + sync": [["sh", "-c", copy]]}
     found = importlib.util.find_spec("deepspeed")
-    if is_deepspeed and not args.alone and found and found.submodule_search_locations:
+    if found and found.submodule_search_locations:
         script = work / "zero_to_fp32.py"  # as the engine leaves a copy in every checkpoint; beside its siblings it imports them
         shutil.copy(Path(next(iter(found.submodule_search_locations))) / "utils" / script.name, script)
         (work / "cast").mkdir()
         commands["zero_to_fp32.py + cast"] = [
-            [sys.executable, str(script), str(source), str(work / "fp32"), "--safe_serialization"],
-            [*shared, CAST, str(work / "fp32"), str(work / "cast")],
+            [sys.executable, str(script), str(task.source), str(work / "fp32"), "--safe_serialization"],
+            [sys.executable, "-c", CAST, str(work / "fp32"), str(work / "cast")],
         ]
-    if not is_deepspeed and not args.alone:
-        copy = f"mkdir {work}/copy && cp {source}/*.safetensors {work}/copy && sync {work}/copy/*"
-        commands["cp + sync"] = [["sh", "-c", copy]]
-    for _ in range(args.repeats):
-        rates["read"].append(_read_rate(files, args.warm))
-        rates["write"].append(_write_rate(work / "plain", min(write_bytes, 2 << 30)))
-        for label, steps in commands.items():
-            for left in ("out", "fp32", "copy"):
-                shutil.rmtree(work / left, ignore_errors=True)
-            if not args.warm:
-                _forget(files)
-            os.sync()
-            figures = [_timed(step) for step in steps]
-            seconds = sum(s for s, _ in figures)
-            if label not in rows or seconds < rows[label]["seconds"]:
-                rows[label] = {"what": label, "seconds": round(seconds, 2), "peak MB": round(max(m for _, m in figures) / 1e6)}
-            if label == "export_hf.py" and len(commands) > 1 and is_deepspeed:
-                os.rename(work / "out", work / f"out-{len(rates['read'])}")
-    bound = read_bytes / max(rates["read"]) + write_bytes / max(rates["write"])
-    base = rows["export_hf.py"]["seconds"]
+    return commands
+
+
+def _timed_steps(steps: list[list[str]], task: Task, work: Path, warm: bool) -> tuple[float, int]:
+    """Seconds of processes one after the other, and the largest peak, with what earlier ones have left out of the way."""
+    for left in ("out", "fp32", "copy"):
+        shutil.rmtree(work / left, ignore_errors=True)
+    if not warm:
+        _forget(task.files)
+    os.sync()
+    figures = [_timed(step) for step in steps]
+    return sum(s for s, _ in figures), max(m for _, m in figures)
+
+
+def _report(task: Task, rows: dict[str, dict[str, Any]], read_rate: float, write_rate: float, warm: bool) -> dict[str, Any]:
+    bound = task.read_bytes / read_rate + task.write_bytes / write_rate
+    base = rows[OURS]["seconds"]
     for row in rows.values():
         row |= {
-            "GB/s out": round(write_bytes / 1e9 / row["seconds"], 3),
+            "GB/s out": round(task.write_bytes / 1e9 / row["seconds"], 3),
             "share of bound %": round(100 * bound / row["seconds"], 1),
             "ours is × as fast": round(row["seconds"] / base, 2),
         }
-    result: dict[str, Any] = {
-        "parameters": parameters,
-        "bytes read": read_bytes,
-        "bytes written": write_bytes,
-        "page cache": "warm" if args.warm else "cold",
-        "disk reads GB/s": round(max(rates["read"]) / 1e9, 2),
-        "disk writes GB/s": round(max(rates["write"]) / 1e9, 2),
+    return {
+        "parameters": task.parameters,
+        "bytes read": task.read_bytes,
+        "bytes written": task.write_bytes,
+        "page cache": "warm" if warm else "cold",
+        "disk reads GB/s": round(read_rate / 1e9, 2),
+        "disk writes GB/s": round(write_rate / 1e9, 2),
         "bound s (read, then write)": round(bound, 2),
+        "rows": list(rows.values()),
     }
-    if (work / "cast").is_dir():
-        result["tensors bit-equal to zero_to_fp32 + cast"] = _same(work / "out-1", work / "cast")
-    return result | {"rows": list(rows.values())}
 
 
 def _timed(command: list[str]) -> tuple[float, int]:
@@ -192,86 +222,3 @@ def _same(one: Path, other: Path) -> str:
         with safe_open(ours[name], "pt") as f, safe_open(theirs[name], "pt") as g:
             equal += torch.equal(f.get_tensor(name).view(torch.int16), g.get_tensor(name).view(torch.int16))
     return f"{equal} of {len(ours.keys() | theirs.keys())}"
-
-
-# -- made checkpoints -----------------------------------------------------------------------------------------------
-
-
-def make(folder: Path, parameters: int, kind: str) -> Path:
-    """A Llama-like checkpoint of about so many parameters, of random values; DeepSpeed's as stage 3 leaves it on two ranks."""
-    from train.model_files.shapes import described
-
-    folder.mkdir(parents=True)
-    vocabulary, layers = 32000, 24
-    # 2 * vocabulary * h + layers * 12.25 * h^2 = parameters, h a multiple of 128
-    a, b = layers * 12.25, 2 * vocabulary
-    hidden = max(128, round((-b + math.sqrt(b * b + 4 * a * parameters)) / (2 * a) / 128) * 128)
-    if parameters < 10e6:
-        vocabulary, layers, hidden = 512, 2, 64
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": hidden,
-        "intermediate_size": hidden * 11 // 4, "num_hidden_layers": layers, "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shapes = described(folder / "config.json").shapes
-    (_make_ours if kind == "ours" else _make_deepspeed)(folder, shapes)
-    return folder
-
-
-def _make_ours(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    import torch
-
-    from train.checkpoint import manifest
-    from train.model_files.dtypes import BF16
-    from train.model_files.writer import Writer
-    from train.world.places import sha256
-
-    block = torch.randn(BLOCK // 2, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    names = list(shapes)
-    halves = [names[: len(names) // 2], names[len(names) // 2 :]]  # as two ranks write them
-    files: dict[str, tuple[int, str]] = {}
-    for i, half in enumerate(halves):
-        file = f"model-{i + 1:05d}-of-00002.safetensors"
-        writer = Writer(folder / file, {n: (BF16, shapes[n]) for n in half})
-        for name in half:
-            count = math.prod(shapes[name])
-            writer.stream(name, (block[: min(len(block), count - at)] for at in range(0, count, len(block))))
-        files[file] = writer.close()
-    index = {"metadata": {}, "weight_map": {n: f"model-{i + 1:05d}-of-00002.safetensors" for i, half in enumerate(halves) for n in half}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    for path in folder.glob("*.json"):
-        files[path.name] = (path.stat().st_size, sha256(path))
-    manifest.write(folder, 1, files)
-
-
-def _make_deepspeed(folder: Path, shapes: dict[str, tuple[int, ...]], ranks: int = 2) -> None:
-    """Masters as they are; the moments, which no converter reads, are views of one number."""
-    import torch
-
-    tag = folder / "global_step1"
-    tag.mkdir()
-    (folder / "latest").write_text(tag.name)
-    each = sum(-(-math.prod(shape) // ranks) for shape in shapes.values())
-    block = torch.randn(BLOCK // 4, generator=torch.Generator().manual_seed(0))
-    names = OrderedDict((n, torch.Size(s)) for n, s in shapes.items())
-    scratch = folder / "scratch"
-    for rank in range(ranks):
-        flat = torch.from_file(str(scratch), shared=True, size=each)  # on disk: a rank's share may be more than memory
-        for at in range(0, each, len(block)):
-            flat[at : at + len(block)] = block[: min(len(block), each - at)] * (1 + rank / 8)
-        moment = torch.zeros(1).expand(each)
-        inner = {
-            "state": {0: {"step": torch.tensor(1.0), "exp_avg": moment, "exp_avg_sq": moment}},
-            "param_groups": [{"lr": 1e-4, "params": [0]}],
-        }
-        zero = {"zero_stage": 3, "loss_scaler": None, "partition_count": ranks, "optimizer_state_dict": inner, "fp32_flat_groups": [flat]}
-        torch.save({"optimizer_state_dict": zero}, tag / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
-        state = {
-            "module": OrderedDict((n, torch.empty(0, dtype=torch.bfloat16)) for n in shapes), "buffer_names": [], "optimizer": None,
-            "param_shapes": [names], "frozen_param_shapes": None, "shared_params": {}, "frozen_param_fragments": None, "global_steps": 1,
-            "dp_world_size": ranks, "mp_world_size": 1, "ds_version": "0.19.8",
-        }  # fmt: skip
-        torch.save(state, tag / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
-        del flat, zero, inner
-        scratch.unlink()
