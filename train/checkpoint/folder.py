@@ -69,13 +69,13 @@ def save(slices: Slices, root: Path, extras: Extras, world: World) -> Path:
     # one name for all ranks
     tmp = root / (name if is_remote(root) else str(world.broadcast(f"{name}.tmp-{secrets.token_hex(4)}")))
     hashes: dict[str, tuple[int, str]] = {}
-    together(lambda: prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
+    together(lambda: prepare(slices, root, tmp, extras.trainer_state), tmp, world, on_rank_0=True)
     together(lambda: hashes.update(weight_files.save(slices, tmp, world)), tmp, world)
     if extras.trainer_state:
         together(lambda: hashes.update(trainer_state.save(slices, tmp, world)), tmp, world)
-    together(lambda: hashes.update(small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world)
+    together(lambda: hashes.update(small_files(slices, tmp, extras, world.size)), tmp, world, on_rank_0=True)
     everything = {k: v for part in world.gather(hashes) for k, v in part.items()}
-    together(lambda: _publish(root, tmp, extras.state["step"], everything) if world.rank == 0 else None, tmp, world)
+    together(lambda: _publish(root, tmp, extras.state["step"], everything), tmp, world, on_rank_0=True)
     return root / name
 
 
@@ -149,16 +149,19 @@ def _publish(root: Path, tmp: Path, step: int, files: dict[str, tuple[int, str]]
             shutil.rmtree(replaced, ignore_errors=True)
 
 
-def together(action: Callable[[], None], tmp: Path, world: World) -> None:
+def together(action: Callable[[], None], tmp: Path, world: World, on_rank_0: bool = False) -> None:
     """Run an action that may fail on some rank, then agree: all go on, or all raise the same error.
 
+    Args:
+        on_rank_0: the action is that rank's alone; the others only agree.
     Raises:
         CheckpointError: on every rank, naming the ranks that failed and why; the folder aside is gone.
     """
     fault = ""
     try:
-        with as_os_errors(tmp):
-            action()
+        if world.rank == 0 or not on_rank_0:
+            with as_os_errors(tmp):
+                action()
     except OSError as error:
         fault = f"rank {world.rank}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -56,23 +56,20 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
     made = [] if is_remote(root) else [p for p in (root, *root.parents) if not p.exists()]
     tmp = root / str(world.broadcast(f"rehearsal.tmp-{secrets.token_hex(4)}"))
     hashes: dict[str, tuple[int, str]] = {}
-    checkpoint.together(lambda: checkpoint.prepare(slices, root, tmp, extras.trainer_state) if world.rank == 0 else None, tmp, world)
+    checkpoint.together(lambda: checkpoint.prepare(slices, root, tmp, extras.trainer_state), tmp, world, on_rank_0=True)
     checkpoint.together(lambda: _empty_files(slices, tmp, extras.trainer_state, world), tmp, world)
-    checkpoint.together(
-        lambda: hashes.update(checkpoint.small_files(slices, tmp, extras, world.size)) if world.rank == 0 else None, tmp, world
-    )
+    checkpoint.together(lambda: hashes.update(checkpoint.small_files(slices, tmp, extras, world.size)), tmp, world, on_rank_0=True)
 
-    def close() -> None:
-        if world.rank == 0:
-            manifest.write(tmp, 0, hashes)
-            if not is_remote(tmp):
-                _open_as_users_do(tmp, slices)
-            with as_os_errors(tmp):
-                remove(tmp, first=layout.MANIFEST)
-                for folder in made:  # nothing stays of a run that does not start
-                    folder.rmdir()
+    def open_and_delete() -> None:
+        manifest.write(tmp, 0, hashes)
+        if not is_remote(tmp):
+            _open_as_users_do(tmp, slices)
+        with as_os_errors(tmp):
+            remove(tmp, first=layout.MANIFEST)
+            for folder in made:  # nothing stays of a run that does not start
+                folder.rmdir()
 
-    checkpoint.together(close, tmp, world)
+    checkpoint.together(open_and_delete, tmp, world, on_rank_0=True)
 
 
 def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) -> None:
