@@ -103,7 +103,7 @@ def _task(source: Path, config: Path | None) -> Task:
 
     ready = plan.prepare(plan.Request(checkpoint=source, out=source / "out", dtype=BF16, config=config))
     ready.close()
-    parameters, [opened] = sum(t.numel for t in ready.tensors.values()), ready.sources
+    parameters, [opened] = sum(t.numel for t in ready.tensors.values()), ready.opened
     if not opened.stored:
         return Task(source, sorted(source.rglob("*_optim_states.pt")), True, parameters, 4 * parameters)
     read_bytes = sum(t.numel * opened.stored[n].itemsize for n, t in opened.tensors.items())

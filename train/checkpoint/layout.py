@@ -3,7 +3,7 @@
 checkpoints/latest                                 the newest folder's name
 checkpoints/step_000500/                           a Hugging Face model folder: config, tokenizer, weights, and
     trainer/rank_00000_of_00002.safetensors …      `master/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`: the slices a rank owned
-    trainer/index.json                             how many ranks wrote them
+    trainer/index.json                             how many ranks wrote them, Adam's step, elements of each parameter
     trainer/probe.safetensors                      logits of the engine on a few tokens
     state.json, manifest.json                      where the run stood; every file's size and hash, written last
 """

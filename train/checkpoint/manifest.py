@@ -1,4 +1,4 @@
-"""Which folders are checkpoints: the manifest vouches for every file by size and hash; without one that verifies there is no checkpoint."""
+"""What makes a folder a checkpoint: its manifest vouches for every file by size and hash; without one that verifies there is no checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights → Hugging Face shards: planned alike on every rank, each file written by one rank, a tensor at a time."""
+"""Weights → Hugging Face weight files: planned alike on every rank, each file written by one rank, a tensor at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str]]:
-    """Write the weights as Hugging Face shards; returns {file: (bytes, sha256)} of the files this rank wrote.
+    """Write the weights; returns {file: (bytes, sha256)} of the files this rank wrote.
 
     Files are interleaved tensor by tensor so that their owners write at the same time. A rank whose disk fails takes
     part in the remaining gathers, or the others would wait for it, and raises at the end.

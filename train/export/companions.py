@@ -1,4 +1,4 @@
-"""What a model folder holds besides weights: config, tokenizer, generation config, model card. Checked before anything is written."""
+"""What goes along with exported weights: config, tokenizer, generation config and a model card, checked before anything is written."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """A checkpoint, or several → a Hugging Face folder in bf16 or fp32, in one pass over the bytes, nothing visible until it is whole.
 
-1 open: `export_source` says where each tensor lies; config, tokenizer and generation config are checked, nothing is read yet
-2 combine: `merge` makes a weighted sum, or the mean of steps; `export_plan` settles what goes into which file
+1 open: source.py says where each tensor lies; config, tokenizer and generation config are checked, nothing is read yet
+2 combine: merge.py makes a weighted sum, or the mean of steps; plan.py settles what goes into which file
 3 stream: a thread reads ahead, hashes what a manifest vouches for, casts and looks for values that are not finite; this one writes;
-  another hashes what is written. Files whose tensors all have the wanted dtype already are copied by `export_copy`.
+  another hashes what is written. Files whose tensors all have the wanted dtype already are copied by copier.py.
 4 verify: hashes of what was read, headers of what was written against the config
-5 publish: `export_stage` records every file's hash and renames
+5 publish: stage.py records every file's hash and renames
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from train.export import companions as export_companions
+from train.export import companions
 from train.export.copier import Copier
-from train.export.plan import Prepared, Request, Shard, identity, prepare
+from train.export.plan import FileToWrite, Prepared, Request, identity, prepare
 from train.export.source import ExportError
 from train.export.stage import Stage
-from train.model_files import stream as tensor_stream
+from train.model_files import stream
 from train.model_files.dtypes import DType, cast, is_finite
 from train.model_files.folder import INDEX, read_folder
 from train.model_files.shapes import Described
@@ -74,71 +74,71 @@ def export(request: Request, progress: Progress = lambda nbytes, of: None, judge
 
 
 def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, judge: Callable[[Path], object]) -> Made:
-    kept = [s for s in ready.shards if s.name in stage.done]
-    left = [s for s in ready.shards if s.name not in stage.done]
-    _require_space(stage.folder, sum(s.bytes for s in left))
-    nbytes = sum(s.bytes for s in ready.shards)
-    progress(sum(s.bytes for s in kept), nbytes)
-    if ready.shards[0].copy_of:
-        _copy_shards(left, ready, request.dtype, stage, progress)
+    kept = [f for f in ready.files if f.name in stage.done]
+    left = [f for f in ready.files if f.name not in stage.done]
+    _require_space(stage.folder, sum(f.bytes for f in left))
+    nbytes = sum(f.bytes for f in ready.files)
+    progress(sum(f.bytes for f in kept), nbytes)
+    if ready.files[0].copy_of:
+        _copy_files(left, ready, request.dtype, stage, progress)
     else:
-        _write_shards(left, ready, request.dtype, stage, progress)
-        for source in ready.sources:
-            source.reader.verify()
-    card = export_companions.model_card(request.checkpoint, request.dtype, ready.made_of)
-    small = export_companions.copy(ready.companions, stage.folder, request.dtype, card)
-    index = {"metadata": {"total_size": nbytes}, "weight_map": {n: s.name for s in ready.shards for n in s.tensors}}
+        _write_files(left, ready, request.dtype, stage, progress)
+        for one in ready.opened:
+            one.reader.verify()
+    card = companions.model_card(request.checkpoint, request.dtype, ready.made_of)
+    small = companions.copy(ready.companions, stage.folder, request.dtype, card)
+    index = {"metadata": {"total_size": nbytes}, "weight_map": {n: f.name for f in ready.files for n in f.tensors}}
     (stage.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     _read_back(stage.folder, ready.model, request.dtype)
     judge(stage.folder)
-    stage.publish([*small, INDEX], {"made_of": ready.made_of or [s.kind for s in ready.sources]})
-    return Made(len(ready.tensors), ", ".join(dict.fromkeys(s.kind for s in ready.sources)), nbytes, len(kept), tuple(ready.remarks))
+    stage.publish([*small, INDEX], {"made_of": ready.made_of or [one.kind for one in ready.opened]})
+    return Made(len(ready.tensors), ", ".join(dict.fromkeys(one.kind for one in ready.opened)), nbytes, len(kept), tuple(ready.remarks))
 
 
-def _write_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
+def _write_files(files: list[FileToWrite], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
     """Write the files one after another, one thread reading, one casting; each is synced and recorded while the next one is written."""
-    most = tensor_stream.CHUNK_BYTES // 2  # elements of a part: none has less than 2 bytes
+    most = stream.CHUNK_BYTES // 2  # elements of a part: none has less than 2 bytes
     ring = itertools.cycle([np.empty(most, dtype.array) for _ in range(RING)])
-    wanted = {name: ready.tensors[name] for shard in shards for name in shard.tensors}
+    wanted = {name: ready.tensors[name] for file in files for name in file.tensors}
     finishing: list[Future] = []
-    nbytes = sum(s.bytes for s in ready.shards)
+    nbytes = sum(f.bytes for f in ready.files)
     with (
         ThreadPoolExecutor(1, "finish") as finisher,
         Ahead(wanted.values()) as raw,
         Ahead(_cast(tensor, raw, name, dtype, ring) for name, tensor in wanted.items()) as ahead,
     ):
-        for shard in shards:
-            shapes = {name: (dtype, ready.tensors[name].shape) for name in shard.tensors}
-            writer = Writer(stage.partial(shard.name), shapes)
-            for name in shard.tensors:
+        for file in files:
+            shapes = {name: (dtype, ready.tensors[name].shape) for name in file.tensors}
+            writer = Writer(stage.partial(file.name), shapes)
+            for name in file.tensors:
                 writer.stream(name, ahead.take())
                 progress(ready.tensors[name].numel * dtype.itemsize, nbytes)
             for earlier in finishing:
                 earlier.result()  # at most one file is being synced while another is written
-            finishing = [finisher.submit(lambda w, name: stage.record(name, *w.close()), writer, shard.name)]
+            finishing = [finisher.submit(lambda w, name: stage.record(name, *w.close()), writer, file.name)]
         for last in finishing:
             last.result()
 
 
-def _copy_shards(shards: list[Shard], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
+def _copy_files(files: list[FileToWrite], ready: Prepared, dtype: DType, stage: Stage, progress: Progress) -> None:
     """Copy files whose tensors all have the wanted dtype; each copy is looked at, and held against the manifest where there is one."""
-    nbytes, digests = sum(s.bytes for s in ready.shards), ready.sources[0].digests
-    with Copier([(shard.copy_of, stage.partial(shard.name)) for shard in shards]) as copier:
-        for shard in shards:
-            begins = [0, *(ready.tensors[name].extents[0].start for name in shard.tensors)]
+    nbytes, digests = sum(f.bytes for f in ready.files), ready.opened[0].digests
+    with Copier([(file.copy_of, stage.partial(file.name)) for file in files]) as copier:
+        for file in files:
+            begins = [0, *(ready.tensors[name].extents[0].start for name in file.tensors)]
 
-            def look(part: int, piece: np.ndarray, names: tuple[str, ...] = shard.tensors) -> None:
+            def look(part: int, piece: np.ndarray, names: tuple[str, ...] = file.tensors) -> None:
                 if part:  # 0 is the header
                     _require_finite(piece.view(dtype.array), dtype, names[part - 1])
                     progress(len(piece), nbytes)
 
             size, digest = copier.follow(begins, look)
-            if (known := digests.get(shard.copy_of, digest)) != digest:
+            if (known := digests.get(file.copy_of, digest)) != digest:
                 raise ReadError(
-                    f"{shard.copy_of}: its content has changed since it was written (sha256 {digest[:12]}…, not {known[:12]}…); "
+                    f"{file.copy_of}: its content has changed since it was written (sha256 {digest[:12]}…, not {known[:12]}…); "
                     "restore the file from a copy, or take another checkpoint"
                 )
-            stage.record(shard.name, size, digest)
+            stage.record(file.name, size, digest)
 
 
 def _cast(tensor: Tensor, raw: Ahead, name: str, dtype: DType, ring: Iterator[np.ndarray]) -> Tensor:
@@ -182,12 +182,12 @@ def _explained(error: OSError, stage: Stage, ready: Prepared) -> OSError:
     """The error with what to do about it; what is half written gives its space back."""
     for path in stage.folder.glob("*.part"):
         path.unlink(missing_ok=True)
-    kept = sum(1 for s in ready.shards if s.name in stage.done)
+    kept = sum(1 for f in ready.files if f.name in stage.done)
     text = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        wanted = sum(s.bytes for s in ready.shards if s.name not in stage.done)
+        wanted = sum(f.bytes for f in ready.files if f.name not in stage.done)
         text += f"; free {wanted / 1e9:.2f} GB on the disk of {stage.out.parent} (or raise the quota)"
-    text += f"; {kept} of {len(ready.shards)} files are finished in {stage.folder}: the same command goes on from there"
+    text += f"; {kept} of {len(ready.files)} files are finished in {stage.folder}: the same command goes on from there"
     explained = OSError(f"{stage.out}: not made: {text}")
     explained.errno = error.errno
     return explained

@@ -8,7 +8,7 @@ from pathlib import Path
 from train.checkpoint.find import steps_in
 from train.export import companions as export_companions
 from train.export import merge
-from train.export.source import ExportError, Source, fit, open_source
+from train.export.source import ExportError, Opened, fit, open_model
 from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import plan_files
 from train.model_files.header import read_header
@@ -16,7 +16,7 @@ from train.model_files.shapes import Described, described
 from train.model_files.stream import Tensor
 from train.world.places import resolved
 
-MAX_SHARD_BYTES = 5 << 30
+MAX_FILE_BYTES = 5 << 30
 VERSION = 1  # of what an export does to its source: a change makes interrupted exports start over
 
 
@@ -39,7 +39,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Shard:
+class FileToWrite:
     """One file to write; `copy_of`: the file it is a copy of, byte for byte."""
 
     name: str
@@ -54,15 +54,15 @@ class Prepared:
 
     companions: Path
     model: Described
-    sources: tuple[Source, ...]
+    opened: tuple[Opened, ...]
     tensors: dict[str, Tensor]
-    shards: list[Shard]
+    files: list[FileToWrite]
     made_of: list[str]
     remarks: list[str]
 
     def close(self) -> None:
-        for source in self.sources:
-            source.reader.close()
+        for one in self.opened:
+            one.reader.close()
 
 
 def prepare(request: Request) -> Prepared:
@@ -77,8 +77,8 @@ def prepare(request: Request) -> Prepared:
     folders = _steps(request) if request.average else [request.checkpoint]
     if sum(weight for _, weight in request.merge) > 1 + 1e-9 or any(not 0 < weight <= 1 for _, weight in request.merge):
         raise ExportError(f"--merge: weights are {[w for _, w in request.merge]}; each lies above 0, and together they are at most 1")
-    sources = [open_source(folder, wanted, request.tag) for folder in folders]
-    sources += [open_source(folder, wanted) for folder, _ in request.merge]
+    opened = [open_model(folder, wanted, request.tag) for folder in folders]
+    opened += [open_model(folder, wanted) for folder, _ in request.merge]
     companions = request.config or folders[-1]
     if request.config is None and not (companions / "config.json").is_file() and (companions.parent / "config.json").is_file():
         companions = companions.parent  # a DeepSpeed tag's folder lies in the one that HF's Trainer puts the config into
@@ -86,7 +86,7 @@ def prepare(request: Request) -> Prepared:
         raise ExportError(f"{companions}: has no config.json; give the model's with --config DIR")
     model = described(companions / "config.json")
     remarks = export_companions.check(companions, model)
-    fitted = [fit(source, model) for source in sources]
+    fitted = [fit(one, model) for one in opened]
     made_of: list[str] = []
     tensors, own = fitted[0], len(folders)
     if own > 1:
@@ -97,8 +97,8 @@ def prepare(request: Request) -> Prepared:
         tensors = merge.linear(list(zip(shares, [tensors, *fitted[own:]], strict=True)))
         made_of = [f"{shares[0]:g} × {line}" for line in made_of] or [f"{shares[0]:g} of {folders[0].name}"]
         made_of += [f"{share:g} of {folder.name}" for share, (folder, _) in zip(shares[1:], request.merge, strict=True)]
-    shards = (None if several else _copies(sources[0], tensors, request.dtype)) or _planned(tensors, request.dtype)
-    return Prepared(companions, model, tuple(sources), tensors, shards, made_of, remarks)
+    files = (None if several else _copies(opened[0], tensors, request.dtype)) or _planned(tensors, request.dtype)
+    return Prepared(companions, model, tuple(opened), tensors, files, made_of, remarks)
 
 
 def _steps(request: Request) -> list[Path]:
@@ -115,25 +115,27 @@ def _steps(request: Request) -> list[Path]:
     return [there[step] for step in steps]
 
 
-def _copies(source: Source, tensors: dict[str, Tensor], dtype: DType) -> list[Shard] | None:
+def _copies(opened: Opened, tensors: dict[str, Tensor], dtype: DType) -> list[FileToWrite] | None:
     """One copy of each file, when files and wanted dtype are alike; else None."""
-    layout = source.layout()
-    if layout is None or set(source.stored.values()) != {dtype} or set(tensors) != set(source.tensors):
+    layout = opened.tensors_by_file()
+    if layout is None or set(opened.stored.values()) != {dtype} or set(tensors) != set(opened.tensors):
         return None
     if any(set(read_header(file)) != set(names) for file, names in layout.items()):
         return None  # holds more than goes out
     count = len(layout)
     return [
-        Shard(f"model-{i + 1:05d}-of-{count:05d}.safetensors", tuple(names), sum(tensors[n].numel for n in names) * dtype.itemsize, file)
+        FileToWrite(
+            f"model-{i + 1:05d}-of-{count:05d}.safetensors", tuple(names), sum(tensors[n].numel for n in names) * dtype.itemsize, file
+        )
         for i, (file, names) in enumerate(layout.items())
     ]
 
 
-def _planned(tensors: dict[str, Tensor], dtype: DType) -> list[Shard]:
-    """Files of at most MAX_SHARD_BYTES, in the tensors' order."""
+def _planned(tensors: dict[str, Tensor], dtype: DType) -> list[FileToWrite]:
+    """Files of at most MAX_FILE_BYTES, in the tensors' order."""
     numels = {name: tensor.numel for name, tensor in tensors.items()}
-    files = plan_files(numels, dtype.itemsize, 1, MAX_SHARD_BYTES)
-    return [Shard(f.name, f.tensors, sum(numels[n] for n in f.tensors) * dtype.itemsize) for f in files]
+    files = plan_files(numels, dtype.itemsize, 1, MAX_FILE_BYTES)
+    return [FileToWrite(f.name, f.tensors, sum(numels[n] for n in f.tensors) * dtype.itemsize) for f in files]
 
 
 def identity(request: Request, ready: Prepared) -> dict[str, object]:
@@ -141,9 +143,9 @@ def identity(request: Request, ready: Prepared) -> dict[str, object]:
     return {
         "version": VERSION,
         "dtype": request.dtype.name,
-        "sources": [source.identity for source in ready.sources],
+        "sources": [one.identity for one in ready.opened],
         "merge": [weight for _, weight in request.merge],
         "average": sorted(set(request.average)),
         "config": export_companions.fingerprints(ready.companions),
-        "max_shard_bytes": MAX_SHARD_BYTES,
+        "max_shard_bytes": MAX_FILE_BYTES,
     }

@@ -27,7 +27,7 @@ class ExportError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class Opened:
     """An opened model.
 
     Args:
@@ -43,7 +43,7 @@ class Source:
     stored: dict[str, DType] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
-    def layout(self) -> dict[Path, list[str]] | None:
+    def tensors_by_file(self) -> dict[Path, list[str]] | None:
         """File → its tensors in order, when every tensor lies whole in one file."""
         files: dict[Path, list[tuple[int, str]]] = {}
         for name, tensor in self.tensors.items():
@@ -53,7 +53,7 @@ class Source:
         return {file: [name for _, name in sorted(rows)] for file, rows in files.items()}
 
 
-def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
+def open_model(folder: Path, wanted: DType, tag: str | None = None) -> Opened:
     """The tensors of a model; with wanted=fp32 they come from the fp32 masters where there are some.
 
     Raises:
@@ -70,10 +70,10 @@ def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
     if not is_remote(folder) and (tag is not None or ds_folder.looks_like(folder)):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
-        return Source(folder, "DeepSpeed folder", tensors, Reader(), _stamp(place, place.rglob("*.pt")))
+        return Opened(folder, "DeepSpeed folder", tensors, Reader(), _stamp(place, place.rglob("*.pt")))
     entries = _of_the_model(read_folder(folder))
     reader = Reader()
-    return Source(
+    return Opened(
         folder,
         "Hugging Face folder",
         {n: reader.tensor(e.shape, [_extent(e)]) for n, e in entries.items()},
@@ -83,7 +83,7 @@ def open_source(folder: Path, wanted: DType, tag: str | None = None) -> Source:
     )
 
 
-def _ours(folder: Path, wanted: DType) -> Source:
+def _ours(folder: Path, wanted: DType) -> Opened:
     # a part beyond the last file: sizes and the manifest are checked now, contents while they are read
     if faults := faults_of(resolved(folder), (sys.maxsize, sys.maxsize)):
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
@@ -102,7 +102,7 @@ def _ours(folder: Path, wanted: DType) -> Source:
         raise ExportError(f"{folder}: damaged, not exported:\n  - {unknown[0]}: not in the manifest")
     digests = {f: recorded[str(f.relative_to(folder))] for f in used}
     reader = Reader(digests)
-    return Source(
+    return Opened(
         folder,
         "checkpoint",
         {n: reader.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
@@ -146,31 +146,31 @@ def _stamp(folder: Path, files: Iterable[Path]) -> dict[str, object]:
     return {"path": str(resolved(folder)), "files": rows}
 
 
-def fit(source: Source, model: Described) -> dict[str, Tensor]:
+def fit(opened: Opened, model: Described) -> dict[str, Tensor]:
     """The tensors by the names the config gives them, in the order in which they lie; a shared one once.
 
     Raises:
         ExportError: all missing, unexpected and misshapen tensors in one message; or two different ones where the config wants one.
     """
     faults, found = [], {}
-    for name, tensor in source.tensors.items():
+    for name, tensor in opened.tensors.items():
         target = model.tied.get(name, name)
         if target not in model.shapes:
             faults.append(f"{name}: unexpected, the config describes no such tensor")
         elif tuple(tensor.shape) != model.shapes[target]:
             faults.append(f"{name}: shape {list(tensor.shape)}, the config wants {list(model.shapes[target])}")
-        elif target != name and target in source.tensors:
-            if not _equal(tensor, source.tensors[target]):
+        elif target != name and target in opened.tensors:
+            if not _equal(tensor, opened.tensors[target]):
                 raise ExportError(
-                    f"{source.folder}: config.json ties {name} to {target}, but the files hold two different tensors; "
+                    f"{opened.folder}: config.json ties {name} to {target}, but the files hold two different tensors; "
                     "set tie_word_embeddings to false in the config given with --config"
                 )
         else:
             found[target] = tensor
-    faults += [f"{name}: missing" for name in model.shapes if name not in source.tensors and name not in found]
+    faults += [f"{name}: missing" for name in model.shapes if name not in opened.tensors and name not in found]
     if faults:
         shown = "\n".join(f"  - {f}" for f in faults[:20]) + (f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else "")
-        raise ExportError(f"{source.folder}: {len(faults)} tensors do not fit config.json; nothing was made\n{shown}")
+        raise ExportError(f"{opened.folder}: {len(faults)} tensors do not fit config.json; nothing was made\n{shown}")
     return found
 
 

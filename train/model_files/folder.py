@@ -1,4 +1,4 @@
-"""A Hugging Face model folder: which tensors lie where, how files are planned, what lies beside the weights. Without torch."""
+"""A Hugging Face model folder: which tensors lie in which file, and how the files of a new one are planned. Without torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from train.model_files.header import Entry, read_header
-
-if TYPE_CHECKING:
-    pass
 
 INDEX = "model.safetensors.index.json"
 # buffers that old LLaMA files carry and no model wants; anything else left over is a fault

@@ -1,4 +1,4 @@
-"""Where the tensors of a safetensors file lie: its header, read without the data. (The data: safetensors_io, tensor_stream.)
+"""Where the tensors of a safetensors file lie: its header, read without the data. (The data: reader.py, stream.py.)
 
 The format is 8 bytes of header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data without holes.
 Paths may be those of an object store (fsspec's UPath): only open, stat, is_file, glob and read_text are asked of them.

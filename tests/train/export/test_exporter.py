@@ -364,9 +364,9 @@ def test_weights_in_pickle_are_refused_with_the_remedy(tmp_path, said):
 
 @pytest.fixture(scope="module")
 def deepspeed_folder(tmp_path_factory) -> Path:
-    from train.benchmark.export import make
+    from train.benchmark import made_models
 
-    return make(tmp_path_factory.mktemp("deepspeed") / "checkpoint-1", 100_000, "deepspeed")
+    return made_models.deepspeed_checkpoint(tmp_path_factory.mktemp("deepspeed") / "checkpoint-1", made_models.shape_of(2e5, 512))
 
 
 @pytest.mark.parametrize(("wanted", "how"), [("bf16", []), ("fp32", []), ("fp32", ["--tag", "global_step1"])])

@@ -26,7 +26,7 @@ import os, resource, signal, sys, time
 from train.export import plan as export_plan
 from train.model_files import writer as safetensors_writer
 from launch.export_hf import main
-export_plan.MAX_SHARD_BYTES = 40_000
+export_plan.MAX_FILE_BYTES = 40_000
 kill, pace, limit = int(os.environ["KILL"]), float(os.environ["PACE"]), int(os.environ["LIMIT"])
 put, calls = safetensors_writer.Writer._put, [0]
 def counted(self, data):
@@ -45,7 +45,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_FILE_BYTES", 40_000)
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,13 @@ def test_finished_files_are_kept_and_not_written_again(step, tmp_path, monkeypat
     uncut(step, tmp_path / "uncut")
     whole = everything.calls
     monkeypatch.undo()
-    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_FILE_BYTES", 40_000)
     Counted(monkeypatch, whole - 1, OSError(errno.EIO, os.strerror(errno.EIO)))
     assert main([str(step), str(tmp_path / "out")]) == 1
     text = capsys.readouterr().err
     assert "Input/output error" in text and "the same command goes on from there" in text
     monkeypatch.undo()
-    monkeypatch.setattr(export_plan, "MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(export_plan, "MAX_FILE_BYTES", 40_000)
     rest = Counted(monkeypatch)
     assert main([str(step), str(tmp_path / "out")]) == 0
     assert rest.calls < whole / 2 and "files kept from before" in capsys.readouterr().out

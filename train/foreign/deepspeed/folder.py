@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from train.foreign.deepspeed.masters import DsFolderError, Partition, Tape, place_of, read_partition
-from train.foreign.deepspeed.states import Files, States, is_states_file, list_files, read_states
+from train.foreign.deepspeed.states import States, TagFiles, is_states_file, list_files, read_states
 from train.foreign.deepspeed.universal import universal_masters
 from train.foreign.torch_save.file import TorchFileError
 from train.model_files.dtypes import FP32, DType, cast
@@ -108,7 +108,7 @@ def _tags(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_tag(p))
 
 
-def _read_partitions(place: Path, files: Files, states: States, reader: Reader) -> list[Partition]:
+def _read_partitions(place: Path, files: TagFiles, states: States, reader: Reader) -> list[Partition]:
     if states.ranks is not None and states.ranks != len(files.optims):
         raise DsFolderError(
             f"{place}: saved by {states.ranks} ranks, optimizer states of {len(files.optims)} are here; copy the others too"

@@ -20,12 +20,12 @@ def is_states_file(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Files:
+class TagFiles:
     models: list[Path]  # by rank; a single mp_rank_00 file for stages 0 to 2
     optims: list[Path]  # by rank
 
 
-def list_files(place: Path) -> Files:
+def list_files(place: Path) -> TagFiles:
     """The files of a tag, complete by their names.
 
     Raises:
@@ -58,7 +58,7 @@ def list_files(place: Path) -> Files:
             )
     if not shared and not found["model"]:
         raise DsFolderError(f"{place}: has no *_model_states.pt, which holds the names and shapes; copy it from where it was saved")
-    return Files(shared or [found["model"][r] for r in sorted(found["model"])], [found["optim"][r] for r in sorted(found["optim"])])
+    return TagFiles(shared or [found["model"][r] for r in sorted(found["model"])], [found["optim"][r] for r in sorted(found["optim"])])
 
 
 # -- model states ---------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class States:
     shared: dict[str, str]
 
 
-def read_states(place: Path, files: Files) -> States:
+def read_states(place: Path, files: TagFiles) -> States:
     all_states = [read_torch_file(path, place) for path in files.models]
     for path, state in zip(files.models, all_states, strict=True):
         if not isinstance(state, dict) or "buffer_names" not in state or not isinstance(state.get("module"), dict):
