@@ -1,6 +1,9 @@
 """DeepSpeed's own checkpoint folders → tensors by name, streamed from byte ranges, nothing unpickled.
 
-    tensors = tensors_of(Path("checkpoint-500"), None, torch.bfloat16)
+    >>> from train.model_files.dtypes import BF16
+    >>> tensors = tensors_of(Path("checkpoint-500"), None, BF16)
+    >>> tensors["model.norm.weight"].shape, str(tensors["model.norm.weight"].dtype)
+    ((64,), 'float32')
 
 A checkpoint is a folder with `latest` and one folder a tag (`global_step500/`), as the engine, HF Trainer, LMFlow and axolotl leave
 it. A tag's folder holds the ranks' model states (names, shapes, frozen values) and optimizer states (fp32 masters, moments).

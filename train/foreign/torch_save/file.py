@@ -1,10 +1,12 @@
 """Foreign PyTorch files (.pt, .pth, .bin) read without unpickling: structure as plain data, tensors as byte ranges.
 
-    contents = read_torch_file(path)  # dicts, lists, numbers, Foreign stand-ins, StoredTensor
-    for part in Reader().parts([contents["w"].extent(0, 1000)]): ...
+    >>> contents = read_torch_file(Path("weights.pt"))  # dicts, lists, numbers, Foreign stand-ins, StoredTensor
+    >>> from train.model_files.stream import Reader
+    >>> [part.tolist() for part in Reader().parts([contents["w"].extent(0, 3)])]
+    [[0.0, 1.0, 2.0]]
 
-Nothing is imported or called on the file's behalf (train.foreign.torch_save.pickled), no member is decompressed (train.foreign.torch_save.members), and no
-tensor's bytes are read before someone asks for a range of them.
+Nothing is imported or called on the file's behalf (pickled.py), no member is decompressed (members.py), and no tensor's bytes are
+read before someone asks for a range of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """train/foreign/deepspeed/folder.py on checkpoints DeepSpeed saved: bit-equal to DeepSpeed's own conversion, or one clear error."""
 
 import contextlib
+import doctest
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ from tests.made import processes
 from tests.made.deepspeed_folders import TAG, Case, make
 from tests.made.ranks import run_ranks
 from tests.made.tiny import joined
+from train.benchmark import made_models
 from train.foreign.deepspeed import folder as ds_folder
 from train.foreign.deepspeed.folder import DsFolderError
 from train.foreign.torch_save.file import StoredTensor, TorchFileError, read_torch_file
@@ -378,6 +380,12 @@ def write_large(folder: Path, ranks: int, layers: int, rows: int = 1 << 10) -> i
         }
         torch.save({"optimizer_state_dict": state}, folder / TAG / f"bf16_zero_pp_rank_{r}_mp_rank_00_optim_states.pt")
     return sum(s.numel() for s in shapes.values())
+
+
+def test_the_opening_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made_models.deepspeed_checkpoint(Path("checkpoint-500"), made_models.shape_of(2e5, 512))
+    assert doctest.testmod(ds_folder) == (0, 3)
 
 
 def test_memory_is_a_few_pieces_and_only_masters_are_read(tmp_path):

@@ -1,6 +1,7 @@
 """train/foreign/torch_save/file.py: what torch.save wrote comes out as byte ranges; what would run code runs none and is refused in one line."""
 
 import collections
+import doctest
 import os
 import pickle
 import struct
@@ -17,6 +18,7 @@ import torch
 from tests.made import processes
 from tests.made.tiny import joined
 from train.foreign.deepspeed import folder as ds_folder
+from train.foreign.torch_save import file
 from train.foreign.torch_save.file import Foreign, StoredTensor, TorchFileError, read_torch_file
 from train.foreign.torch_save.members import MAX_DIRECTORY_BYTES
 from train.foreign.torch_save.pickled import MAX_OPCODES, MAX_PICKLE_BYTES
@@ -63,6 +65,12 @@ def test_tensors_of_every_dtype_come_out_bit_equal(tmp_path, protocol):
     assert list(got) == list(saved)
     for name, tensor in saved.items():
         assert in_torch(got[name].dtype) == tensor.dtype and torch.equal(content(got[name]), tensor), name
+
+
+def test_the_opening_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"w": torch.arange(10.0)}, "weights.pt")
+    assert doctest.testmod(file) == (0, 3)
 
 
 def test_a_byte_range_is_read_without_the_rest(tmp_path, monkeypatch):
