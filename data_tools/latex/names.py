@@ -68,18 +68,19 @@ SYMBOLS = {
     "textasciicircum": "^", "textunderscore": "_", "textquotesingle": "'", "textquotedbl": '"', "quad": " ", "qquad": " ", "space": " ",
     "enspace": " ", "enskip": " ", "thinspace": " ", "hfill": " ", "hfil": " ", "newline": " ", "linebreak": " ", "break": " ",
     "textquoteleft": "'", "textquoteright": "'", "textquotedblleft": '"', "textquotedblright": '"', "lq": "'", "rq": "'",
-    "textnumero": "No. ", "textsection": "§", "i": "i", "j": "j", "slash": "/", "nobreakspace": " ", "textvisiblespace": " ",
+    "textnumero": "No. ", "textsection": "§", "i": "ı", "j": "ȷ", "slash": "/", "nobreakspace": " ", "textvisiblespace": " ",
     "textregistered": "®", "texttrademark": "™", "copyright": "©", "pounds": "£", "dag": "†", "ddag": "‡", "par": "\n\n", "and": " ",
     "today": "", "bigskip": "\n\n", "medskip": "\n\n", "smallskip": "\n\n", "newpage": "\n\n", "clearpage": "\n\n", "pagebreak": "\n\n",
     "textmu": "µ", "textohm": "Ω", "textperthousand": "‰", "texttimes": "×", "textpm": "±", "textbullet": "•", "textcdot": "·",
     "backslash": "\\", "textendash": "–", "textemdash": "—", "textminus": "−", "hyphen": "-", "nonbreakinghyphen": "-", "cdots": "...",
     "ae": "æ", "AE": "Æ", "oe": "œ", "OE": "Œ", "aa": "å", "AA": "Å", "o": "ø", "O": "Ø", "l": "ł", "L": "Ł", "ss": "ß", "dh": "ð",
-    "th": "þ", "TH": "Þ", "DJ": "Đ", "dj": "đ", "ng": "ŋ", "SS": "SS",
+    "th": "þ", "TH": "Þ", "DH": "Ð", "DJ": "Đ", "dj": "đ", "ng": "ŋ", "NG": "Ŋ", "SS": "SS",
 }
 CONTROL_SYMBOLS = {" ": " ", "\n": " ", "\t": " ", ",": " ", ";": " ", ":": " ", ">": " ", "\\": " \n", "%": "%", "&": "&", "#": "#", "_": "_",
                    "$": "$", "{": "{", "}": "}", "|": "|"}
 ACCENTS = {"`": "\u0300", "'": "\u0301", "^": "\u0302", "~": "\u0303", "=": "\u0304", "u": "\u0306", ".": "\u0307", '"': "\u0308",
-           "r": "\u030a", "H": "\u030b", "v": "\u030c", "d": "\u0323", "c": "\u0327", "k": "\u0328", "b": "\u0331", "t": "\u0361"}
+           "r": "\u030a", "H": "\u030b", "v": "\u030c", "d": "\u0323", "c": "\u0327", "k": "\u0328", "b": "\u0331", "t": "\u0361",
+           "textcommabelow": "\u0326", "textogonekcentered": "\u0328"}
 
 # Names that astronomers' classes and macro files define; as mathematics, or as words where no mathematics is meant.
 ASTRONOMY = {
@@ -92,8 +93,8 @@ ASTRONOMY = {
         "earth": r"\oplus", "la": r"\lesssim", "ga": r"\gtrsim", "lesssim": r"\lesssim", "gtrsim": r"\gtrsim", "micron": r"\mu{\rm m}",
         "kms": r"{\rm km\,s^{-1}}", "nodata": r"\ldots", "sq": r"\Box", "ubvr": "UBVR", "hbox": "", "sol": r"\odot", "deg": r"^\circ",
     }.items() if name not in ("hbox", "deg", "sq", "lesssim", "gtrsim")},
-    **{name.lower().replace("&", "").replace(" ", ""): name for name in
-       "ApJ AJ MNRAS A&A PASP PASJ Nature Icarus".split()},
+    **{name.lower(): name for name in
+       "ApJ AJ MNRAS PASP PASJ Nature Icarus".split()},
     "apjl": "ApJL", "apjs": "ApJS", "apjlett": "ApJL", "apjsupp": "ApJS", "araa": "ARA&A", "aap": "A&A", "aapr": "A&A Rev.", "aaps": "A&AS",
     "aj": "AJ", "apj": "ApJ", "nat": "Nature", "prd": "Phys. Rev. D", "prl": "Phys. Rev. Lett.", "jcap": "JCAP", "ssr": "Space Sci. Rev.",
     "physrep": "Phys. Rep.", "procspie": "Proc. SPIE", "planss": "Planet. Space Sci.", "solphys": "Sol. Phys.", "jgr": "J. Geophys. Res.",

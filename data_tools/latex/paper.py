@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_tools.latex.citations import citation_names
 from data_tools.latex.formulas import protect, restore
 from data_tools.latex.limits import SECONDS_PER_PAPER, Deadline, PaperError
 from data_tools.latex.macros import expand
 from data_tools.latex.prose import HEADING, Context, prose
-from data_tools.latex.references import acronyms, citation_aliases, citation_names, number_labels
+from data_tools.latex.references import acronyms, citation_aliases, number_labels
 from data_tools.latex.sections import (
     Section,
     classify,
@@ -32,7 +33,7 @@ from data_tools.latex.sections import (
     cut_title,
     split_sections,
 )
-from data_tools.latex.tree import Tree, choose_main, decode, flatten
+from data_tools.latex.tree import Tree, choose_main, cut_comments, decode, flatten
 
 MIN_WORDS = 20
 
@@ -78,7 +79,7 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
 def _bibliography(tree: Tree, main: str) -> str:
     names = [str(Path(main).with_suffix(".bbl")), *(name for name in tree.names() if name.endswith(".bbl"))]
     try:
-        return next((decode(data, name) for name in names if (data := tree.read(name)) is not None), "")
+        return next((cut_comments(decode(data, name)) for name in names if (data := tree.read(name)) is not None), "")
     except PaperError:
         return ""  # names of citations only: a paper is not worse for lacking them
 

@@ -1,9 +1,7 @@
 r"""TeX of a passage whose formulas are marks already → words a reader would read.
 
-Citations: one in parentheses (\citep and kin) goes without trace, with the space before it and any brackets it leaves
-empty; one that is a part of speech (\citet) becomes `Lee et al. (2014)` where the paper's own bibliography tells, and
-`[citation]` where it does not. A model trained on keys or on a mark behind every claim would learn to write them; a
-sentence without its subject would be worse. Footnotes go, references become their numbers, lists keep a line an item.
+Citations (citations.py) are gone or names: a model trained on keys or on a mark behind every claim would learn to write
+them; a sentence without its subject would be worse. Footnotes go, references become their numbers, lists keep a line an item.
 A command that no table knows leaves what its braces hold.
 """
 
@@ -12,13 +10,14 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
-from data_tools.latex.formulas import OPEN
+from data_tools.latex.citations import CITE, Work, cite_words, cites_by_name
+from data_tools.latex.formulas import CLOSE, OPEN
 from data_tools.latex.limits import Deadline
 from data_tools.latex.macros import bracket, group
 from data_tools.latex.names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
 
-CITATION = "[citation]"
 BREAK = "\ue002"  # a line's end that stays one
+MAX_ARGUMENT_DEPTH = 6
 HEADING = "\ue003"  # before a heading inside a passage, until `tidy` is through with empty ones
 _TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
@@ -29,15 +28,15 @@ _LENGTH = re.compile(
     r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?"
 )
 _ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
-_BY_NAME = frozenset("citet Citet textcite Textcite citeauthor Citeauthor citetalias citealias cites citeyearpar citeA citeN".split())
-_CITE = re.compile(r"[cC]ite[a-zA-Z]*|(?:paren|foot|auto|text|Text|smart|full)cite[a-z]*|onlinecite|defcitealias")
-_PART_OF_SPEECH = re.compile(
-    r"(?:^|[.;:]\s|\s(?:by|in|of|from|with|to|following|than|per|using|both|and|or|as|see|e\.g\.|like|for|on|Refs?\.?))\s*$"
+# what an accent stands on where no braces are: a letter, a letter by name, or another accent with its letter
+_ACCENTED = re.compile(
+    r"[^\W\d_]|\\(?:[ijoOlL]|ae|AE|oe|OE|aa|AA|ss|[dt]h|D[HJ]|dj|ng)(?![a-zA-Z])[ \t]?"
+    r"|\\(?:[`'^\"~=.]|[uvHcdbkrt](?![a-zA-Z]))[ \t]{0,3}(?:\{[^{}]{0,20}\}|\\[ij](?![a-zA-Z])[ \t]?|[^\W\d_])"
 )
-_LETTERS = frozenset("o O l L ss ae AE oe OE aa i j dh th TH dj DJ ng".split())  # parts of words: `\\o re`, unlike `5000 \\AA wide`
-_SUBJECT = re.compile(
-    r"[ ~\n]\s?(?:also |later |recently |then |first |[a-z]{2,12}ly )?(?:[a-z]{2,12}[^e]ed|found|finds?|shows?|uses?|presents?|reports?|"
-    r"suggests?|argues?|notes?|gives?|gave|made)\b"
+_LETTERS = frozenset("o O l L ss ae AE oe OE aa AA i j dh DH th TH dj DJ ng NG SS".split())  # parts of words: `\\o re`
+_ANGLED = re.compile(r"<([^<>\n]{0,200})>(?=[\[{])")
+_FUNCTION_WORD = re.compile(
+    r"\s(?:and|or|for|at|in|on|is|are|was|to|from|of|with|the|as|by|wide|per|we|while|range|long|but|than)\b|\s[^a-zåöé\\]"
 )
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
@@ -51,7 +50,7 @@ class Context:
     """What the rest of the paper says about a passage's labels, citation keys and acronyms."""
 
     labels: dict[str, tuple[str, str]] = field(default_factory=dict)
-    names: dict[str, tuple[str, str]] = field(default_factory=dict)
+    names: dict[str, Work] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     acronyms: dict[str, tuple[str, str]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
@@ -67,6 +66,7 @@ class _Reader:
         self._text, self._context, self._deadline = text, context, deadline
         self._at = 0
         self._out: list[str] = []
+        self._depth = 0  # of arguments read as words inside arguments
         self._lists: list[int | None] = []
         self._closings: dict[int, tuple[str, int]] = {}  # at this brace: put this, go on there
 
@@ -111,8 +111,14 @@ class _Reader:
         return found[0]
 
     def _plain(self, text: str) -> str:
-        """A short argument as words."""
-        return re.sub(r"\\[a-zA-Z@]+\s?|[\\{}]", "", text[:400]).replace("~", " ").strip()
+        """A short argument as words on one line."""
+        if self._depth == MAX_ARGUMENT_DEPTH:
+            return re.sub(r"\\[a-zA-Z@]+\s?|[\\{}]", "", text).replace("~", " ").strip()
+        if not re.search(r"[\\{}~&#]", text):
+            return " ".join(text.split())
+        reader = _Reader(text, self._context, self._deadline)
+        reader._depth = self._depth + 1
+        return " ".join(reader.run().replace(BREAK, " ").replace(HEADING, "").split())
 
     # -- commands
 
@@ -121,7 +127,7 @@ class _Reader:
             self._environment(word)
         elif word == "item":
             self._item()
-        elif _CITE.fullmatch(word):
+        elif CITE.fullmatch(word):
             self._cite(word)
         elif word in _REFERENCE:
             self._reference(word)
@@ -148,10 +154,17 @@ class _Reader:
             self._heading('"', '"')
         elif word in SYMBOLS:
             self._out.append(SYMBOLS[word])
-            if word in _LETTERS and self._text[self._at : self._at + 1] == " ":
+            if word in _LETTERS and self._text[self._at : self._at + 1] in (" ", "\n") and not (word == "AA" and self._is_unit()):
                 self._at += 1
         else:
             self._unknown(word)
+
+    def _is_unit(self) -> bool:
+        r"""Whether an \\AA is the ångström that its author meant to stand alone, as in `5000 \\AA wide`, though TeX joins the two."""
+        before = "".join(self._out[-4:-1])[-40:].rstrip(" ~\n\u00a0({")
+        return (
+            before[-1:].isdecimal() or before.endswith((CLOSE, "/", "in", "per")) or _FUNCTION_WORD.match(self._text, self._at) is not None
+        )
 
     def _unknown(self, word: str) -> None:
         shown = symbols().get(word, "")
@@ -172,14 +185,16 @@ class _Reader:
                 self._at = option[1]
 
     def _accent(self, mark: str) -> None:
-        found = re.compile(
-            r"\s{0,3}(?:\{\s{0,3}(?:\\([ij])|([^\W\d_]))?\s{0,3}([^\W\d_]{0,3})\s{0,3}\}|\\([ij])(?![a-zA-Z])\s?|([^\W\d_]))"
-        ).match(self._text, self._at)
-        if found is None:
+        at = _SPACE.match(self._text, self._at).end()
+        found = group(self._text, at, self._deadline) if self._text.startswith("{", at) else None
+        bare = None if found else _ACCENTED.match(self._text, at)
+        if not found and not bare:
             return
-        self._at = found.end()
-        letter = found[1] or found[2] or found[4] or found[5] or ""
-        self._out.append(unicodedata.normalize("NFC", letter + mark) + (found[3] or "") if letter else "")
+        self._at = found[1] if found else bare.end()
+        letters = self._plain(found[0] if found else bare[0])
+        # an accented i loses its dot by itself, so the undotted one is not needed
+        first = {"ı": "i", "ȷ": "j"}.get(letters[:1], letters[:1])
+        self._out.append(unicodedata.normalize("NFC", first + mark) + letters[1:] if first.isalpha() else letters)
 
     def _environment(self, edge: str) -> None:
         found = _ENVIRONMENT_NAME.match(self._text, self._at)
@@ -286,29 +301,34 @@ class _Reader:
         self._out.append(shown)
 
     def _cite(self, word: str) -> None:
-        self._options()
-        keys = self._argument()
-        if keys is None or word == "defcitealias":
+        if word == "citetext":
+            self._heading("(", ")")
             return
+        angled = _ANGLED.match(self._text, self._at)  # apacite's note before
+        self._at = angled.end() if angled else self._at
+        notes = ([angled[1]] if angled else []) + self._options()
+        keys = self._argument()
+        if keys is None:
+            return
+        if word == "defcitealias":
+            self._argument()
+            return
+        while word.endswith("cites"):  # biblatex's [see][3]{a}[also][]{b}
+            notes = notes or self._options()
+            self._options()
+            if (more := self._argument()) is None:
+                break
+            keys += f",{more}"
         keys = [key.strip() for key in keys.split(",")]
-        alias = "alias" in word and all(key in self._context.aliases for key in keys)
-        by_name = word in _BY_NAME
-        if word == "cite":
-            before = "".join(self._out[-6:])[-40:].replace("~", " ")
-            by_name = not before.endswith("(") and (
-                _PART_OF_SPEECH.search(before) is not None or _SUBJECT.match(self._text, self._at) is not None
-            )
-        if alias:
+        before = "".join(self._out[-40:])[-300:].replace("~", " ")
+        if "alias" in word and all(key in self._context.aliases for key in keys):
             shown = " and ".join(self._plain(self._context.aliases[key]) for key in keys)
-            self._out.append(shown if by_name else f"({shown})")
-        elif by_name and word != "citeyearpar":
-            names = [self._context.names.get(key) for key in keys]
-            bare = "author" in word
-            self._out.append(
-                " and ".join(self._plain(n[0]) if bare else f"{self._plain(n[0])} ({n[1]})" for n in names) if all(names) else CITATION
-            )
-        else:
-            self._out.append(" ")
+            self._out.append(f"({shown})" if word == "citepalias" else shown)
+            return
+        works = [self._context.names.get(key) for key in keys]
+        said = [work and (self._plain(work[0]), self._plain(work[1])) for work in works]
+        pre, post = (self._plain(note) for note in ([*notes, ""] if len(notes) > 1 or angled else ["", *notes, ""])[:2])
+        self._out.append(cite_words(word, said, (pre, post), cites_by_name(word, before, self._text[self._at : self._at + 60])))
 
 
 @functools.cache

@@ -35,7 +35,6 @@ _WORDS = {
     "item": "item",
     "algorithm": "Algorithm",
 }
-_NATBIB = re.compile(r"\\(?:bibitem|harvarditem)\s{0,9}\[")
 _ALIAS = re.compile(r"\\defcitealias\s{0,9}\{([^{}\n]{1,200})\}\s{0,9}\{([^{}\n]{1,200})\}")
 _ACRONYM = re.compile(
     r"\\(acro|acrodef|newacronym|DeclareAcronym|newacro)\*?\s{0,9}(?:\[[^\]\n]{0,80}\])?\{([^{}\n]{1,60})\}\s{0,9}"
@@ -103,23 +102,6 @@ def _kind(environment: str) -> str:
     if environment == "algorithm":
         return "algorithm"
     return "equation" if environment in MATH_ENVIRONMENTS and environment not in ("displaymath", "math") else ""
-
-
-def citation_names(bibliography: str, deadline: Deadline) -> dict[str, tuple[str, str]]:
-    r"""For each key of a natbib bibliography the authors as printed and the year: `\bibitem[Lee et al.(2014)Lee, Kim]{key}`."""
-    names: dict[str, tuple[str, str]] = {}
-    for item in _NATBIB.finditer(bibliography):
-        deadline.check(every=64)
-        found = re.compile(
-            r"((?:[^\[\]{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,300}\}){1,1500})\]\s{0,9}(?:%\n)?\s{0,9}\{([^{}\n]{1,200})\}"
-        ).match(bibliography, item.end(), min(len(bibliography), item.end() + 3000))
-        if found is None:
-            continue
-        label = re.sub(r"\\(?:citenamefont|natexlab|protect|bibnamefont|citeauthoryear)(?![a-zA-Z])\s*|[{}]", "", found[1])
-        printed = re.match(r"\s*([^()]{1,200}?)\s*\(\s*([^()]{4,12}?)\s*\)", label)
-        if printed:
-            names[found[2].strip()] = (printed[1].replace(r"\&", "and").replace("~", " "), printed[2])
-    return names
 
 
 def citation_aliases(text: str) -> dict[str, str]:
