@@ -16,30 +16,48 @@ ensuremath xspace ifmmode
 """.split())
 
 # Commands whose arguments say nothing to a reader: how many of them go with the name (optional ones always do).
-DROP = {
-    **dict.fromkeys("""label vspace hspace includegraphics color definecolor pagecolor bibliographystyle bibliography pagestyle thispagestyle
-    stepcounter refstepcounter usecounter footnote footnotetext thanks index altaffiltext altaffilmark altaffiliation affil affiliation
-    institute institution author email address date keywords keyword facility facilities software plotone epsscale marginpar marginnote
-    todo caption tablecaption tablecomments tablenotetext tablerefs tablewidth tabletypesize tablecolumns usepackage usetikzlibrary
-    graphicspath hypersetup correspondingauthor shorttitle shortauthors slugcomment received revised accepted submitjournal
-    published journalinfo titlerunning authorrunning offprints pagerange volume pubyear papertype title subtitle subjectheadings
-    uat orcid orcidlink collaboration inst nocollab authorcontributions funding
-    ead corref fnref cortext footnotemark hypertarget tnotetext phantom vphantom hphantom nocite explain deleted DIFdel DIFdelFL
-    lstinputlisting bibitem notetoeditor pacs preprint listofchanges figurenum script linkable codeicon rule cellcolor rowcolor columncolor
-    includepdf input include linespread fontsize selectlanguage textlatin CJKfamily allowdisplaybreaks doi eprint tag tikz tikzset
-    and listofchanges bsp authorcomment citation cprotect received icmltitlerunning icmlkeywords printAffiliationsAndNotice
-    DeclareUnicodeCharacter newcounter newtheorem newlength newif authornote cftpagenumbersoff ccsdesc received shortcites
-    """.split(), 1),
-    **dict.fromkeys("""setlength addtolength setcounter addtocounter plottwo figcaption icmlaffiliation icmlcorrespondingauthor
-    icmlauthor defcitealias fancyhead renewcommand newcommand providecommand newacronym acrodef acro foreignlanguage
-    DeclareMathOperator newenvironment subfloat titlespacing altaffiltext twocolumn""".split(), 2),
-    **dict.fromkeys("textcolor colorbox href parbox raisebox scalebox rotatebox hyperlink replaced foreignlanguage adjustbox".split(), 1),
-    "fcolorbox": 2, "resizebox": 2, "multicolumn": 2, "multirow": 2, "makebox": 0, "framebox": 0, "dataset": 0, "hyperref": 0,
-    "footnotemark": 0, "twocolumn": 0, "and": 0, "bsp": 0, "listofchanges": 0, "includegraphics": 1, "hypertarget": 1,
-    "subfloat": 1, "color": 1, "todo": 1, "allowdisplaybreaks": 0, "titlespacing": 4, "rule": 2, "textlatin": 0, "figcaption": 1,
-    "gridline": 1, "fontsize": 2, "newtheorem": 2, "definecolor": 3,
-    "plotfour": 4, "newglossaryentry": 2, "newacronym": 3,
-}
+DROP = {name: count for count, names in {
+    0: """footnotemark and bsp listofchanges dataset hyperref makebox framebox allowdisplaybreaks textlatin tableofcontents listoffigures listoftables
+    printbibliography printindex printglossary printglossaries printnomenclature printacronyms modulolinenumbers resetlinenumber
+    samepage nopagebreak nolinebreak suppressfloats addlinespace toprule midrule bottomrule startlongtable shortstack object objectname nofiles
+    listfiles linenumbers onehalfspacing doublespacing singlespacing""",
+    1: """label vspace hspace includegraphics color pagecolor bibliographystyle bibliography pagestyle thispagestyle stepcounter refstepcounter usecounter
+    footnote footnotetext thanks index altaffilmark altaffiliation affil affiliation institute institution author email address date keywords
+    keyword facility facilities software plotone epsscale marginpar marginnote todo caption tablecaption tablecomments tablerefs tabletypesize
+    tablecolumns tablewidth usepackage usetikzlibrary graphicspath hypersetup correspondingauthor shorttitle shortauthors slugcomment received revised accepted
+    submitjournal published journalinfo titlerunning authorrunning offprints pagerange volume pubyear papertype title subtitle subjectheadings
+    uat orcid orcidlink collaboration inst nocollab authorcontributions funding ead corref fnref cortext hypertarget tnotetext phantom vphantom
+    hphantom nocite explain deleted DIFdel DIFdelFL lstinputlisting bibitem notetoeditor pacs preprint figurenum script linkable codeicon cellcolor
+    rowcolor columncolor includepdf input include linespread selectlanguage CJKfamily doi eprint tag tikz tikzset authorcomment citation cprotect
+    icmltitlerunning icmlkeywords printAffiliationsAndNotice DeclareUnicodeCharacter newcounter newlength newif authornote cftpagenumbersoff ccsdesc
+    shortcites subfloat gridline textcolor colorbox href parbox raisebox scalebox rotatebox hyperlink replaced foreignlanguage adjustbox
+    pagenumbering markright hyphenation enlargethispage addvspace includeonly typein typeout message errmessage wlog mark special insert vadjust
+    pdfliteral pdfinfo pdfcatalog fontencoding fontfamily fontseries fontshape fancyhead fancyfoot fancyhf lhead chead rhead lfoot cfoot rfoot
+    geometry newgeometry setstretch setlist sisetup lstset captionsetup floatstyle restylefloat theoremstyle swapnumbers urlstyle hyperbaseurl
+    addbibresource setcitestyle printtables glossary glsadd glsaddall makeglossary extracolsep DeclareGraphicsExtensions
+    DeclareCaptionFont pgfplotsset usepgfplotslibrary psset psfrag psfig epsfig epsfbox epsffile epsfile psdraft 
+    sethlcolor arrayrulecolor watermark setwatermarkfontsize savesymbol reportnum lefthead righthead paperid msid journal ccc
+    authoraddr eqnum tablenum tablehead colhead tablenotemark tablefootmark tablefoot tablebib thesaurus mail headnote homepage
+    KeyWords Received Accepted Published jyear contact ShortTitle FullConference speaker emailAdd arxivnumber dedicated submitto jl pacno
+    authorinfo fntext tnoteref corauth corauthref thanksref PACS subclass journalname tocauthor toctitle motto dedication equalcont
+    runningtitle runningauthor runninghead correspondence significancestatement keypoints lefttitle righttitle jnlDoiYr doival aopheadtitle
+    altaffilmarks figsetgrpnum figsetgrptitle figsetplot figsetgrpnote figsetnum figsettitle savenotes arabic Roman roman
+    alph Alph fnsymbol value phantomsubcaption bibliographyunit putbib leftheader rightheader hangcaption""",
+    2: """setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
+    renewcommand newcommand providecommand acrodef acro DeclareMathOperator newenvironment resizebox multicolumn multirow fontsize newtheorem
+    rule newglossaryentry fcolorbox addtocontents markboth settowidth settoheight settodepth newfont sbox savebox counterwithin counterwithout
+    numberwithin DeclareTextFontCommand fancypagestyle lstdefinestyle floatname listof newcolumntype nomenclature pdfbookmark bookmark colorlet
+    restoresymbol articleid journalid cpright tablenotetext tablefoottext SetRunningHead jnlPage idline nomgroup 
+    NewSymbolFont tikzstyle """,
+    3: "definecolor newacronym addcontentsline crefname Crefname newfloat discretionary rowcolors NewTextAlphabet NewMathAlphabet specialrule newpsobject",
+    4: "titlespacing plotfour DeclareGraphicsRule usefont DeclareMathSymbol NewMathSymbol",
+    5: "titleformat DeclareMathAlphabet DeclareSymbolFont",
+    6: "bibpunct DeclareFontShape SetMathAlphabet",
+    7: "plotfiddle",
+    9: "newtheoremstyle",
+}.items() for name in names.split()} | {"figcaption": 1, "twocolumn": 0}
+# Of these, boxes with more options after their measure.
+BOXES = frozenset("raisebox scalebox parbox newtheorem".split())
 
 # Commands that show their first argument and no later one: how many go.
 FIRST = {"texorpdfstring": 1}
@@ -56,7 +74,8 @@ onecolabstract singlecolumnabstract abstracts landscapetable threeparttable tabl
 plates scope thenomenclature
 """.split())
 # Arguments that a kept environment's \begin carries.
-ENVIRONMENT_ARGUMENTS = {"CJK": 2, "CJK*": 2, "minipage": 1, "multicols": 1, "adjustwidth": 2, "list": 2, "spacing": 1, "tcolorbox": 0,
+ENVIRONMENT_ARGUMENTS = {"CJK": 2, "CJK*": 2, "minipage": 1, "boxedminipage": 1, "varwidth": 1, "changemargin": 2, "Spacing": 1, "lrbox": 1, "column": 1,
+                         "turn": 1, "labeling": 1, "hangparas": 2, "restatable": 2, "letter": 1, "multicols*": 1, "textblock": 1, "textblock*": 1, "multicols": 1, "adjustwidth": 2, "list": 2, "spacing": 1, "tcolorbox": 0,
                          "addmargin": 1, "otherlanguage": 1, "mdframed": 0, "thefoottable": 1}
 MATH_ENVIRONMENTS = frozenset("""equation align eqnarray gather multline flalign alignat displaymath math dmath dgroup
 IEEEeqnarray mathletters darray""".split())

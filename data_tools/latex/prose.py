@@ -12,21 +12,17 @@ from dataclasses import dataclass, field
 
 from data_tools.latex.citations import CITE, Work, cite_words, cites_by_name
 from data_tools.latex.formulas import CLOSE, OPEN
+from data_tools.latex.layout import accent_of_number, skip_layout
 from data_tools.latex.limits import Deadline
 from data_tools.latex.macros import bracket, group
-from data_tools.latex.names import ACCENTS, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
+from data_tools.latex.names import ACCENTS, BOXES, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
+from data_tools.latex.references import ACRONYM, acronym_words
 
 BREAK = "\ue002"  # a line's end that stays one
 MAX_ARGUMENT_DEPTH = 6
 HEADING = "\ue003"  # before a heading inside a passage, until `tidy` is through with empty ones
 _TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
-# TeX's own way to set a length, `\parskip=2pt` or `\vskip 1em`, has no braces around what is set
-_LENGTH = re.compile(
-    r"\\(?:looseness|baselineskip|parskip|parindent|hsize|vsize|textwidth|textheight|tolerance|emergencystretch|penalty|hskip|vskip|kern"
-    r"|raise|lower|columnsep|tabcolsep|topmargin|hangindent|leftskip|rightskip|widowpenalty|clubpenalty|abovedisplayskip|belowdisplayskip)"
-    r"(?![a-zA-Z])[ \t]{0,9}=?[ \t]{0,9}(?:-?[\d.]{1,9}[ \t]{0,3}(?:\\[a-zA-Z]{1,20}|(?:true)?(?:pt|em|ex|cm|mm|in|bp|sp)(?![a-z]))?|\\[a-zA-Z]{1,20})?"
-)
 _ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
 # what an accent stands on where no braces are: a letter, a letter by name, or another accent with its letter
 _ACCENTED = re.compile(
@@ -40,9 +36,6 @@ _FUNCTION_WORD = re.compile(
 )
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
-_ACRONYM = frozenset(
-    "ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split()
-)
 
 
 @dataclass
@@ -58,7 +51,7 @@ class Context:
 
 def prose(text: str, context: Context, deadline: Deadline) -> str:
     """Paragraphs of plain words, a blank line between them; formulas stay marks, headings inside begin with HEADING."""
-    return tidy(_Reader(_LENGTH.sub(" ", text), context, deadline).run())
+    return tidy(_Reader(text, context, deadline).run())
 
 
 class _Reader:
@@ -135,18 +128,25 @@ class _Reader:
             self._heading(f"\n\n{HEADING}", "\n\n")
         elif word in ("paragraph", "subparagraph"):
             self._heading("\n\n", " ")
+        elif layout := skip_layout(word, self._text, self._at):
+            self._out.append(layout[0])
+            self._at = layout[1]
         elif word in DROP:
             self._options()
             for _ in range(DROP[word]):
                 self._options()
                 self._argument()
+            if word in BOXES:
+                self._options()
         elif word in ACCENTS:
             self._accent(ACCENTS[word])
+        elif word == "accent":
+            self._numbered_accent()
         elif word in ("url", "nolinkurl", "path", "lstinline", "verb"):
             self._literal(word)
         elif word in ("ion", "element"):
             self._ion()
-        elif word in _ACRONYM:
+        elif word in ACRONYM:
             self._acronym(word)
         elif word in FIRST:
             self._first()
@@ -167,6 +167,10 @@ class _Reader:
         )
 
     def _unknown(self, word: str) -> None:
+        if word.endswith(("index", "idx")) and self._text.startswith(("{", "["), self._at):  # the many indices of proceedings
+            self._options()
+            self._argument()
+            return
         shown = symbols().get(word, "")
         self._out.append(shown)
         if not shown and self._text.startswith("[", self._at):
@@ -179,6 +183,8 @@ class _Reader:
             self._accent(ACCENTS[symbol])
             return
         self._out.append(CONTROL_SYMBOLS.get(symbol, ""))
+        if symbol == "\\" and self._text.startswith("*", self._at):
+            self._at += 1
         if symbol == "\\" and self._text.startswith("[", self._at):
             option = bracket(self._text, self._at)
             if option and len(option[0]) < 20:
@@ -195,6 +201,12 @@ class _Reader:
         # an accented i loses its dot by itself, so the undotted one is not needed
         first = {"ı": "i", "ȷ": "j"}.get(letters[:1], letters[:1])
         self._out.append(unicodedata.normalize("NFC", first + mark) + letters[1:] if first.isalpha() else letters)
+
+    def _numbered_accent(self) -> None:
+        found = accent_of_number(self._text, self._at)
+        if found:
+            self._at = found[1]
+            self._accent(ACCENTS[found[0]])
 
     def _environment(self, edge: str) -> None:
         found = _ENVIRONMENT_NAME.match(self._text, self._at)
@@ -269,19 +281,8 @@ class _Reader:
         if key is None:
             return
         short, long = self._context.acronyms.get(key.strip(), (key.strip(), ""))
-        short, long = self._plain(short), self._plain(long)
-        plural = "s" if word.endswith(("p", "pl")) else ""
-        new = key not in self._context.seen and "s" not in word[2:3]
-        if not long or "short" in word or word[2:3] == "s" and word[:2] != "gl":
-            shown = short + plural
-        elif word[2:3] == "l" and word[:2].lower() == "ac" or "long" in word:
-            shown = long + plural
-        elif new or "full" in word or word[2:3] == "f":
-            shown = f"{long}{plural} ({short}{plural})"
-        else:
-            shown = short + plural
+        self._out.append(acronym_words(word, self._plain(short), self._plain(long), new=key not in self._context.seen))
         self._context.seen.add(key)
-        self._out.append(shown[:1].upper() + shown[1:] if word[0] in "AG" else shown)
 
     # -- marks
 

@@ -42,6 +42,11 @@ _ACRONYM = re.compile(
 )
 
 
+ACRONYM = frozenset(
+    "ac acp acl aclp acs acsp acf acfp Ac Acp Acl Aclp Acf gls glspl Gls Glspl glsentrylong acrshort acrlong acrfull".split()
+)
+
+
 def number_labels(text: str, deadline: Deadline) -> dict[str, tuple[str, str]]:
     """For each \\label its kind of thing ("Figure") and its number ("3", "2.1", "A")."""
     labels: dict[str, tuple[str, str]] = {}
@@ -120,3 +125,18 @@ def acronyms(text: str, deadline: Deadline) -> dict[str, tuple[str, str]]:
         else:
             found[key] = ((short or shorter or key).strip(), long.strip())
     return found
+
+
+def acronym_words(word: str, short: str, long: str, new: bool) -> str:
+    """What one command of the acronym or glossaries package shows; `new` where the acronym was not spelled out before."""
+    plural = "s" if word.endswith(("p", "pl")) else ""
+    new = new and "s" not in word[2:3]
+    if not long or "short" in word or word[2:3] == "s" and word[:2] != "gl":
+        shown = short + plural
+    elif word[2:3] == "l" and word[:2].lower() == "ac" or "long" in word:
+        shown = long + plural
+    elif new or "full" in word or word[2:3] == "f":
+        shown = f"{long}{plural} ({short}{plural})"
+    else:
+        shown = short + plural
+    return shown[:1].upper() + shown[1:] if word[0] in "AG" else shown
