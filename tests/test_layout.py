@@ -125,7 +125,7 @@ def test_optional_packages_are_imported_nowhere_at_module_level():
 
 
 # a signature that is not ours to choose: function -> whose it is
-FOREIGN_SIGNATURES = {"layer_attention": "transformers' attention interface"}
+FOREIGN_SIGNATURES = {"layer_attention": "transformers' attention interface", "varlen_attention": "flash-attn's varlen function"}
 
 
 def test_files_and_functions_can_be_read_on_a_screen():

@@ -9,32 +9,44 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from train.model_files.folder import ModelError
 
 # what model.config._attn_implementation is set to; transformers takes any name with "flash" in it for one of its own kernels
 REGISTERED = {"flash": "packed_fa", "torch_varlen": "packed_tv", "sdpa": "packed_by_document"}
 
 Attention = Callable[..., torch.Tensor]
 
+# what layers pass along that changes nothing here, or nothing while it has this value
+HARMLESS = {"cu_seqlens", "max_seqlen", "scaling", "sliding_window", "position_ids", "use_cache", "cache_position", "layer_idx"}
+UNSET = {"dropout": 0.0, "is_causal": True, "output_attentions": False, "output_hidden_states": False}
 
-def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+
+def _flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float, window: int | None
+) -> torch.Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=True)
+    banded = {} if window is None else {"window_size": (window - 1, 0)}
+    return flash_attn_varlen_func(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, softmax_scale=scale, causal=True, **banded)
 
 
 def _torch_varlen(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float, window: int | None
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    grouped = q.shape[1] != k.shape[1]
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+    grouped, left = q.shape[1] != k.shape[1], -1 if window is None else window - 1
+    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(left, 0), enable_gqa=grouped)
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float) -> torch.Tensor:
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float, window: int | None
+) -> torch.Tensor:
     k, v = _repeat_heads(q, k, v)
     edges = cu_seqlens.tolist()
     outputs = []
@@ -42,7 +54,12 @@ def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.T
         if start == stop:
             continue
         one = [x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v)]  # (1, heads, length, head_dim)
-        outputs.append(F.scaled_dot_product_attention(*one, is_causal=True, scale=scale).squeeze(0).transpose(0, 1))
+        if window is None or window >= stop - start:
+            out = F.scaled_dot_product_attention(*one, is_causal=True, scale=scale)
+        else:
+            causal = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).tril()
+            out = F.scaled_dot_product_attention(*one, attn_mask=causal.triu(1 - window), scale=scale)
+        outputs.append(out.squeeze(0).transpose(0, 1))
     return torch.cat(outputs)
 
 
@@ -87,6 +104,7 @@ def varlen_attention(
     *,
     backend: str,
     scale: float | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Block-diagonal causal attention.
 
@@ -94,10 +112,12 @@ def varlen_attention(
         q: (tokens, heads, head_dim); k, v: (tokens, kv_heads, head_dim), kv_heads divides heads.
         cu_seqlens: (documents + 1,) int32, starts at 0, ends at tokens.
         max_seqlen: the longest document's tokens.
+        window: how many tokens a token attends to, itself the last of them; None: all before it in its document.
     Returns:
         (tokens, heads, head_dim)
     """
-    return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, q.shape[-1] ** -0.5 if scale is None else scale)
+    window = None if window is None or window >= max_seqlen else window
+    return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, q.shape[-1] ** -0.5 if scale is None else scale, window)
 
 
 def install(backend: str) -> str:
@@ -111,22 +131,26 @@ def install(backend: str) -> str:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
         *,
-        cu_seqlens: torch.Tensor | None = None,
-        max_seqlen: int | None = None,
         scaling: float | None = None,
-        dropout: float = 0.0,
         sliding_window: int | None = None,
-        **_: object,
+        **asked: Any,
     ) -> tuple[torch.Tensor, None]:
         # query: (1, heads, tokens, head_dim)
-        assert cu_seqlens is not None and max_seqlen is not None, "packed attention was called without cu_seqlens"
-        assert attention_mask is None and query.shape[0] == 1, (attention_mask is None, query.shape)
-        assert dropout == 0.0, f"attention dropout {dropout}: packed training has none"
-        assert sliding_window is None or sliding_window >= max_seqlen, (
-            f"sliding window {sliding_window} is shorter than a document of {max_seqlen}"
-        )
+        assert asked.get("cu_seqlens") is not None, "packed attention was called without cu_seqlens"
+        require_computed(attention_mask=attention_mask, **asked)
+        assert query.shape[0] == 1, query.shape
         packed = [x.squeeze(0).transpose(0, 1) for x in (query, key, value)]
-        return varlen_attention(*packed, cu_seqlens, max_seqlen, backend=backend, scale=scaling).unsqueeze(0), None
+        edges, longest = asked["cu_seqlens"], asked["max_seqlen"]
+        return varlen_attention(*packed, edges, longest, backend=backend, scale=scaling, window=sliding_window).unsqueeze(0), None
 
     AttentionInterface.register(REGISTERED[backend], layer_attention)
     return REGISTERED[backend]
+
+
+def require_computed(**asked: Any) -> None:
+    """Raises ModelError where a layer asks of the seam what it does not compute: all but scaling and sliding_window."""
+    if asked.get("cu_seqlens") is None or asked.get("max_seqlen") is None:
+        raise ModelError("its attention is called without cu_seqlens")
+    for name, value in asked.items():
+        if name not in HARMLESS and value is not None and not (name in UNSET and value == UNSET[name]):
+            raise ModelError(f"its attention has {name}, which is not computed here")

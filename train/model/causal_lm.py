@@ -116,7 +116,10 @@ def _put_loss_into_head(hf: nn.Module, chunk: int, fused: bool) -> None:
         head = LossHead(old.in_features, old.out_features, bias=False)
     head.weight = old.weight
     head.loss_chunk, head.fused = chunk, fused
-    hf.set_output_embeddings(head)
+    [name] = [name for name, module in hf.named_modules() if module is old]  # lm_head, embed_out: the files' name for it
+    parent, _, own = name.rpartition(".")
+    setattr(hf.get_submodule(parent), own, head)
+    assert hf.get_output_embeddings() is head, name
 
 
 def _refuse_what_drops(hf: nn.Module) -> None:

@@ -12,7 +12,7 @@ from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data.mixture import SourceSpec
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
-from train.model_files.shapes import described, of_llama, require_plain_head
+from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.memory_items import Plan, Shape, plan
 from train.recipe.load import find_file
@@ -41,6 +41,22 @@ def shape_of_path(model: str) -> Shape | None:
     return Shape.of(of_llama(PUBLISHED[model])) if model in PUBLISHED else None
 
 
+def _require_supported(recipe: Recipe) -> None:
+    """Raises ModelError for a model that is here and would not be computed exactly; a plain Llama needs no look, and no transformers."""
+    folder = Path(recipe.model.path)
+    if (folder / "config.json").is_file():
+        config = read_config(folder / "config.json")
+        if (
+            config.get("model_type") != "llama"
+            or config.get("rope_scaling")
+            or config.get("rope_parameters", {}).get("rope_type", "default") != "default"
+        ):
+            from train.model.causal_lm import config_of
+            from train.model.support import require_supported
+
+            require_supported(config_of(folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
+
+
 def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = None) -> str:
     """The table of derived numbers, then what is not here yet.
 
@@ -55,6 +71,7 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
     steps, warmup = recipe.total_steps, recipe.warmup_steps
     shape = shape_of_path(recipe.model.path)
+    _require_supported(recipe)
     memory = plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
     missing = [] if shape else [f"model.path={recipe.model.path}: not here, and its size is not known"]
     if shape and not Path(recipe.model.path).exists():

@@ -38,6 +38,7 @@ from train.evaluation.heldout import Heldout
 from train.guard import run_lock
 from train.model.causal_lm import config_of
 from train.model.flops import flops_per_token
+from train.model.support import require_supported
 from train.model_files.companions import COMPANIONS
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
@@ -170,8 +171,8 @@ def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Sha
 
 
 def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> None:
-    """What would end the run later: memory that is not there, a save that cannot be made."""
-    config_of(base.folder)  # refuses what the engine would, before anything is measured
+    """What would end the run later: a model that is not computed here, memory that is not there, a save that cannot be made."""
+    require_supported(config_of(base.folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
     shape = Shape.of(described(base.folder / "config.json", own_code="ignored"))  # the rehearsal refuses it, with all else that is wrong
     for line in memory_plan.require(recipe, shape, world):
         world.log0(line)
