@@ -8,12 +8,12 @@ stood still. "read back" hashes a whole checkpoint as a resume does; "disk" writ
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from train.benchmark import disk
 from train.benchmark.ranks import BenchError, Watch, give_back, launch, own_memory, small_recipe, timed
 from train.recipe.vocabulary import Recipe
 
@@ -115,7 +115,11 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     got["bytes"] = sum(p.stat().st_size for p in newest.rglob("*") if p.is_file())
     got["verify"], faults = timed(lambda: manifest.verify(newest, world), world)
     assert not faults, faults
-    got["disk"] = min(timed(lambda: _write_plainly(root / f"plain_{world.rank}", got["bytes"] // world.size), world)[0] for _ in range(2))
+    plain, plainly = root / f"plain_{world.rank}", []
+    for _ in range(2):
+        plainly.append(timed(lambda: disk.write_plainly(plain, got["bytes"] // world.size), world)[0])
+        plain.unlink()
+    got["disk"] = min(plainly)
     return got
 
 
@@ -137,12 +141,3 @@ def _step(engine: Any, recipe: Recipe, world: Any, saver: Any = None) -> None:
         step.take(engine, [batch], ["made"], world, lambda: {"save failed": saver.failed}, lambda _: saver.before_update())
     else:
         step.take(engine, [batch], ["made"], world)
-
-
-def _write_plainly(path: Path, nbytes: int) -> None:
-    piece = os.urandom(1 << 20) * 16
-    with path.open("wb", buffering=0) as f:
-        for at in range(0, nbytes, len(piece)):
-            f.write(memoryview(piece)[: min(len(piece), nbytes - at)])
-        os.fsync(f.fileno())
-    path.unlink()

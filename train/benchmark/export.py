@@ -12,16 +12,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.benchmark import disk
 from train.benchmark.ranks import BenchError
 from train.recipe.load import ROOT
 
 OURS = "export_hf.py"
-BLOCK = 8 << 20
 # runs a command and prints its seconds and peak memory: a light process in between, since a child's peak counts its parent's pages
 LAUNCHER = """
 import json, os, sys, time
@@ -61,8 +60,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         rates: dict[str, list[float]] = {"read": [], "write": []}
         rows: dict[str, dict[str, Any]] = {}
         for turn in range(args.repeats):
-            rates["read"].append(_read_rate(task.files, args.warm))
-            rates["write"].append(_write_rate(work / "plain", min(task.write_bytes, 2 << 30)))
+            rates["read"].append(disk.read_rate(task.files, not args.warm, 2 << 30))
+            rates["write"].append(disk.write_rate(work / "plain", min(task.write_bytes, 2 << 30)))
             for label, steps in commands.items():
                 seconds, peak = _timed_steps(steps, task, work, args.warm)
                 if label not in rows or seconds < rows[label]["seconds"]:
@@ -136,7 +135,7 @@ def _timed_steps(steps: list[list[str]], task: Task, work: Path, warm: bool) -> 
     for left in ("out", "fp32", "copy"):
         shutil.rmtree(work / left, ignore_errors=True)
     if not warm:
-        _forget(task.files)
+        disk.forget(task.files)
     os.sync()
     figures = [_timed(step) for step in steps]
     return sum(s for s, _ in figures), max(m for _, m in figures)
@@ -170,39 +169,6 @@ def _timed(command: list[str]) -> tuple[float, int]:
     if code:
         raise BenchError(f"{' '.join(command[:3])}: exit {code}\n{done.stderr[-2000:]}")
     return seconds, peak
-
-
-def _forget(files: list[Path]) -> None:
-    """Drop files from the page cache."""
-    for path in files:
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
-            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _read_rate(files: list[Path], warm: bool) -> float:
-    """Bytes a second of a plain read of the first 2 GiB."""
-    if not warm:
-        _forget(files)
-    buffer, total, begun = bytearray(BLOCK), 0, time.perf_counter()
-    for path in files:
-        with path.open("rb", buffering=0) as f:
-            while total < 2 << 30 and (got := f.readinto(buffer)):
-                total += got
-    return total / (time.perf_counter() - begun)
-
-
-def _write_rate(path: Path, nbytes: int) -> float:
-    """Bytes a second of a plain write with a sync at the end."""
-    block = os.urandom(1 << 20) * (BLOCK >> 20)
-    begun = time.perf_counter()
-    with path.open("wb", buffering=0) as f:
-        for _ in range(max(1, nbytes // BLOCK)):
-            f.write(block)
-        os.fsync(f.fileno())
-    rate = max(1, nbytes // BLOCK) * BLOCK / (time.perf_counter() - begun)
-    path.unlink()
-    return rate
 
 
 def _same(one: Path, other: Path) -> str:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from train.benchmark import disk
 from train.benchmark.ranks import BenchError, Watch, bytes_read, give_back, launch, own_memory, small_recipe, timed
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.recipe.vocabulary import Recipe
@@ -64,7 +63,7 @@ def _run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     entries = read_folder(folder)
     files = sorted({e.file for e in entries.values()})
     nbytes, parameters = sum(f.stat().st_size for f in files), sum(e.numel for e in entries.values())
-    cold, warm = _disk_rate(files)
+    cold, warm = (disk.read_rate(files, cold=cold) / 1e9 for cold in (True, False))
     job = {"folder": str(folder), "files": [str(f) for f in files], "dtype": args.dtype}
     job["deepspeed"] = str(args.deepspeed) if args.deepspeed else None
     element = max(OF_RECIPE[args.dtype].itemsize, max(e.dtype.itemsize for e in entries.values()))  # a slice as it waits for its master
@@ -109,29 +108,6 @@ def _dtypes(entries: dict[str, Any]) -> str:
     return ", ".join(sorted({str(e.dtype).removeprefix("torch.") for e in entries.values()}))
 
 
-def _disk_rate(files: list[Path]) -> tuple[float, float]:
-    """GB/s of one process that reads the files front to back: dropped from the page cache, and in it."""
-    rates = []
-    for cold in (True, False):
-        if cold:
-            _drop(files)
-        buffer, total, begun = bytearray(16 << 20), 0, time.perf_counter()
-        for path in files:
-            with path.open("rb", buffering=0) as f:
-                while got := f.readinto(buffer):
-                    total += got
-        rates.append(total / 1e9 / (time.perf_counter() - begun))
-    return rates[0], rates[1]
-
-
-def _drop(files: list[Path]) -> None:
-    """Ask the kernel to forget the files, as far as it does."""
-    for path in files:
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
-            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     """One rank's part: watched once, then timed cold and warm; every rank calls it."""
     import deepspeed  # noqa: F401
@@ -171,7 +147,7 @@ def _forget(job: dict[str, Any], world: Any, cold: bool) -> None:
     gc.collect()
     world.barrier()
     if cold and world.rank == 0:
-        _drop([Path(f) for f in job["files"]])
+        disk.forget([Path(f) for f in job["files"]])
     world.barrier()
 
 
