@@ -53,6 +53,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert shards.manifest["counts"]["sources"]["general"]["documents"] == sum(source == "general" for _, source, _ in documents())
 
 
+def test_other_programs_open_the_files_as_the_page_says(tmp_path: Path) -> None:
+    import datasets
+    import pandas
+
+    files = [str(f) for f in sorted(corpus(tmp_path / "shards").glob("*.arrow"))]
+    wanted = [(id, source, tokens.tolist()) for id, source, tokens in documents()]
+    loaded = datasets.load_dataset("arrow", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert [(row["id"], row["source"], row["tokens"]) for row in loaded] == wanted
+    frames = pandas.concat([pandas.read_feather(f) for f in files])
+    assert [(id, source, list(tokens)) for id, source, tokens in zip(frames.id, frames.source, frames.tokens)] == wanted
+
+
 def test_masks_are_read_back_and_counted(tmp_path: Path) -> None:
     shards = Shards.open(chat(tmp_path / "shards"))
     for i, (_, _, tokens) in enumerate(documents()):
