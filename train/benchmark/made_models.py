@@ -107,7 +107,7 @@ def _write(
         for name in file.tensors:
             writer.stream(name, _values(block, numels[name], len(shapes[name]), next(number), dtype))
         written[file.name] = writer.close()
-    (folder / INDEX).write_text(index_text(files, numels, dtype.itemsize))
+    (folder / INDEX).write_text(index_text({f.name: f.tensors for f in files}, sum(numels.values()) * dtype.itemsize))
     return written
 
 

@@ -29,9 +29,9 @@ from train.checkpoint import manifest, trainer_state, weight_files
 from train.checkpoint.find import steps_in
 from train.checkpoint.layout import FORMAT, LATEST, MANIFEST, PROBE, REPLACED, STATE, STEP, TRAINER, TRAINER_INDEX, folder_name
 from train.checkpoint.trainer_state import Slices
-from train.model_files import folder as model_folder
 from train.model_files.companions import companion_files
 from train.model_files.dtypes import known
+from train.model_files.folder import INDEX, index_text, plan_files
 from train.model_files.writer import Writer
 from train.world.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
 from train.world.ranks import World
@@ -112,8 +112,8 @@ def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[st
     if extras.trainer_state:
         texts[TRAINER_INDEX] = trainer_state.index_text(slices, size).encode()
     numels, itemsize = slices.numels, slices.dtype.itemsize
-    files = model_folder.plan_files(numels, itemsize, size)
-    texts[model_folder.INDEX] = model_folder.index_text(files, numels, itemsize).encode()
+    files = plan_files(numels, itemsize, size)
+    texts[INDEX] = index_text({f.name: f.tensors for f in files}, sum(numels.values()) * itemsize).encode()
     hashes = {name: write_small(tmp / name, content) for name, content in texts.items()}
     if extras.probe:
         writer = Writer(tmp / PROBE, {n: (known(t.dtype), tuple(t.shape)) for n, t in extras.probe.items()})

@@ -19,9 +19,9 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint import layout, manifest, trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.trainer_state import Slices
-from train.model_files import folder as model_folder
 from train.model_files.companions import companion_files, generation_faults
 from train.model_files.dtypes import FP32, known
+from train.model_files.folder import plan_files, read_folder
 from train.model_files.header import read_header
 from train.model_files.shapes import described, read_config
 from train.model_files.writer import Writer
@@ -77,7 +77,7 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
     if is_remote(tmp):
         (tmp / f"rank_{world.rank:05d}").write_bytes(b"rehearsal")
         return
-    files = model_folder.plan_files(slices.numels, slices.dtype.itemsize, world.size)
+    files = plan_files(slices.numels, slices.dtype.itemsize, world.size)
     for f in (f for f in files if f.owner == world.rank):
         Writer(tmp / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors}).leave_empty()
     if with_trainer:
@@ -86,7 +86,7 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
 
 def _open_as_users_do(folder: Path, slices: Slices) -> None:
     """Names, shapes and dtype of the folder against the config in it."""
-    entries = model_folder.read_folder(folder)
+    entries = read_folder(folder)
     found = {n: e.shape for n, e in entries.items()}
     assert found == slices.shapes, sorted(set(found.items()) ^ set(slices.shapes.items()))[:3]
     assert {e.dtype for e in entries.values()} == {known(slices.dtype)}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,7 @@ from train.export.source import ExportError
 from train.export.stage import Stage
 from train.model_files import stream
 from train.model_files.dtypes import DType, cast, is_finite
-from train.model_files.folder import INDEX, read_folder
+from train.model_files.folder import INDEX, index_text, read_folder
 from train.model_files.shapes import Described
 from train.model_files.stream import RING, Ahead, ReadError, Tensor
 from train.model_files.writer import Writer
@@ -87,8 +86,7 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
             one.reader.verify()
     card = companions.model_card(request.checkpoint, request.dtype, ready.made_of)
     small = companions.copy(ready.companions, stage.folder, request.dtype, card)
-    index = {"metadata": {"total_size": nbytes}, "weight_map": {n: f.name for f in ready.files for n in f.tensors}}
-    (stage.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (stage.folder / INDEX).write_text(index_text({f.name: f.tensors for f in ready.files}, nbytes))
     _read_back(stage.folder, ready.model, request.dtype)
     judge(stage.folder)
     stage.publish([*small, INDEX], {"made_of": ready.made_of or [one.kind for one in ready.opened]})

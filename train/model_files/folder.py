@@ -83,12 +83,9 @@ def plan_files(numels: dict[str, int], bytes_per_element: int, size: int, max_by
     return [WeightFile(f"model-{i + 1:05d}-of-{n:05d}.safetensors", i % size, tuple(g)) for i, g in enumerate(groups)]
 
 
-def index_text(files: list[WeightFile], numels: dict[str, int], bytes_per_element: int) -> str:
-    """model.safetensors.index.json."""
-    content = {
-        "metadata": {"total_size": sum(numels.values()) * bytes_per_element},
-        "weight_map": {n: f.name for f in files for n in f.tensors},
-    }
+def index_text(files: dict[str, tuple[str, ...]], nbytes: int) -> str:
+    """model.safetensors.index.json of files and the tensors in each; nbytes: of all tensors."""
+    content = {"metadata": {"total_size": nbytes}, "weight_map": {n: name for name, tensors in files.items() for n in tensors}}
     return json.dumps(content, indent=2) + "\n"
 
 

@@ -15,7 +15,7 @@ from train.foreign.meta.tensors import MetaFolderError, Params, read_params, ten
 from train.foreign.meta.tokenizer import tokenizer_json
 from train.foreign.torch_save.file import check_place
 from train.model_files.dtypes import DType, cast, is_finite
-from train.model_files.folder import INDEX, plan_files
+from train.model_files.folder import INDEX, index_text, plan_files
 from train.model_files.stream import Tensor
 from train.model_files.writer import Writer
 from train.world.places import sync
@@ -75,8 +75,7 @@ def _write_weights(tensors: dict[str, Tensor], tmp: Path, dtype: DType, progress
             progress(numels[name])
         writer.close()
     total = sum(numels.values()) * dtype.itemsize
-    index = {"metadata": {"total_size": total}, "weight_map": {n: f.name for f in files for n in f.tensors}}
-    (tmp / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (tmp / INDEX).write_text(index_text({f.name: f.tensors for f in files}, total))
     return total
 
 
