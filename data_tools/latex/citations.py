@@ -34,9 +34,10 @@ _APPARATUS = re.compile(
     r"|vol(?:ume)?\b\.?|but|however|though|among|others|works?|papers?|citations?|[ivxlc]+|[a-z]?\d+[a-z]?|[a-z])\b"
     r"|\\?[\s.,;:~§()\[\]'\"&/–—-])*"
 )
+_FOR = re.compile(r"(?i)[\s,;:]*(?:(?:see|e\.g\.|also)[\s,;:]*)*for\b[^()]{0,90}")  # `[see][for a derivation of this]`
 _TRAILING = re.compile(r"(?i)[\s,;:]*(?:\b(?:see|also|e\.g\.|cf\.|and|for example|for instance)[\s,;:]*)*$")
 _ET_AL = re.compile(r"\bet\.? al\b\.?")
-_NEEDS_NAME = re.compile(r"(?i)\b(?:by|of|in|from|than|to|with|following|after|as|unlike|per)[\s,;:]*$")
+_NEEDS_NAME = re.compile(r"(?i)\b(?:by|of|in|from|than|to|with|following|after|as|unlike|per|includes?|including|like)[\s,;:]*$")
 _CONTINUES = re.compile(r"(?i)^[\s,;:]*(?:who|whose|which|where|but|and|using|based|have|has|had|found|finds?|is|are|was|were)\b")
 
 Work = tuple[str, str]  # the authors as printed, the year
@@ -64,25 +65,25 @@ def cite_words(command: str, works: list[Work | None], notes: tuple[str, str], b
     elif by_name:
         shown = _named(works, before, after, bare=command in _BARE)
     else:
-        inside = _parenthesis(works, before or after and notes[0], after)
+        inside = _parenthesis(works, before, after, notes[0])
         shown = inside if command in _BARE or not inside else f" ({inside})"
     return shown[:1].upper() + shown[1:] if command[0] in "CT" else shown or " "
 
 
 def _kept(note: str) -> str:
     """A note without what only says where to look; "" where it says no more."""
-    if _APPARATUS.fullmatch(note):
+    if _APPARATUS.fullmatch(note) or _FOR.fullmatch(note):
         return ""
     return _TRAILING.sub("", note).strip(" ,;")
 
 
-def _parenthesis(works: list[Work | None], before: str, after: str) -> str:
+def _parenthesis(works: list[Work | None], before: str, after: str, said_before: str) -> str:
     if not (before or after):
         return ""
     linked = _NEEDS_NAME.search(before) is not None or _CONTINUES.match(after) is not None
     who = "; ".join(f"{work[0]} {work[1]}".strip() for work in works) if all(works) else CITATION
     if linked or after and all(works):
-        return f"{before} {who}".strip() + (f", {after}" if after else "")
+        return f"{before or said_before} {who}".strip() + (f", {after}" if after else "")
     return "; ".join(filter(None, (before, after)))
 
 

@@ -12,6 +12,7 @@ Sections without prose never count, the first section never is the conclusion.
 import re
 from dataclasses import dataclass
 
+from data_tools.latex.headings import APPENDIX, BACK, CONCLUSION, INTRODUCTION, LEVELS, OPENING, SUMMARY, find_headings, plain_title
 from data_tools.latex.limits import MAX_SECTIONS, Deadline, PaperError
 from data_tools.latex.macros import bracket, group
 from data_tools.latex.names import DROP_ENVIRONMENTS
@@ -19,14 +20,9 @@ from data_tools.latex.prose import HEADING
 
 MIN_UNSECTIONED = 40
 MAX_UNSECTIONED = 0.6
-LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
 _ABSTRACT = re.compile(r"\\begin\s{0,9}\{((?:onecol|singlecolumn)?[aA]bstracts?)\}|\\(abstracts?)(?![a-zA-Z@])")
-_HEADING = re.compile(
-    r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
-    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
-)
 _FRONT = re.compile(
     r"\\(title|author|affil|affiliation|altaffiltext|address|email|institute|keywords|date|correspondingauthor|maketitle|thanks"
     r"|begin\s{0,9}\{document\}|icmltitle|icmlauthor|shorttitle|shortauthors|subjectheadings|pacs|pagerange|preprint|and"
@@ -37,14 +33,6 @@ _AFTER_THANKS = re.compile(
     r"\\(?:chapter|section|appendix|bibliography|software|facilit(?:y|ies))(?![a-zA-Z])|\\begin\s{0,9}\{(?:appendi|thebib)"
 )
 _DIFF_MARK = re.compile(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])|(?<= )FL(?![a-zA-Z])")
-_NUMBER = re.compile(r"^(?:\W*(?:section|chapter)?\s*(?:[0-9]{1,2}(?:\.[0-9]{0,2})*|[IVX]{1,4}\.|[A-Z]\.)[.:)\s]\s*)")
-_INTRODUCTION = re.compile(r"\bintro(?:duction|ductory)?\b|^introducci[oó]n$")
-_OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
-_CONCLUSION = re.compile(r"\bconclu(?:sions?|ding|de)\b")
-_SUMMARY = re.compile(
-    r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
-    r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
-)
 _DISCUSSION = re.compile(
     r"^(?:general )?discussions?$|^discussions? (?:and|of) (?:future|outlook|perspectives?|prospects?|implications?|the results|results|our results)\b"
     r"|^results and discussions?$"
@@ -54,13 +42,6 @@ _SAYS_WHAT_WAS_DONE = re.compile(
     r"|\b(?:we|i) (?:have|has) (?:\w+ )?(?:\w+ed|shown|begun|found|made|given|seen|built|taken|undertaken)\b"
     r"|\b(?:we|i) (?:present|presented|developed|introduced|showed|implemented|described|demonstrated|explored|investigated|studied|derived)\b"
 )
-_BACK = re.compile(
-    r"acknowled?ge?ment|^acknowledge|^thanks$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?|^contributions?$"
-    r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|data (?:and .{0,30})?availability|code availability|software availability"
-    r"|availability of (?:data|code)|^(?:software|facilities|facility)(?:,? and .{0,20})?$|^related resources|^supporting information|^orcid|author information|^credit author"
-    r"|^dedication|^keywords?$|^authors?$|^declarations?$|^supplementary (?:materials?|data)$|ethics statement|reproducibility statement"
-)
-_APPENDIX = re.compile(r"^(?:appendix|appendices|supplement)")
 _GRATITUDE = re.compile(
     r"(?i)^(?:finally, |lastly, )?(?:(?:we|the authors?|i)(?: would| wish| also| all| gratefully| warmly| sincerely| like to| to){0,4} (?:thank|acknowledge|are grateful)\b"
     r"|it is (?:a|my|our) (?:great )?pleasure|special thanks\b|(?:many )?thanks (?:to|are)\b"
@@ -69,17 +50,6 @@ _GRATITUDE = re.compile(
     r"|(?:funding|support|financial support)(?: for [^.]{0,60})? (?:was|were|is|has|came|for)\b"
     r"|[A-Z][^a-z]{0,30}[^.]{0,3}[\w. ]{0,60}(?:acknowledges?|is grateful|are grateful|(?:was|were|is) (?:partially |partly |in part )?(?:supported|funded))\b"
     r"|comput(?:ing|ational|er) (?:resources|time|facilities)\b|based (?:in part )?on observations\b|\W*acknowled?ge?ments?\b)"
-)
-
-
-_TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][\w ,&\\'()\ue000\ue001-]{2,80}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
-_RUN_IN = re.compile(
-    r"(?:(?<=\n\n)|(?<=\n \n))[ \t]{0,9}(?:\\(?:noindent|medskip|bigskip|par|indent)\s{0,9}){0,3}(?:"
-    r"\\(?:emph|textit|textbf|textsc)\s{0,9}\{" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:]\})|(?<=[.:]))"
-    r"|\{\s{0,9}\\(?:it|em|bf|sc|itshape|bfseries)\s{1,9}"
-    + _TITLE
-    + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:-]\})|(?<=[.:]))"
-    r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})"
 )
 
 
@@ -174,10 +144,7 @@ def cut_thanks(text: str) -> str:
 
 def split_sections(text: str, deadline: Deadline) -> list[Section]:
     """The body as top-level sections in order, titles and texts TeX; text before the first has the title ""."""
-    headings = _headings(text, deadline)
-    if not any(level in LEVELS and not _BACK.search(plain_title(title)) for level, title, *_ in headings):
-        text = name_run_in_headings(text)
-        headings = _headings(text, deadline)
+    text, headings = find_headings(text, deadline)
     used = [name for name, *_ in headings if name in LEVELS]
     top = min(used, key=LEVELS.index) if used else ""
     cuts = [h for h in headings if h[0] in (top, "appendix")]
@@ -192,32 +159,6 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
         if name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
     return sections
-
-
-def name_run_in_headings(text: str) -> str:
-    r"""A letter's `\textit{Introduction.}---` and `\centerline{\bf 1. INTRODUCTION}` as sections, if it has both a first and others."""
-    found = [m for m in _RUN_IN.finditer(text) if m[2] or m[3] or m[1]]
-    titles = [plain_title(m[1] or m[2] or m[3]) for m in found]
-    if len(found) < 2 or not any(_INTRODUCTION.search(t) or _CONCLUSION.search(t) or _SUMMARY.search(t) for t in titles):
-        return text
-    return _RUN_IN.sub(lambda m: f"\n\n\\section*{{{(m[1] or m[2] or m[3]).strip(' .:')}}}\n", text)
-
-
-def _headings(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:
-    """(level, title, start, end) of every heading that has a title, and where the appendix begins."""
-    headings = []
-    for found in _HEADING.finditer(text):
-        deadline.check(every=64)
-        if found[1] is None:
-            headings.append(("appendix", "", found.start(), found.end()))
-            continue
-        at = found.end()
-        option = bracket(text, at) if text.startswith("[", at) else None
-        at = _SPACE.match(text, option[1] if option else at).end()
-        title = group(text, at, deadline) if text.startswith("{", at) else None
-        if title and re.search(r"\w", re.sub(r"\\[a-zA-Z]+", "", title[0])) and "#" not in title[0] and len(title[0]) < 1000:
-            headings.append((found[1], title[0], found.start(), title[1]))
-    return headings
 
 
 def _front_end(text: str, deadline: Deadline) -> int:
@@ -236,19 +177,13 @@ def _front_end(text: str, deadline: Deadline) -> int:
     return end
 
 
-def plain_title(title: str) -> str:
-    """A section's title for comparing: lower case, no number, `and` for &."""
-    title = _NUMBER.sub("", title.replace("\n", " ").strip())
-    return " ".join(re.sub(r"[^\w\s]", " ", title.lower().replace("&", " and ")).split())
-
-
 def classify(sections: list[Section]) -> tuple[Section | None, Section | None]:
     """Set every section's kind; the introduction and the conclusion, which may be a new Section cut from the last one."""
     for section in sections:
         title = plain_title(section.title)
-        if _BACK.search(title):
+        if BACK.search(title):
             section.kind = "back"
-        elif _APPENDIX.match(title):
+        elif APPENDIX.match(title):
             section.kind = "appendix"
     main = [s for s in sections if s.kind == "body" and s.text.strip()]
     introduction = _introduction(main)
@@ -263,7 +198,7 @@ def classify(sections: list[Section]) -> tuple[Section | None, Section | None]:
 
 def _introduction(main: list[Section]) -> Section | None:
     for section in main[:4]:
-        if _INTRODUCTION.search(plain_title(section.title)):
+        if INTRODUCTION.search(plain_title(section.title)):
             return section
     if not main:
         return None
@@ -271,11 +206,11 @@ def _introduction(main: list[Section]) -> Section | None:
     words = [len(s.text.split()) for s in main]
     if not main[0].title and titled and words[0] >= MIN_UNSECTIONED and words[0] <= MAX_UNSECTIONED * sum(words):
         return main[0]
-    return titled[0] if titled and _OPENING.search(plain_title(titled[0].title)) else None
+    return titled[0] if titled and OPENING.search(plain_title(titled[0].title)) else None
 
 
 def _conclusion(rest: list[Section]) -> Section | None:
-    for pattern in (_CONCLUSION, _SUMMARY):
+    for pattern in (CONCLUSION, SUMMARY):
         for section in reversed(rest):
             if pattern.search(plain_title(section.title)):
                 return section
@@ -296,7 +231,7 @@ def _closing_part(section: Section) -> Section | None:
     paragraphs = section.text.split("\n\n")
     headings = [i for i, paragraph in enumerate(paragraphs) if HEADING in paragraph]
     title = plain_title(paragraphs[headings[-1]]) if headings else ""
-    if _CONCLUSION.search(title) or _SUMMARY.search(title):
+    if CONCLUSION.search(title) or SUMMARY.search(title):
         return Section(paragraphs[headings[-1]], "conclusion", "\n\n".join(paragraphs[headings[-1] + 1 :]))
     return None
 
@@ -306,7 +241,7 @@ def cut_back_parts(text: str) -> str:
     kept, skipping = [], False
     for paragraph in text.split("\n\n"):
         if HEADING in paragraph:
-            skipping = _BACK.search(plain_title(paragraph)) is not None
+            skipping = BACK.search(plain_title(paragraph)) is not None
         if not skipping:
             kept.append(paragraph)
     # some authors thank people, grants and archives in the last paragraphs of their last section

@@ -1,0 +1,373 @@
+r"""Headings in every dress → \section and its kin; what a title is called.
+
+First the spellings of classes and macro files (`\section *{X}`, KOMA's \addsec, \begin{section}{X}, amsppt's \head X \endhead,
+plain TeX's \beginsection). Then, where a paper has no such headings, or lacks its introduction or conclusion among them, the
+ones set by hand: a paragraph of its own that is `{\bf 1. Introduction}`, `\centerline{\sc Introduction}`, `1. INTRODUCTION`.
+These are believed only together: one is called introduction or conclusion, the others look like it or go on counting.
+"""
+
+import re
+from dataclasses import dataclass
+
+from data_tools.latex.layout import skip_layout
+from data_tools.latex.limits import Deadline
+from data_tools.latex.macros import bracket, group
+from data_tools.latex.names import DROP
+
+LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
+_SPACE = re.compile(r"\s*")
+_HEADING = re.compile(
+    r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
+    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
+)
+
+_STARRED = re.compile(r"\\(part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)(?![a-zA-Z@])\s{0,9}(?:(\*)\s{0,9})?(?=[\[{])")
+_ALIASES = {
+    name: level
+    for level, names in {
+        "part": "addpart",
+        "chapter": "addchap Chapter chapterstar unnumberedchapter mychapter",
+        "section": "addsec Section SECTION specialsection head heading sectionhead titlea bmhead nonumsection unnumberedsection sectionstar starsection"
+        " mysection nsection newsection asection",
+        "subsection": "subhead subheading titleb Subsection SubSection subsectionstar addsubsec mysubsection nsubsection",
+        "subsubsection": "subsubhead subsubheading titlec Subsubsection SubSubSection subsubsectionstar mysubsubsection",
+    }.items()
+    for name in names.split()
+}
+_ALIAS = re.compile(r"\\([a-zA-Z]{4,24})\s{0,9}\*?\s{0,9}(?=[\[{])")
+_ENDED = re.compile(r"\\((?:sub){0,2}head|heading|subheading)(?![a-zA-Z{])\s{0,9}([^\n{}]{1,200}?)\s{0,9}\\end\1(?![a-zA-Z])")
+_BEGINSECTION = re.compile(r"\\beginsection(?![a-zA-Z])\s{0,9}(.{1,200}?)\s{0,9}(?:\\par(?![a-zA-Z])|\n[ \t]*\n)", re.S)
+_AS_ENVIRONMENT = re.compile(
+    r"\\begin\s{0,9}\{((?:sub){0,2}section|chapter)\*?\}\s{0,9}(?=[\[{])|\\end\s{0,9}\{(?:(?:sub){0,2}section|chapter)\*?\}"
+)
+_NAMED = re.compile(r"\\begin\s{0,9}\{(introduction|conclusions?|methods)\}|\\end\s{0,9}\{(?:introduction|conclusions?|methods)\}", re.I)
+# Copernicus' classes name two sections by commands of their own
+_COPERNICUS = re.compile(r"\\(introduction|conclusions)(?![a-zA-Z])\s{0,9}(?:\[([^\]\n]{1,80})\])?(?!\s{0,9}\{)")
+_NUMBER = re.compile(r"^(?:\W*(?i:section|chapter)?\s*(?:[0-9]{1,2}(?:\.[0-9]{0,2})*|[IVX]{1,5}\.?|[A-Z]\.)[.:)\s]\s*)")
+INTRODUCTION = re.compile(r"\bintro(?:duction|ductory)?\b|^introducci[oó]n$")
+OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
+CONCLUSION = re.compile(r"\bconclu(?:sions?|ding|de)\b")
+SUMMARY = re.compile(
+    r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
+    r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
+)
+BACK = re.compile(
+    r"acknowled?ge?ment|^acknowledge|^thanks$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?|^contributions?$"
+    r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|data (?:and .{0,30})?availability|code availability|software availability"
+    r"|availability of (?:data|code)|^(?:software|facilities|facility)(?:,? and .{0,20})?$|^related resources|^supporting information|^orcid|author information|^credit author"
+    r"|^dedication|^keywords?$|^authors?$|^declarations?$|^supplementary (?:materials?|data)$|ethics statement|reproducibility statement"
+)
+APPENDIX = re.compile(r"^(?:appendix|appendices|supplement)")
+
+_TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][\w ,&\\'()\ue000\ue001-]{2,80}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
+_RUN_IN = re.compile(
+    r"(?:(?<=\n\n)|(?<=\n \n))[ \t]{0,9}(?:\\(?:noindent|medskip|bigskip|par|indent)\s{0,9}){0,3}(?:"
+    r"\\(?:emph|textit|textbf|textsc)\s{0,9}\{" + _TITLE + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:]\})|(?<=[.:]))"
+    r"|\{\s{0,9}\\(?:it|em|bf|sc|itshape|bfseries)\s{1,9}"
+    + _TITLE
+    + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:-]\})|(?<=[.:]))"
+    r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})"
+)
+_KNOWN = re.compile(
+    r"^(?:(?:the |our )?(?:introduct\w+|observations?|data|samples?|methods?|methodology|results?|analysis|discussions?|models?|theory|simulations?"
+    r"|conclu\w+|summary|background|motivation|acknowled\w+|references|appendix|theoretical \w+|numerical \w+|basic equations|experiments?)"
+    r"(?:$| and | of | with | reduction| analysis))"
+)
+
+
+def find_headings(text: str, deadline: Deadline) -> tuple[str, list[tuple[str, str, int, int]]]:
+    """The body with its headings as LaTeX spells them, and for each (level, title, start, end); ("appendix", "", ...) where that begins."""
+    text = spell_headings(text)
+    headings = _headings(text, deadline)
+    real = [(level, plain_title(title)) for level, title, *_ in headings if level in LEVELS]
+    real = [(level, title) for level, title in real if not BACK.search(title)]
+    marked = mark_by_hand(text, headings if real else [], deadline)
+    if marked == text and not real:
+        marked = name_run_in_headings(text)
+    return marked, headings if marked == text else _headings(marked, deadline)
+
+
+def spell_headings(text: str) -> str:
+    r"""`\section *{X}`, `\addsec{X}`, `\begin{section}{X}`, `\head X\endhead` and the like as `\section*{X}`."""
+    text = _AS_ENVIRONMENT.sub(lambda m: f"\n\n\\{m[1]}" if m[1] else "\n\n", text)
+    text = _STARRED.sub(lambda m: f"\\{m[1]}{m[2] or ''}", text)
+    text = _ALIAS.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*" if m[1] in _ALIASES else m[0], text)
+    if r"\end" in text:
+        text = _ENDED.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*{{{m[2]}}}\n", text)
+    text = _BEGINSECTION.sub(lambda m: f"\n\n\\section*{{{' '.join(m[1].split())}}}\n\n", text)
+    text = _NAMED.sub(lambda m: f"\n\n\\section*{{{m[1].capitalize()}}}\n" if m[1] else "\n\n", text)
+    return _COPERNICUS.sub(lambda m: f"\n\n\\section{{{m[2] or m[1].capitalize()}}}\n", text)
+
+
+def _headings(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:
+    """(level, title, start, end) of every heading that has a title, and where the appendix begins."""
+    headings = []
+    for found in _HEADING.finditer(text):
+        deadline.check(every=64)
+        if found[1] is None:
+            headings.append(("appendix", "", found.start(), found.end()))
+            continue
+        at = found.end()
+        option = bracket(text, at) if text.startswith("[", at) else None
+        at = _SPACE.match(text, option[1] if option else at).end()
+        title = group(text, at, deadline) if text.startswith("{", at) else None
+        if title and re.search(r"\w", re.sub(r"\\[a-zA-Z]+", "", title[0])) and "#" not in title[0] and len(title[0]) < 1000:
+            headings.append((found[1], title[0], found.start(), title[1]))
+    return headings
+
+
+def name_run_in_headings(text: str) -> str:
+    r"""A letter's `\textit{Introduction.}---` and `\centerline{\bf 1. INTRODUCTION}` as sections, if it has both a first and others."""
+    found = [m for m in _RUN_IN.finditer(text) if m[2] or m[3] or m[1]]
+    titles = [plain_title(m[1] or m[2] or m[3]) for m in found]
+    if len(found) < 2 or not any(INTRODUCTION.search(t) or CONCLUSION.search(t) or SUMMARY.search(t) for t in titles):
+        return text
+    return _RUN_IN.sub(lambda m: f"\n\n\\section*{{{(m[1] or m[2] or m[3]).strip(' .:')}}}\n", text)
+
+
+# -- headings set by hand
+
+_PARAGRAPH = re.compile(
+    r"(?:\n[ \t]*\n|\\par(?![a-zA-Z@]))\s*|\\begin\s{0,9}\{document\}|\\maketitle(?![a-zA-Z])"
+    r"|(?=\\begin\s{0,9}\{(?:center|flushleft)\})|\n(?=[ \t]*\\(?:(?:big|med|small)skip|vskip|vspace|centerline|leftline|line)(?![a-zA-Z]))"
+)
+_COMMAND = re.compile(r"\\([a-zA-Z@]+)\*?\s*|\\\\(?:\[[^\]]{0,20}\])?\s*")
+_PLAIN_LAYOUT = frozenset(
+    """
+noindent indent par medskip bigskip smallskip newpage clearpage pagebreak goodbreak bigbreak medbreak smallbreak filbreak break nobreak null vfill hfill
+hfil vfil eject relax leavevmode raggedright raggedleft samepage sloppy protect newline linebreak nopagebreak leavevmode hss strut boldmath quad qquad
+begingroup endgroup unskip ignorespaces nointerlineskip offinterlineskip maketitle
+""".split()
+)
+_STYLES = {
+    name: style
+    for style, names in {
+        "bold": "bf bfseries textbf mathbf bfit bm",
+        "caps": "sc scshape textsc",
+        "slanted": "it itshape em emph textit sl slshape textsl",
+        "sans": "sf sffamily textsf",
+        "under": "underline uline underbar ul",
+        "center": "centering centerline center centering",
+        "": "large Large LARGE huge Huge normalsize small rm rmfamily textrm leftline rightline line hbox mbox fbox uppercase MakeUppercase MakeTextUppercase "
+        "flushleft flushright noindent upshape mdseries normalfont textnormal twelvebf tenbf",
+    }.items()
+    for name in names.split()
+}
+_EDGE = re.compile(r"\\(begin|end)\s{0,9}\{(center|flushleft|flushright|centering|large|Large|bf)\}\s*")
+_COUNTED = re.compile(
+    r"\s*(?:\\S\s?|§\s?|Section\s)?(?:(\d{1,2}(?:\.\d{1,2}){0,3})|([IVX]{1,5})|([A-Z]))(?:[.):]|(?=[\s~]|\\))(?:[\s~]|\\(?:quad|qquad|[ ,;]|hskip[^a-zA-Z]{0,9}em))*"
+)
+_AFTER = re.compile(
+    r"(?:[ \t.:\u2014]|--{1,2}|\\(?:medskip|smallskip|bigskip|noindent|nobreak|hfill|hfil|vspace\*?\s?\{[^{}]{0,40}\}|label\s?\{[^{}]{0,80}\}|rm|/)(?![a-zA-Z]))*"
+)
+_WORD_OF_TITLE = re.compile(r"[^\W\d_]{2,}")
+_SENTENCE = re.compile(r"[.?!;]\s+\S|,\s*$|=")
+_MAX_TITLE = 100
+
+
+@dataclass(frozen=True)
+class _Heading:
+    """A paragraph's opening that may be a heading: where, its TeX, how it looks and counts; `alone` on its line or in its paragraph."""
+
+    start: int
+    end: int
+    title: str
+    name: str
+    styles: frozenset[str]
+    depth: int  # of its number, 2 for `2.1`; 0 without one
+    alone: bool
+    capitals: bool
+
+    @property
+    def look(self) -> tuple:
+        return self.styles, self.depth > 0, self.alone, self.capitals and not self.styles
+
+    @property
+    def opens_or_closes(self) -> bool:
+        return any(pattern.search(self.name) for pattern in (INTRODUCTION, CONCLUSION, SUMMARY))
+
+
+def mark_by_hand(text: str, headings: list[tuple[str, str, int, int]], deadline: Deadline) -> str:
+    """The body with its hand-made headings as sections; as it was where none can be believed."""
+    found = _by_hand(text, deadline)
+    taken = _among_real(found, headings) if headings else _by_themselves(found)
+    if not taken:
+        return text
+    top = min((h[0] for h in headings if h[0] in LEVELS), key=LEVELS.index) if headings else "section"
+    out, at = [], 0
+    for heading, level in taken:
+        out += [text[at : heading.start], f"\n\n\\{top if level == 1 else 'subsection'}*{{{heading.title}}}\n\n"]
+        at = heading.end
+    return "".join(out) + text[at:]
+
+
+def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
+    """The headings of a paper that has none other: those that look as its introduction or conclusion does, and what counts below."""
+    core = [h for h in found if h.opens_or_closes and (h.alone or h.depth == 1 or h.styles - {"slanted"})]
+    if not core:
+        numbers = [h for h in found if h.depth == 1 and h.alone and (h.styles or h.capitals)]
+        core = numbers if len(numbers) >= 3 else []
+    looks = {h.look for h in core}
+    counted = {h.look for h in core if h.depth}
+    taken = []
+    for h in found:
+        if h in core or h.look in looks and h.depth < 2 and (h.alone or h.depth or _KNOWN.search(h.name)):
+            taken.append((h, 1))
+        elif h.alone and h.styles and BACK.search(h.name) or h.alone and h.capitals and _KNOWN.search(h.name):
+            taken.append((h, 1))
+        elif h.alone and (h.depth > 1 and counted or h.styles and counted and not h.depth):
+            taken.append((h, 2))
+    return taken if sum(level == 1 for _, level in taken) > 1 else []
+
+
+def _among_real(found: list[_Heading], headings: list[tuple[str, str, int, int]]) -> list[tuple[_Heading, int]]:
+    """What a paper with headings has by hand beside them: an introduction before, a conclusion after, and what counts alike between."""
+    names = [plain_title(title) for level, title, *_ in headings if level != "appendix"]
+    first = min(start for *_, start, _ in headings)
+    core = []
+    for h in found:
+        if not h.alone or not (h.styles or h.capitals) or not h.opens_or_closes:
+            continue
+        opens = INTRODUCTION.search(h.name) is not None
+        if opens and h.start < first and not any(INTRODUCTION.search(name) for name in names):
+            core.append(h)
+        elif not opens and h.start > first and not any(CONCLUSION.search(name) or SUMMARY.search(name) for name in names):
+            core.append(h)
+    looks = {h.look for h in core if h.depth}
+    return [(h, 1) for h in found if h in core or h.look in looks and h.depth == 1]
+
+
+def _by_hand(text: str, deadline: Deadline) -> list[_Heading]:
+    found: list[_Heading] = []
+    starts = [0, *(m.end() for m in _PARAGRAPH.finditer(text))]
+    for at in starts:
+        deadline.check(every=256)
+        if found and at < found[-1].end:
+            continue
+        heading = _heading_at(text, at, deadline)
+        if heading:
+            found.append(heading)
+    return found
+
+
+def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
+    start, styles = at, set()
+    at = _past_layout(text, at, styles)
+    number = _COUNTED.match(text, at)  # 1.~{\bf Introduction}
+    inner = _unwrap(text, number.end() if number else at, styles, deadline)
+    if inner and not number and re.fullmatch(r"\s*(?:\d{1,2}|[IVX]{1,5})[.)]?\s*", inner[0]):  # {\bf 1.} {\bf Introduction}
+        title = _unwrap(text, _SPACE.match(text, inner[1]).end(), styles, deadline)
+        inner = title and (f"{inner[0].strip()} {title[0]}", title[1])
+    elif inner and number:
+        inner = f"{number[0]} {inner[0]}", inner[1]
+    if inner is None:
+        line = re.compile(
+            r"[^\n\\{}$]{3,100}(?=\n|$|\\(?:par|medskip|smallskip|bigskip|rm|normalfont|normalsize|end\s?\{center\})(?![a-zA-Z])|\\\\)"
+        ).match(text, at)
+        if line is None or not (styles or _is_capital(line[0])):
+            return None
+        title, end = line[0], line.end()
+    else:
+        title, end = inner
+    raw = re.sub(r"\\(?:label|vspace|hspace)\*?\s?\{[^{}]{0,80}\}|\\\\|~", " ", title).strip(" \n.:")
+    counted = _COUNTED.match(raw)
+    shown = re.sub(r"\\[a-zA-Z]+\s?|[{}]", "", raw[counted.end() :] if counted else raw).strip()
+    if not (3 <= len(shown) <= _MAX_TITLE) or len(shown.split()) > 12 or not _WORD_OF_TITLE.search(shown) or _SENTENCE.search(shown):
+        if counted is None or not _WORD_OF_TITLE.search(shown) or len(shown.split()) > 12:
+            return None
+    if not shown[0].isupper() and not (counted and shown[0].isalnum()) and shown[0] not in "\ue000":
+        return None
+    end, alone = _past_heading(text, end)
+    if inner is None and not alone:
+        return None
+    depth = counted[1].count(".") + 1 if counted and counted[1] else int(bool(counted and counted[2])) or 2 * bool(counted)
+    capitals = _is_capital(shown)
+    return _Heading(start, end, " ".join(raw.split()), plain_title(shown), frozenset(styles) - {""}, depth, alone, capitals)
+
+
+def _is_capital(text: str) -> bool:
+    letters = [c for c in text if c.isalpha()]
+    return len(letters) > 3 and all(c.isupper() for c in letters)
+
+
+def _past_layout(text: str, at: int, styles: set[str]) -> int:
+    """Past spaces, skips and the openings of centred lines; what styles were switched on there is noted."""
+    while True:
+        at = _SPACE.match(text, at).end()
+        edge = _EDGE.match(text, at)
+        if edge:
+            if edge[1] == "begin":
+                styles.add(_STYLES.get(edge[2], ""))
+            at = edge.end()
+            continue
+        command = _COMMAND.match(text, at)
+        if command is None:
+            return at
+        word = command[1]
+        if word is None or word in _PLAIN_LAYOUT:
+            at = command.end()
+        elif word in _STYLES and not text.startswith("{", command.end()):
+            styles.add(_STYLES[word])
+            at = command.end()
+        elif layout := skip_layout(word, text, at + len(word) + 1):
+            if text.startswith("{", layout[1]):
+                return at
+            at = layout[1]
+        elif word in (
+            "vspace",
+            "setcounter",
+            "addtocounter",
+            "label",
+            "addcontentsline",
+            "setlength",
+            "markboth",
+            "pagestyle",
+            "thispagestyle",
+        ):
+            at = command.end()
+            for _ in range(DROP[word]):
+                part = re.compile(r"\{(?:[^{}]|\{[^{}]{0,80}\}){0,200}\}\s*").match(text, at)
+                at = part.end() if part else at
+        else:
+            return at
+
+
+def _unwrap(text: str, at: int, styles: set[str], deadline: Deadline) -> tuple[str, int] | None:
+    """The inside of what sets a heading in type at this place, its styles noted, and the place after it."""
+    if not text.startswith("{", at):
+        command = _COMMAND.match(text, at)
+        if command is None or command[1] not in _STYLES or not text.startswith("{", command.end()):
+            return None
+        styles.add(_STYLES[command[1]])
+        at = command.end()
+    # a heading's group is short, so a long one is not looked through
+    closing = text.find("}", at, at + 300)
+    found = group(text[: at + 600], at, deadline) if closing > 0 else None
+    if found is None or len(found[0]) > 300:
+        return None
+    inside, end = found[0], found[1]
+    inner = _past_layout(inside, 0, styles)
+    deeper = _unwrap(inside, inner, styles, deadline) if len(inside) < 300 else None
+    if deeper and not re.sub(r"\\(?:par|hfill|hfil|hss|/)(?![a-zA-Z])|[\s.:]", "", inside[deeper[1] :]):
+        return deeper[0], end
+    return (inside[inner:], end) if inside[inner:].strip() else None
+
+
+def _past_heading(text: str, at: int) -> tuple[int, bool]:
+    """Past what closes a heading; whether nothing else stands on its line."""
+    at = _AFTER.match(text, at).end()
+    closed = False
+    while edge := re.compile(
+        r"\s*(?:\\end\s{0,9}\{(?:center|flushleft|flushright|centering|large|Large|bf)\}|\\par(?![a-zA-Z@])|\\\\(?:\[[^\]]{0,20}\])?)"
+    ).match(text, at):
+        at, closed = edge.end(), True
+    return at, closed or at >= len(text) or text[at] == "\n"
+
+
+def plain_title(title: str) -> str:
+    """A section's title for comparing: lower case, no number, `and` for &."""
+    title = title.replace("\n", " ").strip()
+    if re.fullmatch(r"(?:\w[ .]{1,3}){4,60}\w\W?", title):  # I N T R O D U C T I O N
+        title = re.sub(r"[ .]", "", title).replace("AND", " AND ")
+    title = _NUMBER.sub("", title)
+    return " ".join(re.sub(r"[^\w\s]", " ", title.lower().replace("&", " and ")).split())
