@@ -18,7 +18,7 @@ from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import HARMLESS, read_folder
 from train.model_files.header import Entry, SafetensorsError, read_header
 from train.model_files.shapes import Described
-from train.model_files.stream import Extent, Reader, Tensor
+from train.model_files.stream import Extent, RangeReader, Tensor
 from train.world.places import is_remote, resolved
 
 
@@ -38,7 +38,7 @@ class Opened:
     folder: Path
     kind: str
     tensors: dict[str, Tensor]
-    reader: Reader
+    reader: RangeReader
     identity: dict[str, object]
     stored: dict[str, DType] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
@@ -70,9 +70,9 @@ def open_model(folder: Path, wanted: DType, tag: str | None = None) -> Opened:
     if not is_remote(folder) and (tag is not None or ds_folder.looks_like(folder)):
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
-        return Opened(folder, "DeepSpeed folder", tensors, Reader(), _stamp(place, place.rglob("*.pt")))
+        return Opened(folder, "DeepSpeed folder", tensors, RangeReader(), _stamp(place, place.rglob("*.pt")))
     entries = _of_the_model(read_folder(folder))
-    reader = Reader()
+    reader = RangeReader()
     return Opened(
         folder,
         "Hugging Face folder",
@@ -101,7 +101,7 @@ def _ours(folder: Path, wanted: DType) -> Opened:
     if unknown := sorted(str(f.relative_to(folder)) for f in used if str(f.relative_to(folder)) not in recorded):
         raise ExportError(f"{folder}: damaged, not exported:\n  - {unknown[0]}: not in the manifest")
     digests = {f: recorded[str(f.relative_to(folder))] for f in used}
-    reader = Reader(digests)
+    reader = RangeReader(digests)
     return Opened(
         folder,
         "checkpoint",

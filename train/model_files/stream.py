@@ -1,7 +1,7 @@
 """Tensors that lie on disk, in whatever format: byte ranges → a ring of reused buffers → 1-D parts, read ahead by a thread.
 
 A `Tensor` says its shape and yields its elements in order, a bounded part at a time. Those given as byte ranges are read by
-`Reader`, which also hashes, on the way and in a thread of its own, the files whose sha256 is known. `Ahead` reads the next
+`RangeReader`, which also hashes, on the way and in a thread of its own, the files whose sha256 is known. `Ahead` reads the next
 tensors while the caller is busy with this one.
 """
 
@@ -82,7 +82,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-class Reader:
+class RangeReader:
     """Byte ranges of files, read into a ring of reused buffers; for one thread at a time.
 
     Args:

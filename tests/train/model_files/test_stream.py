@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.made.tiny import joined
 from train.model_files import stream as tensor_stream
 from train.model_files.dtypes import BF16, FP32
-from train.model_files.stream import Ahead, Extent, Reader, ReadError, Tensor
+from train.model_files.stream import Ahead, Extent, RangeReader, ReadError, Tensor
 from train.model_files.writer import Writer
 
 
@@ -36,7 +36,7 @@ def extent(path: Path, first: int, count: int) -> Extent:
 def test_a_file_is_verified_whatever_is_read_of_it_in_whatever_order(numbers, order):
     path, values = numbers
     for digest in (sha256(path), "0" * 64):
-        reader = Reader({path: digest})
+        reader = RangeReader({path: digest})
         for first, count in order:
             got = joined(reader.tensor((count,), [extent(path, first, count)]).parts(), FP32)
             assert torch.equal(got, values[first : first + count])
@@ -50,7 +50,7 @@ def test_a_file_is_verified_whatever_is_read_of_it_in_whatever_order(numbers, or
 
 def test_a_part_stays_as_it_is_while_the_next_ones_are_read(numbers):
     path, values = numbers
-    tensor = Reader().tensor((20_000,), [extent(path, 0, 13_000), extent(path, 13_000, 7000)])
+    tensor = RangeReader().tensor((20_000,), [extent(path, 0, 13_000), extent(path, 13_000, 7000)])
     held, at = [], 0
     for part in tensor.parts():
         held = [*held, (at, part)][-(tensor_stream.RING - 1) :]
@@ -61,7 +61,7 @@ def test_a_part_stays_as_it_is_while_the_next_ones_are_read(numbers):
 
 def test_reading_ahead_hands_out_tensors_in_order_and_raises_where_they_are_taken(numbers):
     path, values = numbers
-    reader = Reader()
+    reader = RangeReader()
     tensors = [reader.tensor((count,), [extent(path, first, count)]) for first, count in ((0, 5000), (7000, 1), (0, 20_000))]
 
     def broken():
@@ -77,14 +77,14 @@ def test_reading_ahead_hands_out_tensors_in_order_and_raises_where_they_are_take
 
 def test_a_reader_that_is_left_early_ends_its_thread(numbers):
     path, _ = numbers
-    with Ahead([Reader().tensor((20_000,), [extent(path, 0, 20_000)])]) as ahead:
+    with Ahead([RangeReader().tensor((20_000,), [extent(path, 0, 20_000)])]) as ahead:
         next(ahead.take())
     assert not ahead._thread.is_alive()
 
 
 def test_a_file_that_became_shorter_is_named(numbers):
     path, _ = numbers
-    tensor = Reader().tensor((20_000,), [extent(path, 0, 20_000)])
+    tensor = RangeReader().tensor((20_000,), [extent(path, 0, 20_000)])
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(ReadError, match="numbers: ends at byte 9000"):
         list(tensor.parts())

@@ -24,7 +24,7 @@ from train.foreign.deepspeed.universal import universal_masters
 from train.foreign.torch_save.file import TorchFileError
 from train.model_files.dtypes import FP32, DType, cast
 from train.model_files.folder import HARMLESS
-from train.model_files.stream import Extent, Reader, Tensor, cut
+from train.model_files.stream import Extent, RangeReader, Tensor, cut
 
 _PROBE = 64  # elements at either end of a tensor
 _TAG = re.compile(r"[^/\\\0]{1,255}")
@@ -51,7 +51,7 @@ def tensors_of(folder: Path, tag: str | None, wanted: DType) -> dict[str, Tensor
         DsFolderError, TorchFileError: something is missing, cut short, contradictory, or would run code; before anything is read.
     """
     place = find(folder, tag)
-    reader = Reader()
+    reader = RangeReader()
     files = list_files(place)
     states = read_states(place, files)
     if (place / "zero").is_dir():
@@ -111,7 +111,7 @@ def _tags(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and _is_tag(p))
 
 
-def _read_partitions(place: Path, files: TagFiles, states: States, reader: Reader) -> list[Partition]:
+def _read_partitions(place: Path, files: TagFiles, states: States, reader: RangeReader) -> list[Partition]:
     if states.ranks is not None and states.ranks != len(files.optims):
         raise DsFolderError(
             f"{place}: saved by {states.ranks} ranks, optimizer states of {len(files.optims)} are here; copy the others too"
@@ -140,7 +140,7 @@ def _without_masters(place: Path, states: States, wanted: DType) -> dict[str, li
     return {}
 
 
-def _check_agreement(place: Path, states: States, trained: dict[str, list[Extent]], reader: Reader) -> None:
+def _check_agreement(place: Path, states: States, trained: dict[str, list[Extent]], reader: RangeReader) -> None:
     """Where the engine's own weights lie beside the masters (stages 1 and 2), the ends of each tensor must be the masters, rounded.
 
     Finds optimizer files of another step than the model states, and the universal folders that ds_to_universal scrambles when the
@@ -161,7 +161,7 @@ def _check_agreement(place: Path, states: States, trained: dict[str, list[Extent
                 )
 
 
-def _values(reader: Reader, extents: list[Extent]) -> np.ndarray:
+def _values(reader: RangeReader, extents: list[Extent]) -> np.ndarray:
     values = np.empty(sum(e.numel for e in extents), extents[0].dtype.array)
     reader.read_into(extents, values)
     return values
@@ -170,7 +170,7 @@ def _values(reader: Reader, extents: list[Extent]) -> np.ndarray:
 # -- assembling -----------------------------------------------------------------------------------------------------
 
 
-def _assemble(place: Path, states: States, trained: dict[str, list[Extent]], reader: Reader) -> dict[str, Tensor]:
+def _assemble(place: Path, states: States, trained: dict[str, list[Extent]], reader: RangeReader) -> dict[str, Tensor]:
     """Each tensor's shape and place; complete, or an error."""
     shapes = {n: s for group in states.shapes or [] for n, s in group.items()} | states.frozen
     places = {**trained, **_frozen(states)}

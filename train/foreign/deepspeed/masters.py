@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from train.foreign.torch_save.file import Foreign, StoredTensor, read_torch_file
-from train.model_files.stream import Extent, Reader
+from train.model_files.stream import Extent, RangeReader
 
 Shapes = dict[str, tuple[int, ...]]
 _STAGES = {"disabled": 0, "optimizer_states": 1, "gradients": 2, "weights": 3}  # names of DeepSpeed's ZeroStageEnum
@@ -57,7 +57,7 @@ class Tape:
         return found
 
 
-def read_partition(path: Path, home: Path, reader: Reader) -> Partition:
+def read_partition(path: Path, home: Path, reader: RangeReader) -> Partition:
     """One rank's optimizer file.
 
     Raises:
@@ -168,7 +168,7 @@ def _stage(path: Path, value: Any) -> int:
     return stage
 
 
-def _step(state: dict, reader: Reader) -> float | None:
+def _step(state: dict, reader: RangeReader) -> float | None:
     """The optimizer's step, whichever of the places it is kept in; None where it is not."""
     if isinstance(state.get("base_optimizer_state_step"), (int, float)):
         return float(state["base_optimizer_state_step"])

@@ -18,7 +18,7 @@ import numpy as np
 
 from train.foreign.torch_save.file import StoredTensor, read_torch_file
 from train.model_files.dtypes import DType
-from train.model_files.stream import CHUNK_BYTES, Reader, Tensor
+from train.model_files.stream import CHUNK_BYTES, RangeReader, Tensor
 
 _TOP = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
 _LAYER = {
@@ -118,7 +118,7 @@ def tensors_of(folder: Path, params: Params) -> tuple[dict[str, Tensor], DType]:
             )
         if len({t.dtype for t in tensors.values()} | {t.dtype for t in first.values()}) != 1:
             raise MetaFolderError(f"{path}: holds several dtypes, or another than {files[0].name}; files of two models are mixed")
-    reader, found = Reader(), {}
+    reader, found = RangeReader(), {}
     dtype = next(iter(first.values())).dtype
     if not dtype.is_floating_point:
         raise MetaFolderError(f"{files[0]}: holds {dtype}; quantized weights are not converted, fetch the original ones")
@@ -202,15 +202,15 @@ def _cut(shape: tuple[int, ...], kind: str, slices: int) -> tuple[int, ...]:
 # -- streams: parts of the whole tensor, in order -------------------------------------------------------------------
 
 
-def _whole(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+def _whole(reader: RangeReader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     return reader.parts([pieces[0].extent(0, pieces[0].numel)])
 
 
-def _rows(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+def _rows(reader: RangeReader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     return reader.parts([p.extent(0, p.numel) for p in pieces])
 
 
-def _columns(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+def _columns(reader: RangeReader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     rows, width, dtype = pieces[0].shape[0], sum(p.shape[1] for p in pieces), pieces[0].dtype
     at_once = max(1, CHUNK_BYTES // dtype.itemsize // width)
     blocks = [np.empty((at_once, p.shape[1]), dtype.array) for p in pieces]
@@ -221,7 +221,7 @@ def _columns(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[
         yield np.concatenate(here, axis=1).reshape(-1)
 
 
-def _turned(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
+def _turned(reader: RangeReader, pieces: list[StoredTensor], head: int) -> Iterator[np.ndarray]:
     """Row i of half h of a head, in transformers' order, is Meta's row 2i + h."""
     block = np.empty((head, pieces[0].shape[1]), pieces[0].dtype.array)
     for piece in pieces:
@@ -230,7 +230,7 @@ def _turned(reader: Reader, pieces: list[StoredTensor], head: int) -> Iterator[n
             yield block.reshape(head // 2, 2, -1).swapaxes(0, 1).copy().reshape(-1)
 
 
-def _read_rows(reader: Reader, piece: StoredTensor, first: int, block: np.ndarray) -> None:
+def _read_rows(reader: RangeReader, piece: StoredTensor, first: int, block: np.ndarray) -> None:
     """Fill a block (rows, columns) with a piece's rows from `first` on."""
     columns = piece.shape[1]
     reader.read_into([piece.extent(first * columns, (first + len(block)) * columns)], block)
@@ -239,7 +239,7 @@ def _read_rows(reader: Reader, piece: StoredTensor, first: int, block: np.ndarra
 _STREAMS = {"whole": _whole, "rows": _rows, "columns": _columns, "turned": _turned}
 
 
-def _same(reader: Reader, pieces: list[StoredTensor], name: str) -> None:
+def _same(reader: RangeReader, pieces: list[StoredTensor], name: str) -> None:
     kept, other = (np.empty(pieces[0].numel, pieces[0].dtype.array) for _ in range(2))
     reader.read_into([pieces[0].extent(0, len(kept))], kept)
     for piece in pieces[1:]:

@@ -1,8 +1,8 @@
 """Foreign PyTorch files (.pt, .pth, .bin) read without unpickling: structure as plain data, tensors as byte ranges.
 
     >>> contents = read_torch_file(Path("weights.pt"))  # dicts, lists, numbers, Foreign stand-ins, StoredTensor
-    >>> from train.model_files.stream import Reader
-    >>> [part.tolist() for part in Reader().parts([contents["w"].extent(0, 3)])]
+    >>> from train.model_files.stream import RangeReader
+    >>> [part.tolist() for part in RangeReader().parts([contents["w"].extent(0, 3)])]
     [[0.0, 1.0, 2.0]]
 
 Nothing is imported or called on the file's behalf (pickled.py), no member is decompressed (members.py), and no tensor's bytes are

@@ -25,11 +25,11 @@ from train.foreign.torch_save.pickled import MAX_OPCODES, MAX_PICKLE_BYTES
 from train.model_files import stream
 from train.model_files.dtypes import BF16, FP32, in_torch
 from train.model_files.header import SafetensorsError, read_header
-from train.model_files.stream import CHUNK_BYTES, Reader
+from train.model_files.stream import CHUNK_BYTES, RangeReader
 
 
 def content(tensor: StoredTensor) -> torch.Tensor:
-    return joined(Reader().parts([tensor.extent(0, tensor.numel)]), tensor.dtype).view(tensor.shape)
+    return joined(RangeReader().parts([tensor.extent(0, tensor.numel)]), tensor.dtype).view(tensor.shape)
 
 
 def refused(path: Path, **more) -> str:
@@ -80,7 +80,7 @@ def test_a_byte_range_is_read_without_the_rest(tmp_path, monkeypatch):
     # ranges of several tensors are joined into parts, and cut where a part is full
     monkeypatch.setattr(stream, "CHUNK_BYTES", 28)
     whole = read_torch_file(tmp_path / "x.pt")
-    parts = [p.tolist() for p in Reader().parts([whole["a"].extent(0, 3), whole["b"].extent(0, 10), whole["a"].extent(99, 100)])]
+    parts = [p.tolist() for p in RangeReader().parts([whole["a"].extent(0, 3), whole["b"].extent(0, 10), whole["a"].extent(99, 100)])]
     assert parts == [[0, 1, 2, 100, 101, 102, 103], [104, 105, 106, 107, 108, 109, 99]]
 
 
@@ -89,7 +89,7 @@ def test_a_part_that_is_held_keeps_its_bytes_whatever_the_interpreter_says_of_re
     torch.save({"a": torch.arange(float(CHUNK_BYTES))}, tmp_path / "x.pt")
     counted = sys.getrefcount
     monkeypatch.setattr(sys, "getrefcount", lambda thing: counted(thing) - 2)  # one for this function's own name
-    held = list(Reader().parts([read_torch_file(tmp_path / "x.pt")["a"].extent(0, CHUNK_BYTES)]))
+    held = list(RangeReader().parts([read_torch_file(tmp_path / "x.pt")["a"].extent(0, CHUNK_BYTES)]))
     assert len(held) == 4 and [part[0] for part in held] == [i * CHUNK_BYTES // 4 for i in range(4)]
 
 
