@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from data_tools.work.errors import is_users_fault
+from train.world.output import lasting
 
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal after saving (run the same command again); 1 failed; 2 usage.
 
@@ -44,6 +45,11 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
         parser.error("--gpus and --device go with --dry-run; the launcher says how many ranks train, and on what")
 
     rank = int(os.environ.get("RANK", 0))
+    with lasting():
+        return _guarded(args, check, rank)
+
+
+def _guarded(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
     try:
         return _open(args, check, rank)
     except (ValueError, RuntimeError) as error:

@@ -65,6 +65,31 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(ground):
     assert ranks_alive(ground) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_stop_saves_although_nobody_reads_what_is_printed(ground, number):
+    """Ctrl-C in `… 2>&1 | tee log` ends tee, too; a closed terminal takes its words with it."""
+    name = signal.Signals(number).name
+    run = ground / "runs" / name
+    process = processes.start([sys.executable, "launch/pretrain.py", ground / "recipe.yaml", f"name={name}"], stderr=subprocess.STDOUT)
+    wait_for_step(run, 3, process)
+    process.stdout.close()
+    os.kill(process.pid, number)
+    assert process.wait(60) == 75
+    assert len(list((run / "checkpoints").glob("step_*"))) == 1
+    log = (run / "log.txt").read_text()
+    assert f"{name}: saving and stopping after this step" in log and "the same command goes on from there" in log and "step 3/400" in log
+
+
+def test_ranks_save_and_end_with_the_runner_that_dies_without_a_word_to_their_launcher(ground):
+    process = start(ground, "name=runner")
+    wait_for_step(ground / "runs" / "runner", 3, process)
+    os.kill(process.pid, signal.SIGTERM)  # `kill PID` of the deepspeed command alone
+    processes.wait_until(lambda: not ranks_alive(ground), seconds=40)
+    process.communicate(timeout=30)
+    assert len(list((ground / "runs" / "runner" / "checkpoints").glob("step_*"))) == 1
+    assert "the end of the launcher: saving and stopping" in (ground / "runs" / "runner" / "log.txt").read_text()
+
+
 def test_a_dead_rank_ends_the_run_and_a_dead_launcher_leaves_no_orphans(ground):
     import psutil
 

@@ -39,7 +39,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
             _require_sane_start(recipe, state)
 
         def own() -> dict[str, float]:
-            return {"stop": guard.signal is not None, "save failed": saver.failed, "wait seconds": loader.data_wait_seconds}
+            return {"stop": guard.stop_wanted(), "save failed": saver.failed, "wait seconds": loader.data_wait_seconds}
 
         def before_update(agreed: dict[str, float]) -> None:
             if agreed["save failed"]:

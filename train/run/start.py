@@ -50,6 +50,7 @@ from train.recipe.vocabulary import Recipe
 from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
 from train.world.machine import peak_tflops
+from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
 
@@ -120,10 +121,12 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
             trainer_state.load(engine, found, world)
             loader.load_state_dict(saved["loader"])
             state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+            _keep_log(recipe, world)
             world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
         else:
             loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
             _write_run_files(recipe, weights, fingerprint, world)
+            _keep_log(recipe, world)
         log = MetricsLog(recipe.run_dir, world, _flops(recipe, engine, world), recipe.logging, recipe.total_steps, state.step)
         held.callback(log.close)
         c = recipe.checkpoint
@@ -226,6 +229,11 @@ def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:
     if peak is None and world.device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
     return Flops(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+
+
+def _keep_log(recipe: Recipe, world: World) -> None:
+    if world.rank == 0:
+        keep_log(recipe.run_dir / "log.txt")
 
 
 def _write_run_files(recipe: Recipe, weights: Path, fingerprint: str, world: World) -> None:
