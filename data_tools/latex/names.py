@@ -11,7 +11,7 @@ begin end part chapter section subsection subsubsection paragraph subparagraph t
 label ref eqref autoref cref Cref pageref hyperref cite citep citet citealt citealp citeauthor citeyear citeyearpar
 textbf textit texttt textsc textsf textrm emph bf it tt sc rm sf em footnote input include bibliography bibitem par
 url href appendix acknowledgments acknowledgements acknowledgment acknowledgement software facility facilities keywords
-DIFadd DIFdel DIFaddFL DIFdelFL DIFaddbegin DIFaddend DIFdelbegin DIFdelend added deleted replaced explain
+DIFadd DIFdel DIFaddFL DIFdelFL DIFaddbegin DIFaddend DIFdelbegin DIFdelend
 ensuremath xspace ifmmode
 """.split())
 
@@ -58,6 +58,26 @@ DROP = {name: count for count, names in {
 }.items() for name in names.split()} | {"figcaption": 1, "twocolumn": 0}
 # Of these, boxes with more options after their measure.
 BOXES = frozenset("raisebox scalebox parbox newtheorem".split())
+
+# Tracked changes and remarks to co-authors, where the author does not define them himself: package -> {(kinds of arguments, what is
+# shown): commands}; "" holds in every paper. Kinds are macros.Macro's; struck text and remarks go, new and marked text stays.
+REMARKS = {
+    "": {
+        ("ob", "#2"): "added add highlight alert refneeded chadded chhighlight",
+        ("ob", ""): "deleted remove note chdeleted chcomment explain comment missingfigure LEt pdfcomment pdfmargincomment pdffreetextcomment "
+                    "pdfsquarecomment pdfcirclecomment pdflinecomment pdfsidelinecomment todo",
+        ("obb", "#2"): "replaced chreplaced annote",
+        ("obb", "#3"): "change replace",
+        ("sob", ""): "fxnote fxwarning fxerror fxfatal fixme",
+        ("b", ""): "sout xout st addeditor",
+        ("obb", "#2 "): "pdfmarkupcomment pdftooltip",
+        ("mb", "#2"): "edit",
+    },
+    "aastex": {("obb", "#3"): "replaced"},
+    "changes": {("obb", "#2"): "replaced"},
+    "easyReview": {("bb", "#1"): "comment"},
+    "easyreview": {("bb", "#1"): "comment"},
+}
 
 # Commands that show their first argument and no later one: how many go.
 FIRST = {"texorpdfstring": 1}

@@ -1,7 +1,7 @@
 r"""One paper's LaTeX → title, abstract, introduction, conclusion, sections and text, as words with their mathematics.
 
-The way of a paper: its files are decoded, freed of comments and joined (tree.py) → a latexdiff's deletions go and the
-author's macros are expanded (macros.py) → labels get their numbers (references.py) → formulas become marks
+The way of a paper: its files are found (tree.py), decoded and freed of comments (expansion/source.py) → inputs come to
+their places, conditions are decided, the author's macros carried out (expansion/expander.py) → labels get their numbers (references.py) → formulas become marks
 (formulas.py) → floats and bibliography go, the rest falls into sections (sections.py) → each becomes prose
 (prose.py) → the formulas return. No TeX program is run. A paper that resists raises PaperError with its reason.
 
@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_tools.latex.citations import citation_names
+from data_tools.latex.expansion.expander import expand
+from data_tools.latex.expansion.source import cut_comments, decode, shown
 from data_tools.latex.formulas import protect, restore
 from data_tools.latex.limits import SECONDS_PER_PAPER, Deadline, PaperError
-from data_tools.latex.macros import expand
 from data_tools.latex.prose import HEADING, Context, prose
 from data_tools.latex.references import acronyms, citation_aliases, number_labels
 from data_tools.latex.sections import (
@@ -27,13 +28,12 @@ from data_tools.latex.sections import (
     classify,
     cut_abstract,
     cut_back_parts,
-    cut_deleted,
     cut_environments,
     cut_thanks,
     cut_title,
     split_sections,
 )
-from data_tools.latex.tree import Tree, choose_main, cut_comments, decode, flatten
+from data_tools.latex.tree import Files, Tree, choose_main
 
 MIN_WORDS = 20
 
@@ -62,7 +62,7 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
             raise PaperError("no main file", f"{path} is not a file")
         tree, main = Tree(path.parent), path.name
     notes: list[str] = []
-    source = expand(cut_deleted(flatten(tree, main, notes, deadline)), deadline)
+    source = expand(Files(tree, main, notes, deadline), main, deadline)
     start = re.search(r"\\begin\s{0,9}\{document\}", source)
     if start is None:
         raise PaperError("not LaTeX", f"{main} has no \\begin{{document}}")
@@ -101,7 +101,7 @@ class _Passages:
         """A passage on its own as words."""
         text, formulas = protect(tex, self._deadline)
         self._context.seen.clear()
-        return restore(prose(text, self._context, self._deadline), formulas).replace(HEADING, "")
+        return self._prose(text, formulas).replace(HEADING, "")
 
     def sections(self, body: str) -> list[Section]:
         """The body's sections as words."""
@@ -110,9 +110,12 @@ class _Passages:
         sections = split_sections(text, self._deadline)
         for section in sections:
             self._deadline.check()
-            section.title = restore(prose(section.title, self._context, self._deadline), formulas).replace("\n", " ")
-            section.text = cut_back_parts(restore(prose(section.text, self._context, self._deadline), formulas))
+            section.title = self._prose(section.title, formulas).replace("\n", " ")
+            section.text = cut_back_parts(self._prose(section.text, formulas))
         return sections
+
+    def _prose(self, text: str, formulas: list[str]) -> str:
+        return shown(restore(prose(text, self._context, self._deadline), formulas))
 
 
 def _assemble(title: str, abstract: str, sections: list[Section], notes: list[str]) -> Paper:

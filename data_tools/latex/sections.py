@@ -32,7 +32,6 @@ _THANKS = re.compile(r"\\(?:acknowledge?ments?|theacknowledgments|Acknowledge?me
 _AFTER_THANKS = re.compile(
     r"\\(?:chapter|section|appendix|bibliography|software|facilit(?:y|ies))(?![a-zA-Z])|\\begin\s{0,9}\{(?:appendi|thebib)"
 )
-_DIFF_MARK = re.compile(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])|(?<= )FL(?![a-zA-Z])")
 _DISCUSSION = re.compile(
     r"^(?:general )?discussions?$|^discussions? (?:and|of) (?:future|outlook|perspectives?|prospects?|implications?|the results|results|our results)\b"
     r"|^results and discussions?$"
@@ -80,16 +79,6 @@ def cut_environments(text: str, deadline: Deadline) -> str:
             out.append(text[at:start])
         at = max(at, end)
     return "".join(out) + text[at:]
-
-
-def cut_deleted(text: str) -> str:
-    r"""A latexdiff file as its new version: what stands between \DIFdelbegin and \DIFdelend goes."""
-    out, at = [], 0
-    while (begin := text.find(r"\DIFdelbegin", at)) >= 0 and (end := text.find(r"\DIFdelend", begin)) >= 0:
-        out.append(text[at:begin])
-        at = end + len(r"\DIFdelend")
-    out.append(text[at:])
-    return _DIFF_MARK.sub("", " ".join(out))
 
 
 def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:

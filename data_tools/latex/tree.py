@@ -1,42 +1,18 @@
-"""A paper's files → one string of TeX: decode, cut verbatim and comments, follow inputs inside the tree.
+"""A paper's files → texts of TeX as the expansion asks for them: found in the tree, decoded, freed of listings and comments.
 
 Nothing outside the tree is ever opened: absolute names, names that climb out, and links that lead out are skipped
 and noted. A file that is missing is noted, too, for papers arrive without their tables and figures.
 """
 
-import codecs
+import os
 import posixpath
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from data_tools.latex.limits import (
-    MAX_FILE_BYTES,
-    MAX_INPUT_DEPTH,
-    MAX_INPUTS,
-    MAX_PAPER_CHARS,
-    Deadline,
-    PaperError,
-)
+from data_tools.latex.expansion.source import Literals, cut_comments, cut_deleted, decode
+from data_tools.latex.limits import MAX_FILE_BYTES, MAX_INPUT_DEPTH, MAX_INPUTS, MAX_PAPER_CHARS, Deadline, PaperError
 
-_CODECS = {
-    "latin1": "latin-1",
-    "latin2": "iso8859-2",
-    "latin5": "iso8859-9",
-    "latin9": "iso8859-15",
-    "ansinew": "cp1252",
-    "cp1252": "cp1252",
-    "cp1250": "cp1250",
-    "cp1251": "cp1251",
-    "applemac": "mac-roman",
-    "koi8-r": "koi8-r",
-}
-_INPUTENC = re.compile(rb"\\usepackage\s*\[([a-z0-9-]{2,12})\]\s*\{inputenc\}")
-_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x19\x1b-\x1f\x7f]")
-_CODE = r"(?:verbatim|Verbatim|lstlisting|minted|comment|filecontents)"
-_VERBATIM_BEGIN = re.compile(r"\\begin\s{0,9}\{(" + _CODE + r"\*?)\}")
-# what a comment mark can hide in: an inline verbatim, an address, an escaped character
-_COMMENT = re.compile(r"\\verb\*?([^a-zA-Z\s*\\])[^\n]{0,300}?\1|\\(?:url|href|path|nolinkurl)\s{0,9}\{[^{}\n]{0,2000}\}|\\.|(%)", re.S)
 _INPUT = re.compile(
     r"\\(?:(input|include|subfile|subfileinclude|InputIfFileExists|variable|@input)\s{0,9}(?:\{([^{}\n]{1,300})\}|(?<=t)\s([^\s\\{}%]{1,300}))"
     r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})"
@@ -53,16 +29,12 @@ _MAIN_MARKS = [
         (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1),
     )
 ]
-_PACKAGE = re.compile(r"\\(?:usepackage|RequirePackage)\s{0,9}(?:\[[^\]\n]{0,200}\])?\{([\w\s,./-]{1,300})\}")
 _MAX_PACKAGE_CHARS = 1 << 16
 # packages that travel with papers and define layout, not words
 _LAYOUT = re.compile(
     r"aas|natbib|emulateapj|apjfonts|deluxetable|epsf|psfig|graphic|revtex|mn2e|mnras|aa$|hyperref|lineno|color|float|caption|"
     r"subfig|rotat|longtable|multirow|ams|times|fancy|geometry|showyourwork|elsart|icml|neurips|colm|iclr|spie|jinst|jcap|lscape|pdf"
 )
-
-
-MISSING = "[...]"  # for a value in a sentence whose file is not there
 
 
 class Tree:
@@ -90,6 +62,21 @@ class Tree:
     def has(self, name: str) -> bool:
         """Whether the tree has a regular file of this name, inside it by every link."""
         return name in self._files if self._files is not None else self._path(name) is not None
+
+    def otherwise_spelt(self, name: str) -> str | None:
+        """The tree's file that has this name in other capitals, as a paper written where capitals do not count may ask for."""
+        if self._files is not None:
+            return next((known for known in sorted(self._files) if known.lower() == name.lower()), None)
+        found = PurePosixPath()
+        for part in PurePosixPath(name).parts:
+            folder = (self._root / found).resolve()
+            if not folder.is_relative_to(self._root) or not folder.is_dir():
+                return None
+            same = next((known for known in sorted(os.listdir(folder)) if known.lower() == part.lower()), None)
+            if same is None:
+                return None
+            found /= same
+        return str(found) if self.has(str(found)) else None
 
     def _path(self, name: str) -> Path | None:
         path = (self._root / name).resolve()
@@ -120,147 +107,81 @@ def choose_main(files: Mapping[str, bytes], deadline: Deadline) -> str:
     return max(ranks.values(), key=lambda rank: (rank[0] - 6 * (PurePosixPath(rank[3]).stem.lower() in included), *rank[1:]))[3]
 
 
-def decode(data: bytes, name: str) -> str:
-    """Text of a source file: UTF-8 or by its mark, else by its inputenc, else Windows-1252; PaperError for binary."""
-    for mark, codec in ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
-        if data.startswith(mark):
-            return _lines(data.decode(codec, errors="replace"))
-    head = data[:65536]
-    if len(_CONTROL.findall(head)) > max(8, len(head) // 100):
-        raise PaperError("binary", f"{name} holds control characters, not text")
-    data = data.replace(b"\0", b"")
-    try:
-        return _lines(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        declared = _INPUTENC.search(head)
-        codec = _CODECS.get(declared[1].decode() if declared else "", "cp1252")
-        return _lines(data.decode(codec, errors="replace"))
+class Files:
+    """The files that one paper asks for, counted and bounded; `notes` gets a line for each that is not read."""
 
-
-def _lines(text: str) -> str:
-    # U+E000..E003 mark protected mathematics later on, so no file may bring its own
-    return re.sub("[\ufeff\ufffd\ue000-\ue003\x00-\x08\x0b-\x1f]", "", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def cut_verbatim(text: str) -> str:
-    """Without program listings and comment environments, in which % and braces mean nothing."""
-    out, at = [], 0
-    for begin in _VERBATIM_BEGIN.finditer(text):
-        if begin.start() < at or _commented(text, begin.start()):
-            continue
-        end = text.find(f"\\end{{{begin[1]}}}", begin.end())
-        if end < 0:
-            break
-        out.append(text[at : begin.start()])
-        at = end + len(begin[1]) + 6
-    return "".join(out) + text[at:]
-
-
-def _commented(text: str, at: int) -> bool:
-    line = text[max(text.rfind("\n", 0, at), at - 500) + 1 : at]
-    return "%" in line.replace("\\%", "")
-
-
-def cut_comments(text: str) -> str:
-    """Without comments, as TeX reads them: the line's end goes too, a blank line still ends a paragraph."""
-    out: list[str] = []
-    glued = False
-    for line in text.split("\n"):
-        if glued:
-            line = line.lstrip()
-            if not line:
-                out.append("\n")
-        cut = next((m.start() for m in _COMMENT.finditer(line) if m[2]), None) if "%" in line else None
-        if cut is None:
-            out.append(line + "\n")
-            glued = False
-        elif line[:cut].strip():
-            out.append(line[:cut])
-            glued = True
-    return "".join(out)
-
-
-def flatten(tree: Tree, main: str, notes: list[str], deadline: Deadline) -> str:
-    """The paper as one string without comments, its inputs in place; `notes` gets one line a file not found or refused."""
-    return _Flattener(tree, main, notes, deadline).run()
-
-
-class _Flattener:
     def __init__(self, tree: Tree, main: str, notes: list[str], deadline: Deadline) -> None:
         self._tree, self._main, self._notes, self._deadline = tree, main, notes, deadline
         self._count = self._chars = 0
+        self._literals = Literals()
+        self.codec = ""  # as inputenc names it
 
-    def run(self) -> str:
+    def main(self) -> str:
+        """The main file."""
         data = self._tree.read(self._main)
         if data is None:
             raise PaperError("no main file", f"{self._main} is not a file of the paper")
-        return self._expand(decode(data, self._main), self._main, (self._main,))
+        return self._settled(decode(data, self._main))
 
-    def _expand(self, text: str, name: str, parents: tuple[str, ...]) -> str:
+    def package(self, name: str) -> str | None:
+        """The author's own package of this name, where the paper brings it."""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self._main), name + ".sty"))
+        if _LAYOUT.match(posixpath.basename(name)) or path.startswith(("../", "/")) or not self._tree.has(path):
+            return None
+        text = self._text(path)
+        return self._settled(text) if text is not None and len(text) <= _MAX_PACKAGE_CHARS else None
+
+    def input(self, wanted: str, parents: tuple[str, ...], folder: str = "") -> tuple[str, str] | None:
+        """Name and text of the file that `wanted` means to the last of the files that stand open."""
         self._deadline.check()
-        text = cut_comments(cut_verbatim(text))
-        text = re.split(r"\\endinput\b|\\end\s{0,9}\{document\}", text, maxsplit=1)[0]
-        if len(parents) > 1:
-            text = re.split(r"\\begin\s{0,9}\{document\}", text, maxsplit=1)[-1]
+        self._count += 1
+        asker = parents[-1]
+        if self._count > MAX_INPUTS:
+            raise PaperError("too many inputs", f"more than {MAX_INPUTS} files asked for, the last by {asker}")
+        wanted = posixpath.join(folder, wanted.strip().strip('"'))
+        written = self._literals.written.get(wanted) or self._literals.written.get(wanted + ".tex")
+        found = wanted if written is not None else self.find(wanted, asker, note=True)
+        if found is None:
+            return None
+        if found in parents:
+            self._notes.append(f"{found} asks for itself by way of {asker}: skipped")
+            return None
+        if len(parents) >= MAX_INPUT_DEPTH:
+            raise PaperError("nested too deeply", f"inputs {len(parents)} files deep at {found}")
+        text = written if written is not None else self._text(found)
+        if text is None:
+            return None
+        # a sub-file that can be typeset alone brings a preamble of its own
+        return found, re.split(r"\\begin\s{0,9}\{document\}", self._settled(text), maxsplit=1)[-1]
+
+    def find(self, wanted: str, asker: str, note: bool = False) -> str | None:
+        """The tree's file that `wanted` means, looked for as TeX does (from the main file), then beside the asker."""
+        outside = wanted.startswith(("/", "~", "|")) or re.match(r"[A-Za-z]:", wanted) is not None or "\0" in wanted
+        tried = []
+        if not outside:
+            for folder in dict.fromkeys((posixpath.dirname(self._main), posixpath.dirname(asker), "")):
+                path = posixpath.normpath(posixpath.join(folder, wanted))
+                if path == ".." or path.startswith(("../", "/")):
+                    outside = True
+                elif len(path) < 290:
+                    tried += (path + ".tex", path) if not PurePosixPath(path).suffix else (path, path + ".tex")
+        found = next((c for c in tried if self._tree.has(c)), None) or next(filter(None, map(self._tree.otherwise_spelt, tried)), None)
+        if found is None and note:
+            self._notes.append(f"{wanted[:80]} lies outside the paper: not read" if outside else f"{wanted[:80]} is missing")
+        return found
+
+    def _settled(self, text: str) -> str:
+        text = cut_deleted(cut_comments(self._literals.settle(text)))
         self._chars += len(text)
         if self._chars > MAX_PAPER_CHARS:
             raise PaperError("too large", f"more than {MAX_PAPER_CHARS} characters with its inputs")
-        if len(parents) == 1:
-            text = _PACKAGE.sub(self._packages, text)
-        return _INPUT.sub(lambda m: self._input(m, name, parents), text)
-
-    def _packages(self, match: re.Match[str]) -> str:
-        """The definitions of the author's own packages, where the paper brings them."""
-        found = []
-        for package in match[1].split(","):
-            path = posixpath.normpath(posixpath.join(posixpath.dirname(self._main), package.strip() + ".sty"))
-            if _LAYOUT.match(posixpath.basename(package.strip())) or path.startswith(("../", "/")):
-                continue
-            text = self._text(path)
-            if text is not None and len(text) <= _MAX_PACKAGE_CHARS:
-                found.append(cut_comments(text))
-        return "\n".join(found)
-
-    def _input(self, match: re.Match[str], name: str, parents: tuple[str, ...]) -> str:
-        self._count += 1
-        if self._count > MAX_INPUTS:
-            raise PaperError("too many inputs", f"more than {MAX_INPUTS} files asked for, the last by {name}")
-        wanted = (match[2] or match[3] or posixpath.join(match[4] or "", match[5] or "")).strip().strip('"')
-        if "\\" in wanted or "#" in wanted:
-            return ""
-        found = self._find(wanted, name)
-        if found is None:
-            return MISSING if match[1] == "variable" else ""
-        if found in parents:
-            self._notes.append(f"{found} asks for itself by way of {name}: skipped")
-            return ""
-        if len(parents) >= MAX_INPUT_DEPTH:
-            raise PaperError("nested too deeply", f"inputs {len(parents)} files deep at {found}")
-        text = self._text(found)
-        if text is None:
-            return ""
-        return self._expand(text, found, (*parents, found)).rstrip("\n")
+        return text
 
     def _text(self, name: str) -> str | None:
         """A file beside the main one; None, and a note, for one that is too large or no text, as machine-made tables are."""
         try:
             data = self._tree.read(name)
-            return None if data is None else decode(data, name)
+            return None if data is None else decode(data, name, self.codec)
         except PaperError as error:
             self._notes.append(f"{error}: skipped")
             return None
-
-    def _find(self, wanted: str, name: str) -> str | None:
-        """The tree's file that `wanted` means, looked for as TeX does (from the main file), then beside the asker."""
-        outside = wanted.startswith(("/", "~", "|")) or re.match(r"[A-Za-z]:", wanted) is not None or "\0" in wanted
-        if not outside:
-            for folder in dict.fromkeys((posixpath.dirname(self._main), posixpath.dirname(name), "")):
-                path = posixpath.normpath(posixpath.join(folder, wanted))
-                if path == ".." or path.startswith(("../", "/")):
-                    outside = True
-                    continue
-                for candidate in (path + ".tex", path) if not PurePosixPath(path).suffix else (path, path + ".tex"):
-                    if len(candidate) < 300 and self._tree.has(candidate):
-                        return candidate
-        self._notes.append(f"{wanted[:80]} lies outside the paper: not read" if outside else f"{wanted[:80]} is missing")
-        return None

@@ -1,0 +1,307 @@
+r"""A paper's files → one text: inputs in their places, conditions decided, the author's own macros replaced.
+
+The stream (stream.py) reads; here is what each command does. Commands that this program itself understands
+(names.PROTECTED) are never replaced.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from data_tools.latex.expansion.branches import Branches
+from data_tools.latex.expansion.conditions import BRANCHED, ONE_BRANCH, PRIMITIVES, Conditions
+from data_tools.latex.expansion.inputs import Inputs
+from data_tools.latex.expansion.stream import Stream
+from data_tools.latex.limits import Deadline, PaperError
+from data_tools.latex.macros import (
+    Macro,
+    body_at,
+    counts_at,
+    document_command,
+    judged,
+    name_at,
+    new_command,
+    new_command_x,
+    tex_definition,
+)
+from data_tools.latex.names import ASTRONOMY, PROTECTED
+from data_tools.latex.tree import Files
+from data_tools.latex.units import UNIT_COMMANDS, quantity
+
+MAX_BODY = 100_000  # of a macro that is defined by itself, `\edef\a{\a\a}`
+_DEFINERS = {
+    **dict.fromkeys(
+        ("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand", "newrobustcmd", "renewrobustcmd"), new_command
+    ),
+    **dict.fromkeys(("newcommandx", "renewcommandx", "providecommandx", "DeclareRobustCommandx"), new_command_x),
+    **dict.fromkeys(("def", "gdef", "edef", "xdef"), tex_definition),
+    **dict.fromkeys(("NewDocumentCommand", "RenewDocumentCommand", "ProvideDocumentCommand", "DeclareDocumentCommand"), document_command),
+    **dict.fromkeys(("NewExpandableDocumentCommand", "DeclareExpandableDocumentCommand"), document_command),
+}
+_ENVIRONMENT_DEFINERS = frozenset("newenvironment renewenvironment provideenvironment NewEnviron RenewEnviron".split())
+_INPUTS = frozenset("input include subfile subfileinclude variable @input @@input expandableinput".split())
+_IMPORTS = frozenset("import subimport includefrom inputfrom subincludefrom subinputfrom".split())
+_COUNTS = frozenset("setcounter addtocounter stepcounter newcounter setlength".split())
+# commands of mathematics that take their arguments as tokens: `\frac\a\b` is {..}{..} whatever \a and \b stand for
+_TAKES_TOKENS = frozenset(
+    "frac dfrac tfrac cfrac sqrt binom mathrm mathbf mathit mathsf mathcal mathbb boldsymbol operatorname text mbox".split()
+)
+_HIDERS = frozenset(("excludecomment", "excludeversion"))
+_SHOWERS = frozenset(("includecomment", "includeversion"))
+
+
+def expand(files: Files, main: str, deadline: Deadline) -> str:
+    """The paper that begins in the main file, as one text; PaperError when it does not end."""
+    return _Expander(files, main, deadline).run()
+
+
+class _Expander:
+    def __init__(self, files: Files, main: str, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._stream = Stream(files.main(), main, deadline)
+        self._conditions = Conditions(self._stream, lambda name: self._inputs.has(name), self._is_known)
+        self._branches = Branches(self._stream, self._conditions, deadline)
+        self._inputs = Inputs(self._stream, files, main, self._conditions)
+        self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
+        self._environments: dict[str, tuple[Macro, str]] = {}
+        self._hidden: set[str] = set()
+        self._at_is_letter = False
+        self._handlers = self._table()
+        self._stream.handle, self._stream.decide = self._handle, self._branches.condition
+
+    def run(self) -> str:
+        """The whole paper."""
+        return self._stream.run()
+
+    def _is_known(self, name: str) -> bool:
+        return name in self._machinery or name in self._handlers
+
+    def _table(self) -> dict[str, Callable[[str], bool]]:
+        branches, inputs = self._branches, self._inputs
+        table: dict[str, Callable[[str], bool]] = {
+            "let": self._let, "begin": self._edge, "end": self._edge, "xspace": self._xspace, "DeclareMathOperator": self._operator,
+            "else": branches.end_condition, "or": branches.end_condition, "fi": branches.end_condition, "unless": branches.unless,
+            "newif": branches.new_if, "newcount": branches.new_count, "chardef": branches.constant, "csname": self._stream.by_name,
+            "usepackage": inputs.package, "RequirePackage": inputs.package, "documentclass": inputs.package, "documentstyle": inputs.package,
+            "endinput": inputs.end_input, "includeonly": inputs.include_only, "inputencoding": inputs.inputencoding,
+            "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
+            "makeatletter": self._at_letter, "makeatother": self._at_letter,
+        }  # fmt: skip
+        for names, handler in (
+            (_DEFINERS, self._define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),
+            (_IMPORTS, inputs.import_from), (_COUNTS, branches.count), (BRANCHED, branches.choose), (ONE_BRANCH, branches.choose),
+            (UNIT_COMMANDS, self._unit), (_HIDERS | _SHOWERS, self._hide), (_TAKES_TOKENS, self._takes_tokens),
+            (PRIMITIVES, branches.condition),
+        ):  # fmt: skip
+            table |= dict.fromkeys(names, handler)
+        return table
+
+    def _handle(self, name: str) -> bool:
+        """Act on a command; False to leave it as it stands."""
+        if name in self._stream.macros:
+            self._stream.last = name
+            return self._stream.call(self._stream.macros[name])
+        handler = self._handlers.get(name)
+        if handler is not None:
+            return handler(name)
+        if name in self._inputs.remarks:
+            return self._stream.call(self._inputs.remarks[name])
+        if name[:2] == "if" and name != "iff":
+            return self._branches.condition(name)
+        if "@" in name and not self._at_is_letter and self._stream.stack[-1].file[-4:] not in ("", ".sty"):
+            return self._before_at(name)
+        if name in ASTRONOMY:
+            self._stream.met = True
+            self._stream.put(ASTRONOMY[name])
+            return True
+        return self._conditions.set_by(name)
+
+    def _at_letter(self, name: str) -> bool:
+        self._at_is_letter = name == "makeatletter"
+        return False
+
+    def _before_at(self, name: str) -> bool:
+        r"""`\name@x` where @ is no letter: the command ends before it."""
+        word, top = name.partition("@")[0], self._stream.stack[-1]
+        if not word or not top.text.endswith(name, 0, top.at):
+            return False
+        top.at -= len(name) - len(word)
+        if not self._handle(word):
+            self._stream.put_command("\\" + word)
+        return True
+
+    def _unit(self, name: str) -> bool:
+        self._stream.optional("")
+        arguments = []
+        while len(arguments) < UNIT_COMMANDS[name]:
+            value = self._stream.argument()
+            if value is None:
+                self._stream.push("".join(f"{{{v}}}" for v in arguments))
+                return False
+            arguments.append(value)
+        self._stream.push(quantity(name, arguments))
+        return True
+
+    def _takes_tokens(self, name: str) -> bool:
+        """Put groups around macros that stand as arguments, for what they stand for may be more than one token."""
+        top = self._stream.here()
+        found = re.compile(r"[ \t]*\\([a-zA-Z@]+)[ \t]*").match(top.text, top.at)
+        if found is None or found[1] not in self._stream.macros or self._stream.macros[found[1]].kinds:
+            return False
+        second = re.compile(r"\\([a-zA-Z@]+)").match(top.text, found.end()) if name.endswith(("frac", "binom")) else None
+        end = found.end()
+        pushed = f"{{\\{found[1]}}}"
+        if second and second[1] in self._stream.macros and not self._stream.macros[second[1]].kinds:
+            end, pushed = second.end(), f"{pushed}{{\\{second[1]}}}"
+        top.at = end
+        self._stream.put_command("\\" + name)
+        self._stream.push(pushed)
+        return True
+
+    def _xspace(self, _: str) -> bool:
+        for pending in reversed(self._stream.stack):
+            text, at = pending.text, pending.at
+            if at < len(text):
+                follows = text[at]
+                if follows.isalnum() or follows in "($[<=+\\" and not re.compile(r"\\[ ,/;'!%)\]]").match(text, at):
+                    self._stream.put(" ")
+                break
+        return True
+
+    # -- environments
+
+    def _edge(self, which: str) -> bool:
+        top = self._stream.here()
+        name = re.compile(r"\s{0,9}\{([^{}\n]{1,60})\}").match(top.text, top.at)
+        if name is None:
+            return False
+        if name[1] == "document":
+            return which == "end" and self._end_document()
+        if which == "begin" and name[1] in self._hidden:
+            end = re.compile(rf"\\end\s{{0,9}}\{{{re.escape(name[1])}\}}").search(top.text, name.end())
+            if end:
+                top.at = end.end()
+            return end is not None
+        if name[1] not in self._environments:
+            return False
+        top.at = name.end()
+        macro, end = self._environments[name[1]]
+        if which == "end":
+            self._stream.push(end)
+            return True
+        return self._stream.call(macro) or True
+
+    def _end_document(self) -> bool:
+        """The end of the document ends its file, and the main file's ends all."""
+        stack = self._stream.stack
+        while len(stack) > 1 and not stack[-1].file:
+            stack.pop()
+        stack[-1].at = len(stack[-1].text)
+        return True
+
+    def _new_environment(self, command: str) -> bool:
+        top = self._stream.here()
+        text = top.text
+        name = re.compile(r"\*?\s*\{([a-zA-Z@]{1,60}\*?)\}").match(text, top.at)
+        if name is None:
+            return False
+        kinds, at = counts_at(text, name.end())
+        begin = body_at(text, at, self._deadline)
+        if begin and command.endswith("Environ"):  # its body stands for itself as \BODY, or is not shown
+            top.at = begin[1]
+            self._hide_environment(name[1], r"\BODY" not in begin[0])
+            return True
+        end = body_at(text, begin[1], self._deadline) if begin else None
+        if end is None:
+            return False
+        top.at = end[1]
+        if re.search(r"\\setbox.{0,40}\\(?:vbox|hbox)\s*\\bgroup\s*$|\\begin\{(?:lrbox|comment)\}", begin[0]) and not re.search(
+            r"\\(?:un)?[hv]?(?:box|copy)\b|\\usebox", end[0]
+        ):
+            self._hide_environment(name[1], True)
+        elif r"\begin" in begin[0] and r"\end" in end[0] and name[1] != "abstract" and f"{{{name[1]}}}" not in begin[0]:
+            self._environments[name[1]] = (Macro(begin[0], kinds), end[0])
+        return True
+
+    def _environment_x(self, _: str) -> bool:
+        name, spec, begin, end = self._stream.argument(), self._stream.argument(), self._stream.argument(), self._stream.argument()
+        if name and spec and not (begin or "").strip() and not (end or "").strip() and re.search(r"(?<!\w)b", spec):
+            self._hide_environment(name, True)
+        return True
+
+    def _hide(self, command: str) -> bool:
+        name = self._stream.argument()
+        if name:
+            self._hide_environment(name.strip(), command in _HIDERS)
+        return True
+
+    def _hide_environment(self, name: str, hidden: bool) -> None:
+        (self._hidden.add if hidden else self._hidden.discard)(name)
+
+    def _comment(self, name: str) -> bool:
+        r"""`\comment ... \endcomment`, the environment in plain dress; else a remark."""
+        top = self._stream.here()
+        end = top.text.find(r"\endcomment", top.at)
+        if end >= 0 and not re.compile(r"\s*[\[{]").match(top.text, top.at):
+            top.at = end + len(r"\endcomment")
+            return True
+        return self._stream.call(self._inputs.remarks[name])
+
+    def _author_of_remarks(self, _: str) -> bool:
+        prefix, environment, _ = self._stream.argument(), self._stream.argument(), self._stream.argument()
+        for level in ("note", "warning", "error", "fatal"):
+            self._stream.macros[f"{prefix}{level}"] = self._inputs.remarks["fxnote"]
+            self._hidden.add(f"{environment}{level}")
+        return True
+
+    # -- definitions
+
+    def _define_by(self, command: str) -> bool:
+        top = self._stream.here()
+        definition = _DEFINERS[command](top.text, top.at, self._deadline)
+        if definition is None:
+            return False
+        name, macro, top.at = definition
+        if command.lower().startswith("provide") and name in self._stream.macros:
+            return True
+        if command in ("edef", "xdef") and rf"\{name}" in macro.body:
+            old = self._stream.macros[name].body if name in self._stream.macros else ""
+            macro = replace(macro, body=re.sub(rf"\\{re.escape(name)}(?![a-zA-Z@])", lambda _: old, macro.body))
+            if len(macro.body) > MAX_BODY:
+                raise PaperError(
+                    "endless macros", f"\\{name[:40]} is defined by itself again and again, {len(macro.body)} characters by now"
+                )
+        self._define(name, macro)
+        return True
+
+    def _define(self, name: str, macro: Macro) -> None:
+        if name in PROTECTED or "@" in name and self._stream.stack[-1].file[-4:] == ".sty":  # a package's own machinery is not for readers
+            self._machinery[name] = macro
+        else:
+            self._stream.macros[name] = judged(name, macro)
+
+    def _let(self, _: str) -> bool:
+        top = self._stream.here()
+        found = re.compile(r"\s*\\([a-zA-Z@]+|.)\s*=?\s?(\\(?:[a-zA-Z@]+|.)|[^\s\\])").match(top.text, top.at)
+        if found is None:
+            return False
+        top.at = found.end()
+        name, target = found[1], found[2].lstrip("\\") or "\\"
+        if name[:2] == "if" and target[:2] == "if" and target[2:] in self._conditions.switches:
+            self._conditions.switches[name[2:]] = self._conditions.switches[target[2:]]
+        elif target in ("undefined", "@undefined"):
+            self._stream.macros.pop(name, None)
+        else:
+            nothing = target in ("empty", "@empty", "relax")
+            self._define(name, self._stream.macros.get(target) or Macro("" if nothing else found[2], stop=not nothing))
+        return True
+
+    def _operator(self, _: str) -> bool:
+        top = self._stream.here()
+        name = name_at(top.text, top.at)
+        body = body_at(top.text, name[1], self._deadline) if name else None
+        if body is None:
+            return False
+        top.at = body[1]
+        self._define(name[0], Macro(rf"\operatorname{{{body[0]}}}", stop=name[0] == "operatorname"))
+        return True
