@@ -4,45 +4,39 @@ record (`chat.records`) â†’ `read_record`, which tells the shape by its fields â
 A record that cannot be trained on raises `Refused`, whose text is the reason it is counted under.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
-Role = Literal["system", "user", "assistant", "tool"]
+from data_tools.chat.calls import tools_text
+from data_tools.chat.fields import refuse_unread, without
+from data_tools.chat.flags import marks_beside
+from data_tools.chat.messages import read_messages
+from data_tools.chat.tables import as_rows, without_nulls, written_from_a_table
+from data_tools.chat.turns import ChatError, Conversation, Refused, Role, Turn, either, nothing, string
 
-
-class ChatError(ValueError):
-    """A fault in chat data or in how it was to be read; says where, what was found, and what to do."""
-
-
-class Refused(ValueError):
-    """A record that cannot be trained on; its text is the reason, one of few, so that reasons can be counted."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    role: Role
-    text: str
-    train: bool = True  # assistant only: False where the record's loss weight is 0
-    left_out: str = ""  # what the record said here that no template has a place for, such as "reasoning"
+IGNORED = "ignored field "  # so begins what is left out because the user said so
+__all__ = ["IGNORED", "ChatError", "Conversation", "Refused", "Turn", "check", "read_record"]
 
 
-@dataclass(frozen=True)
-class Conversation:
-    turns: tuple[Turn, ...]  # [system], then user (or tool) and assistant in turn, ending with the assistant
-    left_out: tuple[str, ...] = ()
+def read_record(record: Any, ignore: Collection[str] = ()) -> list[Conversation]:
+    """The conversations of one record, checked; one, but for self-instruct records with several instances. Raises Refused.
 
-
-def read_record(record: Any) -> list[Conversation]:
-    """The conversations of one record, checked; one, but for self-instruct records with several instances. Raises Refused."""
+    ignore: names of fields to read as if they were not there, beside the conversation and in its messages.
+    """
     if not isinstance(record, dict):
         raise Refused("not an object with fields")
-    given = {key for key, value in record.items() if value is not None}
-    for fields, reader in READERS:
-        if given.issuperset(fields):
-            return [check(turns) for turns in reader(record)]
-    raise Refused(f"unknown fields: {', '.join(sorted(map(str, given))[:8]) or 'none'}")
+    record, ignored = without(record, ignore)
+    if any(written_from_a_table(record.get(name)) for name in LISTS):
+        record = without_nulls(record)
+    shape = _shape(record)
+    conversations = []
+    for turns in shape.reader(record):
+        conversation = check(_with_system(record, turns))
+        refuse_unread(record, {*shape.fields, *shape.more}, conversation.turns)
+        left_out = sorted({*conversation.left_out, *(f"{IGNORED}{name!r}" for name in ignored)})
+        conversations.append(replace(conversation, left_out=tuple(left_out)))
+    return conversations
 
 
 def check(turns: list[Turn]) -> Conversation:
@@ -83,33 +77,39 @@ def _join_tool_results(turns: list[Turn]) -> list[Turn]:
     return joined
 
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",  # ShareGPT with tools: what the assistant says to the tool
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
+Reader = Callable[[dict[str, Any]], list[list[Turn]]]
 
 
-def _from_messages(record: dict[str, Any]) -> list[list[Turn]]:
-    return [_turns(record, record["messages"])]
+@dataclass(frozen=True)
+class Shape:
+    """A way in which records hold a conversation: the fields that tell it, its reader, and what else that reads."""
+
+    fields: tuple[str, ...]
+    reader: Reader
+    more: tuple[str, ...] = ()
 
 
-def _from_conversations(record: dict[str, Any]) -> list[list[Turn]]:
-    """ShareGPT (from, value) and its kin; LIMA gives plain strings that take turns, and LMSYS says `conversation`."""
-    items = record.get("conversations") if record.get("conversations") is not None else record["conversation"]
-    if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-        return [_taking_turns(record, items)]
-    return [_turns(record, items)]
+def _shape(record: dict[str, Any]) -> Shape:
+    """The first shape whose fields all say something; tables give records the fields of other shapes, too, empty. Else the first
+    whose fields are there, so that the reason names what is empty. Raises Refused."""
+    given = {key for key, value in record.items() if value is not None}
+    for fields in ({key for key in given if not nothing(record[key])}, given):
+        for shape in READERS:
+            if fields.issuperset(shape.fields):
+                return shape
+    raise Refused(f"unknown fields: {', '.join(sorted(map(str, given))[:8]) or 'none'}")
+
+
+def _messages(field: str) -> Reader:
+    """OpenAI's messages; ShareGPT (from, value) and its kin; LIMA gives plain strings that take turns."""
+
+    def reader(record: dict[str, Any]) -> list[list[Turn]]:
+        items = as_rows(record[field])
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return [_taking_turns(record, items)] if field != "messages" else [read_messages(record, items)]
+        return [read_messages(record, items)]
+
+    return reader
 
 
 def _from_strings(record: dict[str, Any]) -> list[list[Turn]]:
@@ -117,139 +117,105 @@ def _from_strings(record: dict[str, Any]) -> list[list[Turn]]:
     return [_taking_turns(record, record["data"])]
 
 
-def _from_alpaca(record: dict[str, Any]) -> list[list[Turn]]:
-    turns = _system(record)
-    for pair in record.get("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise Refused("history is not a list of [question, answer]")
-        turns += [Turn("user", _string(pair[0])), Turn("assistant", _string(pair[1]))]
-    return [[*turns, *_instruction(record["instruction"], record.get("input"), record["output"])]]
+def _taking_turns(record: dict[str, Any], texts: Any) -> list[Turn]:
+    if not isinstance(texts, list):
+        raise Refused("the conversation is not a list of strings")
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return _marked(record, [Turn(roles[place % 2], string(text)) for place, text in enumerate(texts)])
 
 
-def _from_self_instruct(record: dict[str, Any]) -> list[list[Turn]]:
-    instances = record["instances"]
-    if not isinstance(instances, list) or not instances or not all(isinstance(instance, dict) for instance in instances):
-        raise Refused("instances is not a list of {input, output}")
-    return [_instruction(record["instruction"], instance.get("input"), instance.get("output")) for instance in instances]
-
-
-def _instruction(instruction: Any, given: Any, output: Any) -> list[Turn]:
-    """Alpaca's `input` is the matter an instruction is about: it follows it as a paragraph of its own."""
-    matter = _string(given) if given is not None else ""
-    question = f"{_string(instruction)}\n\n{matter}" if matter.strip() else _string(instruction)
-    return [Turn("user", question), Turn("assistant", _string(output))]
-
-
-def _pair(question: str, answer: str) -> Callable[[dict[str, Any]], list[list[Turn]]]:
-    """One question, one answer; both may be lists of messages (TRL's conversational prompt and completion)."""
+def _instruction(answer: str) -> Reader:
+    """Alpaca, with LLaMA-Factory's history; Dolly, whose `context` is what Alpaca calls `input`."""
 
     def reader(record: dict[str, Any]) -> list[list[Turn]]:
-        if isinstance(record[question], list):
-            rest = record[answer] if isinstance(record[answer], list) else [{"role": "assistant", "content": record[answer]}]
-            return [_turns(record, record[question] + rest)]
-        return [[*_system(record), Turn("user", _string(record[question])), Turn("assistant", _string(record[answer]))]]
+        matter = either(record, ("input", "context"))
+        return [_marked(record, [*_history(record), *_asked(record["instruction"], matter, record[answer])])]
 
     return reader
 
 
-def _refuse(reason: str) -> Callable[[dict[str, Any]], list[list[Turn]]]:
+def _from_self_instruct(record: dict[str, Any]) -> list[list[Turn]]:
+    instances = as_rows(record["instances"])
+    if not isinstance(instances, list) or not instances or not all(isinstance(instance, dict) for instance in instances):
+        raise Refused("instances is not a list of {input, output}")
+    conversations = []
+    for instance in instances:
+        turns = _marked(instance, _marked(record, _asked(record["instruction"], instance.get("input"), instance.get("output"))))
+        refuse_unread(instance, ("input", "output"), turns)
+        conversations.append(turns)
+    return conversations
+
+
+def _asked(instruction: Any, given: Any, output: Any) -> list[Turn]:
+    """Alpaca's `input` is the matter an instruction is about: it follows it as a paragraph of its own."""
+    matter = string(given) if given is not None else ""
+    question = f"{string(instruction)}\n\n{matter}" if matter.strip() else string(instruction)
+    return [Turn("user", question), Turn("assistant", string(output))]
+
+
+def _history(record: dict[str, Any]) -> list[Turn]:
+    """Earlier turns, as LLaMA-Factory and ms-swift store them."""
+    turns = []
+    for pair in record.get("history") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Refused("history is not a list of [question, answer]")
+        turns += [Turn("user", string(pair[0])), Turn("assistant", string(pair[1]))]
+    return turns
+
+
+def _pair(question: str, answer: str) -> Reader:
+    """One question, one answer; both may be lists of messages (TRL's conversational prompt and completion)."""
+
+    def reader(record: dict[str, Any]) -> list[list[Turn]]:
+        asked, answered = as_rows(record[question]), as_rows(record[answer])
+        if isinstance(asked, list):
+            rest = answered if isinstance(answered, list) else [{"role": "assistant", "content": answered}]
+            if not nothing(record.get("history")):
+                raise Refused("history beside a list of messages")
+            return [read_messages(record, asked + rest)]
+        return [_marked(record, [*_history(record), Turn("user", string(asked)), Turn("assistant", string(answered))])]
+
+    return reader
+
+
+def _refuse(reason: str) -> Reader:
     def reader(record: dict[str, Any]) -> list[list[Turn]]:
         raise Refused(reason)
 
     return reader
 
 
-# The first entry whose fields a record all has decides, so the richer shapes stand first: UltraChat records have a prompt, too,
-# and Alpaca records a text.
-READERS: list[tuple[tuple[str, ...], Callable[[dict[str, Any]], list[list[Turn]]]]] = [
-    (("messages",), _from_messages),
-    (("conversations",), _from_conversations),
-    (("conversation",), _from_conversations),
-    (("instruction", "instances"), _from_self_instruct),
-    (("instruction", "output"), _from_alpaca),
-    (("prompt", "completion"), _pair("prompt", "completion")),
-    (("prompt", "response"), _pair("prompt", "response")),
-    (("question", "answer"), _pair("question", "answer")),
-    (("question", "response"), _pair("question", "response")),  # OpenOrca, with system_prompt
-    (("question_id", "turns"), _refuse("evaluation questions without answers (MT-bench)")),
-    (("question_id", "choices"), _refuse("evaluation answers without their questions (MT-bench)")),
-    (("data",), _from_strings),
-    (("text",), _refuse("bare text without roles; data_tools.prepare corpus reads it")),
+def _marked(record: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+    """The same turns, not to be learned where the record's own flags say so."""
+    marks = marks_beside(record, [turn.role for turn in turns])
+    return [replace(turn, train=turn.train and mark is not False) for turn, mark in zip(turns, marks)]
+
+
+def _with_system(record: dict[str, Any], turns: list[Turn]) -> list[Turn]:
+    """The system prompt a record holds beside its turns, and the tools it describes, follow what the system already says."""
+    first, body = ("", turns) if not turns or turns[0].role != "system" else (turns[0].text, turns[1:])
+    texts = [first]
+    for text in (string(record[field]) for field in ("system", "system_prompt") if record.get(field) is not None):
+        texts += [text] if text.strip() not in map(str.strip, texts) else []
+    tools = tools_text(record)
+    texts += [tools] if not any(tools in text for text in texts) else []
+    return [Turn("system", "\n\n".join(text for text in texts if text.strip())), *body] if any(map(str.strip, texts)) else body
+
+
+LISTS = ("messages", "conversations", "conversation")  # `conversation` is LMSYS's
+# The first whose fields a record all has decides, so the richer shapes stand first: UltraChat records have a prompt, too, and
+# Alpaca records a text.
+READERS = [
+    *(Shape((name,), _messages(name)) for name in LISTS),
+    Shape(("instruction", "instances"), _from_self_instruct),
+    Shape(("instruction", "output"), _instruction("output"), ("input", "context", "history")),
+    Shape(("instruction", "response"), _instruction("response"), ("input", "context", "history")),  # Dolly
+    Shape(("prompt", "completion"), _pair("prompt", "completion"), ("history",)),
+    Shape(("prompt", "response"), _pair("prompt", "response"), ("history",)),
+    Shape(("question", "answer"), _pair("question", "answer"), ("history",)),
+    Shape(("question", "response"), _pair("question", "response"), ("history",)),  # OpenOrca, with system_prompt
+    Shape(("question_id", "turns"), _refuse("evaluation questions without answers (MT-bench)")),
+    Shape(("question_id", "choices"), _refuse("evaluation answers without their questions (MT-bench)")),
+    Shape(("data",), _from_strings),
+    Shape(("text",), _refuse("bare text without roles; data_tools.prepare corpus reads it")),
 ]
-
-
-def _turns(record: dict[str, Any], messages: Any) -> list[Turn]:
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise Refused("the conversation is not a list of messages")
-    turns = [_turn(message) for message in messages]
-    if system := _system(record):
-        if turns and turns[0].role == "system":  # tool descriptions follow what the system already says
-            system = [Turn("system", f"{turns[0].text}\n\n{system[0].text}")]
-            turns = turns[1:]
-        turns = system + turns
-    return turns
-
-
-def _taking_turns(record: dict[str, Any], texts: Any) -> list[Turn]:
-    if not isinstance(texts, list):
-        raise Refused("the conversation is not a list of strings")
-    roles: tuple[Role, Role] = ("user", "assistant")
-    return _system(record) + [Turn(roles[place % 2], _string(text)) for place, text in enumerate(texts)]
-
-
-def _system(record: dict[str, Any]) -> list[Turn]:
-    """The system prompt a record holds beside its turns, and the tools it describes, as JSON."""
-    texts = [_string(record[field]) for field in ("system", "system_prompt") if record.get(field) is not None]
-    tools = record.get("tools")
-    tools = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False) if tools else ""
-    if tools.strip() not in ("", "[]"):
-        texts.append(f"Tools:\n{tools}")
-    text = "\n\n".join(text for text in texts if text.strip())
-    return [Turn("system", text)] if text else []
-
-
-def _turn(message: dict[str, Any]) -> Turn:
-    name = message.get("role", message.get("from"))
-    role = ROLES.get(name.lower()) if isinstance(name, str) else None
-    if role is None:
-        raise Refused(f"unknown role {str(name)[:40]!r}")
-    text, left_out = _content(message.get("content", message.get("value")), message.get("tool_calls"))
-    if any(isinstance(message.get(field), str) and message[field] for field in ("reasoning_content", "reasoning", "thinking")):
-        left_out = "reasoning"
-    return Turn(role, text, _weight(message, role), left_out)
-
-
-def _weight(message: dict[str, Any], role: Role) -> bool:
-    """OpenAI's `weight`, LLaMA-Factory's `loss_weight`: 0 or 1, and only the assistant's words can have 1."""
-    given = [message[field] for field in ("weight", "loss_weight") if message.get(field) is not None]
-    if not given:
-        return True
-    if given[0] not in (0, 1):
-        raise Refused("a loss weight is neither 0 nor 1")
-    if given[0] == 1 and role != "assistant":
-        raise Refused(f"loss weight 1 on a {role} turn")
-    return given[0] == 1
-
-
-def _content(content: Any, tool_calls: Any) -> tuple[str, str]:
-    """The words of a message, and what was left out of it. Content is a string, or a list of parts, or nothing beside tool calls."""
-    parts = content if isinstance(content, list) else [] if content is None else [{"type": "text", "text": content}]
-    texts, left_out = [], ""
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "reasoning":
-            left_out = "reasoning"
-        elif kind in ("text", "tool_call"):
-            texts.append(_string(part.get("text", part.get("value"))))
-        else:
-            raise Refused(f"content part {str(kind)[:40]!r} is not text")
-    for call in tool_calls or []:
-        function = call.get("function", call) if isinstance(call, dict) else {"name": call}
-        texts.append(json.dumps({"name": function.get("name"), "arguments": function.get("arguments")}, ensure_ascii=False))
-    return "\n".join(texts), left_out
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise Refused(f"text is {type(value).__name__}, not a string")
-    return value

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_tools.chat.conversations import ChatError
+from data_tools.chat.turns import ChatError
 from data_tools.tokens.tokenizer import Tokenizer
 
 _LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")

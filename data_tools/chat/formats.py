@@ -8,8 +8,8 @@ format along.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from data_tools.chat.conversations import ChatError, Turn
 from data_tools.chat.encoder import TextEncoder
+from data_tools.chat.turns import ChatError, Turn
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Part:
     id: int | None = None  # of a control token
     answer: bool = False
     train: bool = False
+    learned: tuple[tuple[int, int], ...] | None = None  # [start, end) of the characters that are learned, where `train`; None: all
 
 
 class Marks:
@@ -47,8 +48,15 @@ class Marks:
         return Part(end, self.encoder.marks[end], answer=True, train=turn.train)
 
 
-def _said(text: str, turn: Turn) -> Part:
-    return Part(text, answer=True, train=turn.train)
+def said(words: str, turn: Turn, before: str = "", after: str = "") -> Part:
+    """An answer's words, all of the turn's or what trimming left of them; what the format writes around them is learned with them."""
+    text, learned = before + words + after, turn.learned
+    if learned is not None:
+        shift = len(before) - turn.text.index(words)
+        ends = [(0, len(before)), (len(before) + len(words), len(text))]
+        moved = [(max(start + shift, len(before)), min(end + shift, len(before) + len(words))) for start, end in learned]
+        learned = tuple((start, end) for start, end in sorted([*moved, *ends]) if start < end)
+    return Part(text, answer=True, train=turn.train, learned=learned)
 
 
 def _llama2(turns: Sequence[Turn], marks: Marks) -> list[Part]:
@@ -63,7 +71,7 @@ def _llama2(turns: Sequence[Turn], marks: Marks) -> list[Part]:
     parts = []
     for asked, answer in zip(body[::2], body[1::2]):
         question = (system + asked.text).strip()
-        parts += [*marks.bos(), Part(f"[INST] {question} [/INST]"), _said(f" {answer.text.strip()} ", answer), marks.end(None, answer)]
+        parts += [*marks.bos(), Part(f"[INST] {question} [/INST]"), said(answer.text.strip(), answer, " ", " "), marks.end(None, answer)]
         system = ""
     return parts
 
@@ -75,7 +83,7 @@ def _llama3(turns: Sequence[Turn], marks: Marks) -> list[Part]:
         role = {"tool": "ipython"}.get(turn.role, turn.role)
         parts += [marks.mark("<|start_header_id|>"), Part(role), marks.mark("<|end_header_id|>"), Part("\n\n")]
         if turn.role == "assistant":
-            parts += [_said(turn.text.strip(), turn), marks.end("<|eot_id|>", turn)]
+            parts += [said(turn.text.strip(), turn), marks.end("<|eot_id|>", turn)]
         else:
             parts += [Part(turn.text.strip()), marks.mark("<|eot_id|>")]
     return parts
@@ -87,7 +95,7 @@ def _chatml(turns: Sequence[Turn], marks: Marks) -> list[Part]:
     for turn in turns:
         parts += [marks.mark("<|im_start|>"), Part(f"{turn.role}\n")]
         if turn.role == "assistant":
-            parts += [_said(turn.text, turn), marks.end("<|im_end|>", turn)]
+            parts += [said(turn.text, turn), marks.end("<|im_end|>", turn)]
         else:
             parts += [Part(turn.text), marks.mark("<|im_end|>")]
         parts.append(Part("\n"))

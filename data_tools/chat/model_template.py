@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.chat.conversations import ChatError, Refused, Turn
 from data_tools.chat.encoder import TextEncoder, read_config
-from data_tools.chat.formats import Part
+from data_tools.chat.formats import Part, said
+from data_tools.chat.turns import ChatError, Refused, Turn
 
 
 def read_template(folder: Path) -> str:
@@ -59,7 +59,10 @@ class ModelTemplate:
             turn = next((turn for first, last, turn in answers if first <= start < last), None)
             is_words = any(first <= start < last for first, last in words)
             for piece, id in [(text[start:end], None)] if is_words else self._split(text[start:end]):
-                parts.append(Part(piece, id, answer=turn is not None, train=turn is not None and turn.train))
+                if turn is not None and is_words:
+                    parts.append(said(piece, turn))
+                else:
+                    parts.append(Part(piece, id, answer=turn is not None, train=turn is not None and turn.train))
         return parts
 
     def _render(self, turns: Sequence[Turn], *, texts: Sequence[str] | None = None, ask: bool = False) -> str:
@@ -89,8 +92,8 @@ class ModelTemplate:
         places, position = {}, len(first)
         whole = text.startswith(first)
         for number, literal in zip(map(int, rest[::2]), rest[1::2]):
-            said = turns[number].text
-            for words in (said, said.strip(), said.rstrip(), said.lstrip()):
+            as_given = turns[number].text
+            for words in (as_given, as_given.strip(), as_given.rstrip(), as_given.lstrip()):
                 if text.startswith(words + literal, position):
                     break
             else:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.chat.conversations import ChatError, Turn
+from data_tools.chat.conversations import IGNORED
 from data_tools.chat.records import ChatInput, find_inputs
 from data_tools.chat.tasks import TOO_LONG, UNSUPERVISED, EncodeTask, TaskResult, encode_records, load_template, read_samples
 from data_tools.chat.template import NAMES, ChatTemplate
+from data_tools.chat.turns import ChatError, Turn
 from data_tools.files.atomic import write_atomically
 from data_tools.shards.format import MANIFEST
 from data_tools.shards.reader import Shards
@@ -29,6 +30,7 @@ from data_tools.work import tasks as work
 from data_tools.work.workplace import adopt_plan, claimed, clear, clear_leftovers
 
 EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
+UNREAD = ("unknown key of", "unknown field beside", "a flag is", "a loss weight is")  # so begin the reasons that name a field nobody can read
 MAX_UNSUPERVISED = 0.001
 TASK_RECORDS = 5000
 
@@ -62,16 +64,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-dropped", type=float, default=0.05, metavar="F", help="stop when more than this part of a source is unusable (default: 0.05)"
     )
+    add(
+        "--ignore-field",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="read records as if they had no field NAME, beside the conversation or in a message; may be repeated. Without it a field that "
+        "no format gives a meaning refuses its record, since what is asked may stand there, or that a turn is not to be learned",
+    )
     add("--allow-unsupervised", action="store_true", help="go on when more than a thousandth of a source has nothing to train on")
     work.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Make the shards. Raises ChatError, PrepareError, ShardError, WorkError."""
+    if parts_of_turns := sorted({"role", "from", "content", "value"} & set(args.ignore_field)):
+        raise ChatError(f"--ignore-field {parts_of_turns[0]}: turns are made of it; name a field beside role and content")
     template, tokenizer = load_template(str(args.tokenizer.absolute()), args.template), Tokenizer.load(args.tokenizer)
     sides = _sides(args)
     inputs = find_inputs(args.inputs, args.source)
     arguments = {key: getattr(args, key) for key in ("template", "source", "seq_len", "long", "split", "max_dropped", "allow_unsupervised")}
+    ignored = sorted(set(args.ignore_field))
+    arguments |= {"ignore_field": ignored} if ignored else {}
     facts = {"arguments": arguments, "inputs": [item.to_json() for item in inputs], "tokenizer": _tokenizer_facts(tokenizer, template)}
     if all([_is_made(side.folder, facts) for side in sides]):
         clear_leftovers(args.out)
@@ -96,9 +110,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _report(folders: Iterable[Path], dropped: dict[str, dict[str, int]], left_out: Counter[str], out: Path) -> None:
-    if left_out:
-        listed = "; ".join(f"{what} ({number:,} conversations)" for what, number in left_out.most_common())
-        print(f"kept without what no template has a place for: {listed}")
+    for heading, chosen in (("kept without what no template has a place for", False), ("ignored, as --ignore-field says", True)):
+        if counted := [(what, number) for what, number in left_out.most_common() if what.startswith(IGNORED) == chosen]:
+            print(f"{heading}: " + "; ".join(f"{what.removeprefix(IGNORED)} ({number:,} conversations)" for what, number in counted))
     if reasons := sum((Counter(reasons) for reasons in dropped.values()), Counter()):
         listed = "; ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common(5))
         print(f"dropped {reasons.total():,}: {listed}; each is named in {out / 'dropped.jsonl'}")
@@ -160,6 +174,7 @@ def _encode(args: argparse.Namespace, inputs: list[ChatInput], folder: Path) -> 
     folder = folder.absolute()
     tokenizer = str(args.tokenizer.absolute())
     task = functools.partial(EncodeTask, tokenizer=tokenizer, template=args.template, seq_len=args.seq_len, long=args.long)
+    task = functools.partial(task, ignore=sorted(set(args.ignore_field)))
     tasks, sizes, first_record = [], [], Counter()
     for item in inputs:
         path = item.path if item.path.startswith("hub:") else str(Path(item.path).absolute())
@@ -202,7 +217,8 @@ def _check_limits(results: list[TaskResult], dropped: dict[str, dict[str, int]],
                 f"{sum(unusable.values()):,} of {total[source]:,} conversations cannot be used, more than --max-dropped {args.max_dropped}"
             )
             most = sorted(unusable.items(), key=lambda item: (-item[1], item[0]))[:5]
-            faults.append(f"{source}: {share}: " + "; ".join(f"{reason} ({number:,})" for reason, number in most))
+            remedy = "; --ignore-field NAME reads on without one" if any(reason.startswith(UNREAD) for reason in unusable) else ""
+            faults.append(f"{source}: {share}: " + "; ".join(f"{reason} ({number:,})" for reason, number in most) + remedy)
     if faults:
         raise ChatError("\n".join([*faults, f"nothing was written but {args.out / 'dropped.jsonl'}, which names them one by one"]))
 

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.chat.conversations import ChatError
+from data_tools.chat.tables import without_nulls
+from data_tools.chat.turns import ChatError
 from data_tools.files.atomic import sha256_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -56,7 +57,7 @@ def read_records(path: str, start: int = 0, stop: int | None = None) -> Iterator
     """Records start … stop - 1 of an input's `path`. Raises ChatError."""
     if path.startswith("hub:"):
         records = _open_hub(path.removeprefix("hub:"))
-        return iter(records.select(range(start, len(records) if stop is None else stop)))
+        return map(without_nulls, records.select(range(start, len(records) if stop is None else stop)))
     records = _read_parquet(Path(path)) if path.endswith(".parquet") else _read_json(Path(path))
     return itertools.islice(records, start, stop)
 
@@ -122,7 +123,7 @@ def _read_parquet(path: Path) -> Iterator[Any]:
 
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+            yield from map(without_nulls, batch.to_pylist())
 
 
 def _hub_input(name: str, source: str | None) -> ChatInput:

@@ -36,6 +36,7 @@ class EncodeTask:
     template: str
     seq_len: int | None
     long: Literal["truncate", "drop"]
+    ignore: tuple[str, ...] = ()  # fields to read as if they were not there
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +77,7 @@ def encode_records(task: dict[str, Any]) -> dict[str, Any]:
     for number, record in enumerate(read_records(task.path, task.start, task.stop), task.first_row):
         id = _record_id(task.source, number, record)
         try:
-            conversations = read_record(record)
+            conversations = read_record(record, task.ignore)
         except Refused as refused:
             dropped.append((id, str(refused)))
             continue

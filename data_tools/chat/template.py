@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.chat.conversations import ChatError, Refused, Turn
 from data_tools.chat.encoder import TextEncoder
 from data_tools.chat.formats import FORMATS, Marks, Part, jinja
 from data_tools.chat.model_template import ModelTemplate, read_template
+from data_tools.chat.turns import ChatError, Refused, Turn
 
 NAMES = (*FORMATS, "model")
 
@@ -73,7 +73,7 @@ class ChatTemplate:
         ends: list[int] = []
         for part, ids in self._encode_parts(self._parts(turns)):
             tokens += ids
-            mask += [int(part.train)] * len(ids)
+            mask += [int(part.train)] * len(ids) if part.learned is None else self._learned(part, ids)
             if part.answer and part.id is not None:
                 ends.append(len(tokens))
         return Encoded(tokens, mask, tuple(ends))
@@ -114,6 +114,25 @@ class ChatTemplate:
             after_text = part.id is None
         return encoded
 
+    def _learned(self, part: Part, ids: list[int]) -> list[int]:
+        """1 for the ids whose characters are all learned; the spaces inside a token that has words do not count."""
+        back = self._encoder.decode(ids)
+        shift = len(back) - len(part.text)  # the tokenizer's own space in front
+        learned = [True] * shift + [False] * len(part.text)
+        for start, end in part.learned or ():
+            learned[start + shift : end + shift] = [True] * (end - start)
+        mask: list[int] = []
+        first = place = 0  # of the ids, and of the characters, that are not accounted for yet
+        for stop in range(1, len(ids) + 1):
+            piece = self._encoder.decode(ids[first:stop])
+            if stop < len(ids) and not back.startswith(piece, place):  # a character whose bytes are several tokens: they go together
+                continue
+            until = place + len(piece) if stop < len(ids) else len(back)
+            places = [k for k in range(place, until) if not back[k].isspace()] or range(place, until)
+            mask += [int(part.train and all(learned[k] for k in places))] * (stop - first)
+            first, place = stop, until
+        return mask
+
     def _check_words(self, text: str, ids: list[int], after_text: bool) -> None:
         """The promise itself: the supervised ids read back as the assistant's words."""
         back = self._encoder.decode(ids)
@@ -141,7 +160,14 @@ def _join_texts(parts: Sequence[Part]) -> list[Part]:
     for part in parts:
         before = joined[-1] if joined else None
         if before is not None and part.id is None is before.id and (part.answer, part.train) == (before.answer, before.train):
-            joined[-1] = Part(before.text + part.text, None, part.answer, part.train)
+            joined[-1] = Part(before.text + part.text, None, part.answer, part.train, _joined_spans(before, part))
         elif part.text or part.id is not None:
             joined.append(part)
     return joined
+
+
+def _joined_spans(before: Part, part: Part) -> tuple[tuple[int, int], ...] | None:
+    if before.learned is None is part.learned:
+        return None
+    spans = [piece.learned if piece.learned is not None else ((0, len(piece.text)),) for piece in (before, part)]
+    return (*spans[0], *((start + len(before.text), end + len(before.text)) for start, end in spans[1]))

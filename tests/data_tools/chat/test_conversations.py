@@ -113,7 +113,7 @@ def test_tool_calls_are_the_assistants_words_and_their_results_are_not():
     assert [(turn.role, turn.text) for turn in conversation.turns] == [
         ("system", 'Be brief.\n\nTools:\n[{"name": "look"}]'),
         ("user", "Look at M31."),
-        ("assistant", '{"name": "look", "arguments": "{\\"at\\": \\"M31\\"}"}'),
+        ("assistant", '{"name": "look", "arguments": {"at": "M31"}}'),
         ("tool", "a spiral\n2.5 Mly"),
         ("assistant", "A spiral."),
     ]

@@ -1,0 +1,102 @@
+"""One message of a conversation, in any of its shapes → a turn: who speaks, the words, whether they are to be learned.
+
+Every key of a message is read, known to say nothing of the conversation, or refused by its name: a mark that nobody read trains a
+turn that was not to be trained, and nobody would know.
+"""
+
+from typing import Any
+
+from data_tools.chat.calls import message_calls, own_words, tools_text
+from data_tools.chat.fields import says_nothing_of_it
+from data_tools.chat.flags import is_detail, is_flag, learned_spans, mark, marks_beside, refuse_unclear_masks, turn_mark
+from data_tools.chat.turns import CALL_ROLES, ROLES, Refused, Role, Turn, either, nothing, string
+
+_ROLE, _CONTENT = ("role", "from"), ("content", "value")
+_REASONING = {"reasoning_content", "reasoning", "thinking", "reasoning_details"}
+_READ = {*_ROLE, *_CONTENT, *_REASONING, "tool_calls", "function_call"}
+
+
+def read_messages(record: dict[str, Any], messages: Any) -> list[Turn]:
+    """The turns of a list of messages, tool calls of one answer joined. Raises Refused."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise Refused("the conversation is not a list of messages")
+    roles = [_role(message) for message in messages]
+    refuse_unclear_masks(messages, roles)
+    turns: list[Turn] = []
+    for message, role, beside in zip(messages, roles, marks_beside(record, roles)):
+        turn = _turn(message, role, beside)
+        if turns and turns[-1].role == "assistant" and _name(message) in CALL_ROLES:  # ShareGPT: a call is a turn of its own
+            turn = _joined(turns.pop(), turn)
+        turns.append(turn)
+    return turns
+
+
+def _turn(message: dict[str, Any], role: Role, beside: bool | None) -> Turn:
+    unknown = [name for name, value in message.items() if not nothing(value) and not _is_known(name, value, role)]
+    if unknown:
+        raise Refused(f"unknown key of a message: {', '.join(sorted(map(repr, unknown))[:8])}")
+    train = turn_mark(message, role, beside)
+    content = either(message, _CONTENT)
+    spans = learned_spans(message, content)
+    if message.get("train_detail") == [] and mark(message):
+        spans = None  # axolotl: the flag of the turn goes before
+    if spans and (not train or role != "assistant"):
+        raise Refused("train_detail and a flag of its turn disagree" if role == "assistant" else f"train_detail on a {role} turn")
+    texts, left_out = _content(content, is_call=_name(message) in CALL_ROLES)
+    if calls := message_calls(message):
+        if role != "assistant":
+            raise Refused(f"tool calls in a {role} turn")
+        texts = [text for text in texts if text.strip()] + calls
+        if spans is not None and isinstance(content, str):  # the calls stand behind the text, and nothing was said against them
+            start = len(content) if content.strip() else 0
+            spans += ((start, len("\n".join(texts))),)
+    if role == "system" and (tools := tools_text({"tools": message.get("tools")})):  # ChatGLM: beside the system's words
+        texts = [text for text in texts if text.strip()] + ["\n" + tools if any(map(str.strip, texts)) else tools]
+    if any(not nothing(message.get(name)) for name in _REASONING):
+        left_out = "reasoning"
+    return Turn(role, "\n".join(texts), train and spans != (), left_out, spans or None)
+
+
+def _is_known(name: str, value: Any, role: Role) -> bool:
+    return name in _READ or is_flag(name) or is_detail(name) or says_nothing_of_it(name, value) or (name == "tools" and role == "system")
+
+
+def _name(message: dict[str, Any]) -> Any:
+    name = either(message, _ROLE, said=lambda name: ROLES.get(name.lower()) if isinstance(name, str) else name)
+    return name.lower() if isinstance(name, str) else name
+
+
+def _role(message: dict[str, Any]) -> Role:
+    name = _name(message)
+    role = ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        raise Refused(f"unknown role {str(either(message, _ROLE))[:40]!r}")
+    return role
+
+
+def _joined(answer: Turn, call: Turn) -> Turn:
+    if answer.train != call.train or answer.learned != call.learned:
+        raise Refused("an answer and its tool call are marked differently")
+    return Turn("assistant", f"{answer.text}\n{call.text}", answer.train, answer.left_out or call.left_out, answer.learned)
+
+
+def _content(content: Any, *, is_call: bool) -> tuple[list[str], str]:
+    """The words of a message, and what was left out of it. Content is a string, or a list of parts, or nothing beside tool calls."""
+    if is_call and isinstance(content, dict):
+        return own_words(content), ""
+    parts = content if isinstance(content, list) else [] if content is None else [{"type": "text", "text": content}]
+    texts, left_out = [], ""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "reasoning":
+            left_out = "reasoning"
+            continue
+        if kind not in ("text", "tool_call"):
+            raise Refused(f"content part {str(kind)[:40]!r} is not text")
+        beside = {name: value for name, value in part.items() if name not in ("type", "text", "value") and not nothing(value)}
+        unknown = [name for name, value in beside.items() if not says_nothing_of_it(name, value)]
+        if unknown:
+            raise Refused(f"unknown key of a content part: {', '.join(sorted(map(repr, unknown)))}")
+        said = either(part, ("text", "value"))
+        texts += own_words(said) if (is_call or kind == "tool_call") and not nothing(said) else [string(said)]
+    return texts, left_out
