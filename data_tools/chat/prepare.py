@@ -30,7 +30,12 @@ from data_tools.work import tasks as work
 from data_tools.work.workplace import adopt_plan, claimed, clear, clear_leftovers
 
 EXAMPLE = "python -m data_tools.prepare chat answers.jsonl GAIR/lima --tokenizer models/llama-2-7b --out shards/chat --seq-len 4096"
-UNREAD = ("unknown key of", "unknown field beside", "a flag is", "a loss weight is")  # so begin the reasons that name a field nobody can read
+UNREAD = (
+    "unknown key of",
+    "unknown field beside",
+    "a flag is",
+    "a loss weight is",
+)  # so begin the reasons that name a field nobody can read
 MAX_UNSUPERVISED = 0.001
 TASK_RECORDS = 5000
 

@@ -70,27 +70,32 @@ def cases(tmp_path_factory) -> dict[str, Case]:
 SAYS = ["What is a blazar?", "The flux varies.", "42", " A", "b ", "\tc"]
 piece = st.sampled_from([*MARKS, *["STRANGE"] * 9, *SAYS])  # STRANGE: any Unicode, drawn once a chat
 words = st.tuples(piece, st.sampled_from(SAYS), piece).map("".join)
-message = st.tuples(words, words, st.sampled_from([None, None, None, 0, 1]))
+# marks of an answer, in words and values of many formats, and whether they leave it to be learned
+MARKED = [*[({}, True)] * 12, ({"weight": None}, True), ({"weight": 0}, False), ({"weight": 1}, True), ({"train": False}, False)]
+MARKED += [({"trainable": "true"}, True), ({"loss_mask": 0, "weight": 0.0}, False), ({"mask": True}, False), ({"skip": "no"}, True)]
+MARKED += [({"masked": 1, "learn": "False"}, False), ({"train_detail": []}, False), ({"is_train": None, "loss": True, "id": 7}, True)]
+message = st.tuples(words, words, st.sampled_from(MARKED))
 blank = st.sampled_from([*[None] * 9, "", " \n\t"])  # what the last question is replaced by
 chat = st.tuples(st.sampled_from([None, "Be brief.", " ", *MARKS]), st.lists(message, min_size=1, max_size=4), blank, st.integers(1, 200))
 chat = st.tuples(chat, st.text(max_size=10))
 
 
-def as_messages(system: str | None, pairs: list[tuple[str, str, int | None]]) -> list[dict]:
+def as_messages(system: str | None, pairs: list[tuple[str, str, tuple[dict, bool]]]) -> list[dict]:
     messages = [] if system is None else [{"role": "system", "content": system}]
-    for question, answer, weight in pairs:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer, "weight": weight}]
+    for number, (question, answer, (marks, _)) in enumerate(pairs):
+        marked = [{}, {"weight": 0}, {"train": False}, {"mask": True}][number % 4]  # of a question, which is never learned
+        messages += [{"role": "user", "content": question} | marked, {"role": "assistant", "content": answer} | marks]
     return messages
 
 
 def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_token(cases):
-    seen = {"refused": 0, "unwritable": 0, "cut": 0, **dict.fromkeys(TEMPLATES, 0)}
+    seen = {"refused": 0, "unwritable": 0, "cut": 0, "marked": 0, **dict.fromkeys(TEMPLATES, 0)}
 
     phases, unchecked = [Phase.explicit, Phase.generate], list(HealthCheck)
 
     @settings(max_examples=6400, deadline=None, database=None, derandomize=True, phases=phases, suppress_health_check=unchecked)
     @given(chat)
-    @example(((None, [("a", "b", None)] * 4, None, 30), ""))
+    @example(((None, [("a", "b", ({}, True))] * 4, None, 30), ""))
     def run(drawn):
         (system, pairs, blank, seq_len), strange = drawn
         messages = json.loads(json.dumps(as_messages(system, pairs)).replace("STRANGE", json.dumps(strange)[1:-1]))
@@ -102,7 +107,9 @@ def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_
             return
         [conversation] = read_record({"messages": messages})
         kept = [message for message in messages if message["content"].strip()]
-        answers = [(message["content"], message["weight"]) for message in kept if message["role"] == "assistant"]
+        texts = [message["content"] for message in kept if message["role"] == "assistant"]
+        answers = list(zip(texts, (learn for _, _, (_, learn) in pairs), strict=True))
+        seen["marked"] += not all(learn for _, learn in answers)
         for case in cases.values():
             if case.name == "llama2" and any("▁" in answer for answer, _ in answers):  # SentencePiece reads it as a space
                 with pytest.raises(Refused, match="write an answer back"):
@@ -111,18 +118,76 @@ def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_
                 continue
             encoded = case.template.encode(conversation.turns)
             assert len(encoded.tokens) == len(encoded.mask)
-            assert case.supervised(encoded) == [case.expected(answer) for answer, weight in answers if weight != 0]
+            assert case.supervised(encoded) == [case.expected(answer) for answer, learn in answers if learn]
             assert sum(id in case.control for id in encoded.tokens) == case.structure(kept)
             cut = encoded.cut(seq_len)
             if cut is not None:
                 assert len(cut.tokens) <= seq_len and cut.tokens == encoded.tokens[: len(cut.tokens)]
-                whole = [case.expected(answer) for answer, weight in answers[: len(cut.ends)] if weight != 0]
+                whole = [case.expected(answer) for answer, learn in answers[: len(cut.ends)] if learn]
                 assert case.supervised(cut) == whole
                 seen["cut"] += cut is not encoded
             seen[case.name] += 1
 
     run()
-    assert min(seen[name] for name in TEMPLATES) >= 5000 and seen["cut"] > 1000 and seen["refused"] > 200, seen
+    assert min(seen[name] for name in TEMPLATES) >= 5000 and seen["cut"] > 1000 and seen["refused"] > 200 < seen["marked"], seen
+
+
+def test_random_spans_of_answers_supervise_the_tokens_whose_words_they_cover(cases, tmp_path):
+    """Against the tokenizers' own offsets, which the encoder does not use."""
+    import sentencepiece
+    from tokenizers import Tokenizer
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(write_llama2(tmp_path / "a") / "tokenizer.model"))
+    tokenizer = Tokenizer.from_file(str(write_chatml(tmp_path / "b") / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    seen = {"some": 0, "none": 0}
+
+    def characters(text: str, name: str) -> list[tuple[int, int]]:
+        """[start, end) of each of its tokens, in characters; a token of some bytes of a character has all of it."""
+        if name == "chatml":
+            return tokenizer.encode(text, add_special_tokens=False).offsets
+        front = "[INST] q [/INST] "
+        pieces = [piece for piece in processor.encode(f"{front}{text} ", return_type="proto").pieces if piece.end > len(front) - 1]
+        starts = [len(front[:-1].encode())]  # in bytes, of all characters behind the question
+        for character in f" {text} ":
+            starts.append(starts[-1] + len(character.encode()))
+        at = [(sum(s <= piece.begin for s in starts) - 2, sum(s < piece.end for s in starts) - 1) for piece in pieces]
+        return [(max(start, 0), min(end, len(text))) for start, end in at]
+
+    @settings(
+        max_examples=300, deadline=None, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(
+        st.lists(st.sampled_from([*SAYS, " ", "é", "星", "👩‍👩‍👧", "\n", "word", "</s>"]), min_size=1, max_size=6),
+        st.lists(st.integers(0, 12), max_size=6),
+    )
+    def run(pieces, cuts):
+        text = "".join(pieces).strip()
+        edges = sorted({cut for cut in cuts if cut < len(text)})
+        spans = list(zip(edges[::2], edges[1::2]))
+        learned = [any(start <= k <= end for start, end in spans) for k in range(len(text))]
+        if not text:
+            return
+        detail = [{"begin_offset": start, "end_offset": end, "train": True} for start, end in spans]
+        record = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": text, "train_detail": detail}]}
+        for name in ("chatml", "llama2"):
+            encoded = cases[name].template.encode(read_record(record)[0].turns)
+            if not spans:
+                assert not any(encoded.mask)
+                seen["none"] += 1
+                continue
+            end = encoded.ends[-1] - 1
+            at = characters(text, name)
+            mask = encoded.mask[end - len(at) : end]
+            for (start, stop), train in zip(at, mask, strict=True):
+                places = [k for k in range(start, stop) if not text[k].isspace()]
+                if places:
+                    assert train == all(learned[k] for k in places), (name, text, spans, at, mask)
+            assert encoded.mask[end] == 1 and not any(encoded.mask[: end - len(at)])
+            seen["some"] += 1
+
+    run()
+    assert seen["some"] > 200 and seen["none"] > 20, seen
 
 
 def test_truncation_at_every_length_stops_after_an_answer_and_loses_none_that_fits(cases):

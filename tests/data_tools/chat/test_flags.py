@@ -8,7 +8,20 @@ from data_tools.chat.conversations import Refused, read_record
 from data_tools.chat.template import ChatTemplate
 from tests.made.chat_tokenizers import write_chatml, write_llama2
 
-YES = ["train", "training", "trainable", "learn", "is_train", "isTrain", "loss", "loss_mask", "loss-mask", "train_on_turn", "weight", "loss_weight"]
+YES = [
+    "train",
+    "training",
+    "trainable",
+    "learn",
+    "is_train",
+    "isTrain",
+    "loss",
+    "loss_mask",
+    "loss-mask",
+    "train_on_turn",
+    "weight",
+    "loss_weight",
+]
 YES += ["loss_scale", "output_with_loss", "supervised", "trainOnTurn", "is_trainable"]
 NO = ["mask", "masked", "skip", "is_masked", "Masked", "no_loss", "skip_training"]
 FALSE, TRUE = [False, 0, 0.0, "false", "False", "no", "0", "off"], [True, 1, 1.0, "true", "True", "yes", "1", "on"]
@@ -43,7 +56,12 @@ def test_a_record_may_mark_a_whole_conversation_or_give_a_list(name):
     assert trained(chat() | {name: [question, leave, question, learn]}) == [False, True]
     if name != "mask":
         assert trained(chat() | {name: [leave, learn]}) == [False, True]
-    for shape in ({"instruction": "a", "output": "b"}, {"question": "a", "answer": "b"}, {"conversations": ["a", "b"]}, {"data": ["a", "b"]}):
+    for shape in (
+        {"instruction": "a", "output": "b"},
+        {"question": "a", "answer": "b"},
+        {"conversations": ["a", "b"]},
+        {"data": ["a", "b"]},
+    ):
         assert trained(shape | {name: leave}) == [False] and trained(shape | {name: learn}) == [True]
 
 
