@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import os
+import socket
 import sys
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-
-class WorldError(ValueError):
-    """The processes of a run could not join."""
+from train.world.launchers import WorldError, place_of
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,29 @@ class World:
     local_rank: int
     device: torch.device
     group: dist.ProcessGroup | None = None  # None: the default one
+    told_local_size: int | None = None  # ranks of this node, as the launcher says
 
     @classmethod
     def from_env(cls) -> World:
-        """Read RANK, WORLD_SIZE, LOCAL_RANK as the deepspeed launcher, torchrun and srun wrappers set them; alone without them."""
-        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        """The launcher's variables, which deepspeed reads too; alone without them. Raises WorldError where they contradict each other."""
+        place = place_of(os.environ)
         if torch.cuda.is_available():
-            device = torch.device("cuda", local_rank)
+            device = torch.device("cuda", place.local_rank)
             torch.cuda.set_device(device)
         else:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed when it is first imported
             device = torch.device("cpu")
-        for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+        for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.size), ("LOCAL_RANK", place.local_rank)):
             os.environ.setdefault(name, str(value))
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29500")
-        return cls(rank, size, local_rank, device)
+        os.environ.setdefault("MASTER_ADDR", place.address or "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(place.port or 29500))
+        return cls(place.rank, place.size, place.local_rank, device, told_local_size=place.local_size)
 
-    @property
+    @functools.cached_property
     def local_size(self) -> int:
-        return int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        """Ranks of this node, by who really shares one, whatever launchers call it; `connect` has asked."""
+        here = _node()
+        return sum(other == here for other in self.gather(here))
 
     @property
     def threads_set_by_user(self) -> bool:
@@ -67,7 +69,7 @@ class World:
         warnings.filterwarnings(
             "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
         )  # DeepSpeed's calls, once a step
-        for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.local_size == self.size):
+        for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.told_local_size == self.size or self.size == 1):
             print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         try:
@@ -78,6 +80,7 @@ class World:
                 f"the ranks did not meet at {place} ({str(error).splitlines()[0]}); if another run has the port, start with "
                 "deepspeed --master_port PORT; if not, check that every node reaches that address"
             ) from None
+        assert self.local_size >= 1  # a collective: asked here, where all ranks are
 
     def side(self, timeout_seconds: int) -> World:
         """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
@@ -130,8 +133,15 @@ class World:
 
 def free_port() -> int:
     """A port of this machine that nobody listens on now: a launcher's default one may be another run's."""
-    import socket
-
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def _node() -> tuple[str, str]:
+    """What the ranks of one node have in common: host name and network (containers of one host are nodes of their own)."""
+    try:
+        network = os.readlink("/proc/self/ns/net")
+    except OSError:
+        network = ""
+    return socket.gethostname(), network
