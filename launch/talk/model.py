@@ -14,6 +14,7 @@ from typing import Any
 from data_tools.chat.conversations import ChatError, Turn
 from data_tools.chat.template import NAMES, ChatTemplate
 from data_tools.files.atomic import sha256_file
+from train.checkpoint.layout import MANIFEST
 
 _ONE_AT_A_TIME = threading.Lock()  # seeds are global in transformers' generation, and two models on one device only slow each other
 
@@ -165,17 +166,17 @@ def check_folder(folder: Path) -> None:
         pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         why = f"only {pickles[0]}, a pickle, which could run anything; convert it with launch/export_hf.py" if pickles else "copy them, too"
         raise ModelError(f"{folder}: no *.safetensors weights in it; {why}")
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).is_file():
         _check_manifest(folder)
 
 
 def _check_manifest(folder: Path) -> None:
     """The files a model is made of, against a checkpoint's manifest; the trainer's own files are not read."""
     try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text())["files"]
         wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items() if "/" not in name}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder}/manifest.json: not readable ({error}); copy the checkpoint again") from None
+        raise ModelError(f"{folder / MANIFEST}: not readable ({error}); copy the checkpoint again") from None
     for name, (size, sha256) in wanted.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None

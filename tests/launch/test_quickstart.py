@@ -1,8 +1,13 @@
-"""The quickstart abstracts are large enough, well formed, and held out honestly."""
+"""The quickstart abstracts are large enough, well formed, and held out honestly; another text costs nothing that was made."""
 
 import json
 import re
+import subprocess
 
+import pytest
+
+from launch.quickstart import alone, prepare, warn_of_many_passes
+from tests.made import tiny
 from tests.made.where import ROOT
 
 ABSTRACTS = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
@@ -65,3 +70,38 @@ def test_no_twelve_words_in_a_row_are_shared_between_training_and_heldout_texts(
     heldout = set().union(*(runs(text, 12) for text in texts("heldout")))
     assert train and heldout
     assert train & heldout == set()
+
+
+def test_another_text_keeps_what_was_made_of_the_one_before_and_a_bad_one_touches_nothing(tmp_path, capfd):
+    tiny.write_tokenizer(tmp_path / "model")
+    data, run = tmp_path / "quickstart-data", tmp_path / "quickstart"
+
+    def text(name: str, count: int = 30):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"id": f"{name}-{k}", "text": f"A star of {name}, number {k}."}) + "\n" for k in range(count)))
+        return file
+
+    def made(file) -> list[str]:
+        prepare(data, run, tmp_path / "model", file, ["text"])
+        run.mkdir(exist_ok=True)
+        (run / "metrics.jsonl").write_text(file.stem)
+        return sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("quickstart"))
+
+    assert made(text("a")) == ["quickstart", "quickstart-data"] == made(text("a"))
+    assert made(text("b")) == ["quickstart", "quickstart-data", "quickstart-data.1", "quickstart.1"]
+    assert made(text("c"))[-1] == "quickstart.2" and (tmp_path / "quickstart.1" / "metrics.jsonl").read_text() == "a"
+    kept = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    (tmp_path / "broken.jsonl").write_text("{no json\n" * 5)
+    with pytest.raises(subprocess.CalledProcessError):
+        made(tmp_path / "broken.jsonl")
+    assert {p: p.read_bytes() for p in data.rglob("*") if p.is_file()} == kept and (run / "metrics.jsonl").read_text() == "c"
+    capfd.readouterr()
+    warn_of_many_passes(data)
+    assert "passes over the same" in capfd.readouterr().err
+
+
+def test_two_quickstarts_do_not_share_a_folder(tmp_path):
+    with alone(tmp_path / "runs" / ".lock"), pytest.raises(BlockingIOError), alone(tmp_path / "runs" / ".lock"):
+        pass
+    with alone(tmp_path / "runs" / ".lock"):
+        pass

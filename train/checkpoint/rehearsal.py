@@ -153,7 +153,7 @@ def _tokenizer_faults(folder: Path, vocabulary: int) -> Iterator[str]:
             return
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         tokenizer.save_pretrained(folder / "again")
-    except Exception as error:
+    except Exception as error:  # a broken tokenizer ends in whatever its library raises; all of it is told
         said = " ".join(str(error).split())
         yield f"tokenizer: transformers does not open it ({type(error).__name__}: {said[:300]}); fetch the model's tokenizer files again"
         return

@@ -12,6 +12,7 @@ from data_tools.shards.reader import Shards
 from train.data import mixture
 from train.data.mixture import SourceSpec
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
+from train.model_files.dtypes import OF_RECIPE
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.memory_items import Plan, Shape, plan
@@ -156,7 +157,7 @@ def _tokenizer(recipe: Recipe) -> str | None:
 
 
 def _sizes(recipe: Recipe, shape: Shape, memory: Plan) -> list[tuple[str, str]]:
-    nbytes, one, kept = 2 if recipe.model.dtype == "bf16" else 4, memory.checkpoint_bytes, memory.checkpoints
+    nbytes, one, kept = OF_RECIPE[recipe.model.dtype].itemsize, memory.checkpoint_bytes, memory.checkpoints
     there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
     free = shutil.disk_usage(there).free
     device, host = memory.state("device"), memory.state("host")
