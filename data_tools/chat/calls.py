@@ -13,7 +13,7 @@ from data_tools.chat.turns import Refused, nothing
 
 _BESIDE = {"id", "type", "index", "call_id"}  # of a call, which say nothing to the tool
 _ARGUMENTS = ("arguments", "parameters")  # Llama 3 says parameters
-_KINDS = {"function", "tool_call", "function_call"}
+_KINDS = ("function", "tool_call", "function_call")
 
 
 def message_calls(message: dict[str, Any]) -> list[str]:

@@ -26,6 +26,13 @@ def read_record(record: Any, ignore: Collection[str] = ()) -> list[Conversation]
     """
     if not isinstance(record, dict):
         raise Refused("not an object with fields")
+    try:
+        return _conversations(record, ignore)
+    except RecursionError as error:
+        raise Refused("nested too deeply") from error
+
+
+def _conversations(record: dict[str, Any], ignore: Collection[str]) -> list[Conversation]:
     record, ignored = without(record, ignore)
     if any(written_from_a_table(record.get(name)) for name in LISTS):
         record = without_nulls(record)
@@ -156,7 +163,10 @@ def _asked(instruction: Any, given: Any, output: Any) -> list[Turn]:
 def _history(record: dict[str, Any]) -> list[Turn]:
     """Earlier turns, as LLaMA-Factory and ms-swift store them."""
     turns = []
-    for pair in record.get("history") or []:
+    history = [] if nothing(record.get("history")) else record["history"]
+    if not isinstance(history, list):
+        raise Refused("history is not a list of [question, answer]")
+    for pair in history:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Refused("history is not a list of [question, answer]")
         turns += [Turn("user", string(pair[0])), Turn("assistant", string(pair[1]))]

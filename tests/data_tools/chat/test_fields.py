@@ -92,7 +92,7 @@ def test_input_of_alpaca_and_context_of_dolly_follow_the_instruction(shape):
 def test_history_and_system_of_single_questions_come_first(shape):
     record = SHAPES[shape] | {"history": [["a", "b"], ["c", "d"]], "system": "Be brief."}
     assert turns(record) == [("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), *PLAIN]
-    for value in ("a, b", [["a"]], [{"a": "b"}], {"a": "b"}):
+    for value in ("a, b", [["a"]], [{"a": "b"}], {"a": "b"}, 7, True):
         with pytest.raises(Refused, match=r"history is not a list of \[question, answer\]"):
             read_record(SHAPES[shape] | {"history": value})
 
@@ -215,3 +215,94 @@ def test_the_command_names_the_fields_that_it_refuses_and_says_what_it_ignores(t
 def test_what_turns_are_made_of_cannot_be_ignored(tmp_path, capsys):
     assert run(tmp_path, [SHAPES["question"]], "--ignore-field", "content") == 1
     assert "--ignore-field content: turns are made of it" in capsys.readouterr().err
+
+
+def test_records_of_any_values_are_read_or_refused_and_never_fail():
+    import random
+
+    draw = random.Random(0)
+    names = [
+        "messages",
+        "conversations",
+        "instruction",
+        "input",
+        "output",
+        "history",
+        "system",
+        "tools",
+        "functions",
+        "prompt",
+        "completion",
+        "data",
+    ]
+    names += [
+        "instances",
+        "train",
+        "mask",
+        "weight",
+        "train_detail",
+        "tool_calls",
+        "function_call",
+        "role",
+        "from",
+        "content",
+        "value",
+        "type",
+        "name",
+    ]
+    names += ["arguments", "function", "foo", "reasoning_content", "text", "question", "answer"]
+    atoms = [
+        None,
+        "",
+        "a",
+        "user",
+        "gpt",
+        "system",
+        "tool",
+        "function_call",
+        "text",
+        0,
+        1,
+        0.5,
+        True,
+        False,
+        float("nan"),
+        10**400,
+        "[",
+        "{}",
+        "<x",
+    ]
+    atoms += [b"x", '{"name": "x", "arguments": {}}', "\ud800", (1, 2)]
+
+    def value(depth: int):
+        kind = draw.random() if depth else 0
+        if kind < 0.5:
+            return draw.choice(atoms)
+        return [value(depth - 1) for _ in range(draw.randint(0, 3))] if kind < 0.75 else fields(depth - 1, draw.randint(0, 4))
+
+    def fields(depth: int, number: int) -> dict:
+        return {draw.choice(names): value(depth) for _ in range(number)}
+
+    read = refused = 0
+    for k in range(20000):
+        message = {
+            "role": draw.choice(["user", "assistant", "gpt", "tool", "function_call"]),
+            "content": draw.choice(["a", None, [{"type": "text", "text": "x"}]]),
+        }
+        record = [on_answer(**fields(3, 2)), {"messages": [MESSAGES[0], message | fields(3, 1)]}, SHAPES["alpaca"], {}][k % 4] | fields(
+            4, k % 3
+        )
+        try:
+            read += len(read_record(record, ignore=["foo"]))
+        except Refused:
+            refused += 1
+    assert read > 1000 and refused > 1000, (read, refused)
+
+
+@pytest.mark.parametrize("name", ["metadata", "foo", "tools", "messages"])
+def test_a_record_nested_without_end_is_refused(name):
+    value: list = ["x"]
+    for _ in range(5000):
+        value = [value]
+    with pytest.raises(Refused, match="nested too deeply"):
+        read_record(on_answer() | {name: value})
