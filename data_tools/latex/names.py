@@ -128,7 +128,10 @@ ASTRONOMY = {
         "Zsun": r"Z_\odot", "zsun": r"Z_\odot", "solmass": r"M_\odot", "mearth": r"M_\oplus", "rearth": r"R_\oplus",
         "mjup": r"M_{\rm Jup}", "rjup": r"R_{\rm Jup}", "Teff": r"T_{\rm eff}", "teff": r"T_{\rm eff}", "logg": r"\log g",
         "feh": r"[{\rm Fe/H}]", "degr": r"^\circ", "degree": r"^\circ", "degrees": r"^\circ", "arcdeg": r"^\circ", "arcsec": "''",
-        "arcmin": "'", "fdg": r".\!\!^\circ", "farcs": r".\!\!''", "farcm": r".\!\!'", "fs": r".\!\!^{\rm s}", "sun": r"\odot",
+        "arcmin": "'", "fdg": r".\!\!^\circ", "farcs": r".\!\!''", "farcm": r".\!\!'", "fs": r".\!\!^{\rm s}", "fh": r".\!\!^{\rm h}", "fm": r".\!\!^{\rm m}", "fp": r".\!\!^{\rm p}",
+        "fd": r".\!\!^{\rm d}", "fday": r".\!\!^{\rm d}", "fhr": r".\!\!^{\rm h}", "fmin": r".\!\!^{\rm m}", "fsec": r".\!\!^{\rm s}", "fdeg": r".\!\!^\circ",
+        "fmag": r".\!\!^{\rm m}", "fyr": r".\!\!^{\rm yr}", "onehalf": "1/2", "onethird": "1/3", "twothirds": "2/3", "onequarter": "1/4",
+        "threequarters": "3/4", "ubv": "UBV", "bv": "B-V", "ub": "U-B", "vr": "V-R", "ur": "U-R", "diameter": r"\oslash", "sun": r"\odot",
         "earth": r"\oplus", "la": r"\lesssim", "ga": r"\gtrsim", "lesssim": r"\lesssim", "gtrsim": r"\gtrsim", "micron": r"\mu{\rm m}",
         "kms": r"{\rm km\,s^{-1}}", "nodata": r"\ldots", "sq": r"\Box", "ubvr": "UBVR", "hbox": "", "sol": r"\odot", "deg": r"^\circ",
     }.items() if name not in ("hbox", "deg", "sq", "lesssim", "gtrsim")},
@@ -142,14 +145,32 @@ ASTRONOMY = {
     "sovast": "Soviet Ast.", "zap": "ZAp", "bain": "BAN", "actaa": "Acta Astron.", "skytel": "S&T",
 }
 
-UNIT_PREFIXES = {"kilo": "k", "mega": "M", "giga": "G", "tera": "T", "peta": "P", "exa": "E", "deci": "d", "centi": "c", "milli": "m",
-                 "micro": "µ", "nano": "n", "pico": "p", "femto": "f", "hecto": "h", "deca": "da"}
-UNITS = {"metre": "m", "meter": "m", "gram": "g", "second": "s", "kelvin": "K", "ampere": "A", "candela": "cd", "mole": "mol", "hertz": "Hz",
-         "newton": "N", "pascal": "Pa", "joule": "J", "watt": "W", "volt": "V", "ohm": "Ω", "tesla": "T", "weber": "Wb", "henry": "H",
-         "electronvolt": "eV", "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "TeV": "TeV", "parsec": "pc", "pc": "pc", "kpc": "kpc",
-         "Mpc": "Mpc", "Gpc": "Gpc", "au": "au", "astronomicalunit": "au", "angstrom": "Å", "year": "yr", "yr": "yr", "day": "d", "hour": "h",
-         "minute": "min", "degree": "°", "arcminute": "'", "arcsecond": '"', "mas": "mas", "percent": "%", "radian": "rad", "steradian": "sr",
-         "jansky": "Jy", "Jy": "Jy", "erg": "erg", "gauss": "G", "magnitude": "mag", "mag": "mag", "solarmass": "M_sun", "Msun": "M_sun",
-         "km": "km", "cm": "cm", "mm": "mm", "nm": "nm", "um": "µm", "m": "m", "s": "s", "kg": "kg", "g": "g", "K": "K", "Hz": "Hz", "kHz": "kHz",
-         "MHz": "MHz", "GHz": "GHz", "dex": "dex", "celsius": "°C", "degreeCelsius": "°C", "lightyear": "ly", "byte": "B", "bit": "bit", "Gyr": "Gyr",
-         "Myr": "Myr", "kyr": "kyr", "ms": "ms", "us": "µs", "ns": "ns", "min": "min", "h": "h", "d": "d", "W": "W", "J": "J", "N": "N"}
+UNIT_PREFIXES = {
+    **{"kilo": "k", "mega": "M", "giga": "G", "tera": "T", "peta": "P", "exa": "E", "zetta": "Z", "yotta": "Y", "ronna": "R", "quetta": "Q"},
+    **{"deci": "d", "centi": "c", "milli": "m", "micro": "µ", "nano": "n", "pico": "p", "femto": "f", "atto": "a", "zepto": "z", "yocto": "y"},
+    **{"hecto": "h", "deca": "da", "deka": "da", "kibi": "Ki", "mebi": "Mi", "gibi": "Gi", "tebi": "Ti", "pebi": "Pi"},
+}
+# siunitx's units by name and by abbreviation, and those that astronomers declare again and again
+UNITS = {
+    **{"metre": "m", "meter": "m", "gram": "g", "kilogram": "kg", "second": "s", "kelvin": "K", "ampere": "A", "candela": "cd", "mole": "mol"},
+    **{"hertz": "Hz", "newton": "N", "pascal": "Pa", "joule": "J", "watt": "W", "volt": "V", "ohm": "Ω", "tesla": "T", "weber": "Wb"},
+    **{"henry": "H", "coulomb": "C", "farad": "F", "siemens": "S", "becquerel": "Bq", "gray": "Gy", "sievert": "Sv", "lumen": "lm", "lux": "lx"},
+    **{"katal": "kat", "electronvolt": "eV", "atomicmassunit": "u", "dalton": "Da", "bar": "bar", "barn": "b", "litre": "l", "liter": "L"},
+    **{"hectare": "ha", "tonne": "t", "decibel": "dB", "bel": "B", "neper": "Np", "knot": "kn", "nauticalmile": "M", "mmHg": "mmHg"},
+    **{"parsec": "pc", "pc": "pc", "kpc": "kpc", "Mpc": "Mpc", "Gpc": "Gpc", "au": "au", "AU": "AU", "astronomicalunit": "au", "lightyear": "ly"},
+    **{"angstrom": "Å", "AA": "Å", "year": "yr", "yr": "yr", "kyr": "kyr", "Myr": "Myr", "Gyr": "Gyr", "annum": "a", "day": "d", "hour": "h"},
+    **{"minute": "min", "min": "min", "degree": "°", "degr": "°", "arcdeg": "°", "arcminute": "'", "arcmin": "'", "arcsecond": '"', "arcsec": '"'},
+    **{"mas": "mas", "percent": r"%", "permille": "‰", "radian": "rad", "steradian": "sr", "jansky": "Jy", "Jy": "Jy", "mJy": "mJy", "erg": "erg"},
+    **{"gauss": "G", "Gauss": "G", "dyne": "dyn", "magnitude": "mag", "mag": "mag", "dex": "dex", "rayleigh": "R", "ABmag": "mag", "pixel": "pixel"},
+    **dict.fromkeys(("solarmass", "Msun", "msun", "Msol", "solmass", "sunmass"), r"M_\odot"),
+    **dict.fromkeys(("solarluminosity", "Lsun", "lsun", "Lsol"), r"L_\odot"),
+    **dict.fromkeys(("solarradius", "Rsun", "rsun", "Rsol"), r"R_\odot"),
+    **{"earthmass": r"M_\oplus", "mearth": r"M_\oplus", "earthradius": r"R_\oplus", "rearth": r"R_\oplus"},
+    **{"jupitermass": r"M_{\rm Jup}", "mjup": r"M_{\rm Jup}", "rjup": r"R_{\rm Jup}"},
+    **{"celsius": "°C", "degreeCelsius": "°C", "degreecelsius": "°C", "byte": "B", "bit": "bit", "dB": "dB", "micron": "µm", "photon": "photon"},
+    **{"elementarycharge": "e", "clight": "c", "planckbar": "ħ", "bohr": "a_0", "hartree": "E_h", "electronmass": "m_e", "amu": "u", "kWh": "kWh"},
+    **{name: name.replace("u", "µ", 1) if name[0] == "u" else name.replace("ohm", "Ω") for name in """
+       fg pg ng ug mg g kg pm nm um mm cm dm m km as fs ps ns us ms s h d fmol pmol nmol umol mmol mol kmol pA nA uA mA A kA ul ml l hl uL mL L hL
+       mHz Hz kHz MHz GHz THz mN N kN MN Pa kPa MPa GPa hPa mohm kohm Mohm pV nV uV mV V kV nW uW mW W kW MW GW J uJ mJ kJ eV meV keV MeV GeV TeV PeV
+       F fF pF nF uF K mK uK nT uT mT T C rad sr cd dyn uJy nJy kJy mas uas uG mG""".split()},
+}

@@ -26,7 +26,7 @@ from data_tools.latex.macros import (
 )
 from data_tools.latex.names import ASTRONOMY, PROTECTED
 from data_tools.latex.tree import Files
-from data_tools.latex.units import UNIT_COMMANDS, quantity
+from data_tools.latex.units import UNIT_COMMANDS, Units
 
 MAX_BODY = 100_000  # of a macro that is defined by itself, `\edef\a{\a\a}`
 _DEFINERS = {
@@ -66,6 +66,7 @@ class _Expander:
         self._environments: dict[str, tuple[Macro, str]] = {}
         self._hidden: set[str] = set()
         self._at_is_letter = False
+        self._units = Units(self._unit_macro)
         self._handlers = self._table()
         self._stream.handle, self._stream.decide = self._handle, self._branches.condition
 
@@ -131,16 +132,28 @@ class _Expander:
         return True
 
     def _unit(self, name: str) -> bool:
-        self._stream.optional("")
-        arguments = []
-        while len(arguments) < UNIT_COMMANDS[name]:
-            value = self._stream.argument()
+        top = self._stream.here()
+        at, given = top.at, []
+        before = top.text[max(0, at - len(name) - 2) : at - len(name) - 1] if at > len(name) + 1 else ""
+        for kind in UNIT_COMMANDS[name]:
+            follows = re.compile(r"\s{0,9}([\[{\\])").match(top.text, top.at)
+            value = self._stream.optional("") if kind == "o" else self._stream.argument() if follows and follows[1] != "[" else None
             if value is None:
-                self._stream.push("".join(f"{{{v}}}" for v in arguments))
+                top.at = at
                 return False
-            arguments.append(value)
-        self._stream.push(quantity(name, arguments))
+            given.append(value)
+        if name == "unit" and top.text.startswith("{", top.at):  # of SIunits, a value and its unit
+            name, given = "SI", [*given, self._stream.argument() or ""]
+        shown = self._units.shown(name, given, (before, top.text[top.at : top.at + 1]))
+        if shown is None:
+            top.at = at
+            return False
+        self._stream.push(shown)
         return True
+
+    def _unit_macro(self, name: str) -> str | None:
+        macro = self._stream.macros.get(name)
+        return macro.body if macro and not macro.kinds else None
 
     def _takes_tokens(self, name: str) -> bool:
         """Put groups around macros that stand as arguments, for what they stand for may be more than one token."""
