@@ -21,6 +21,7 @@ from data_tools.latex.expansion.expander import expand
 from data_tools.latex.expansion.source import cut_comments, decode, shown
 from data_tools.latex.formulas import protect, restore
 from data_tools.latex.limits import SECONDS_PER_PAPER, Deadline, PaperError
+from data_tools.latex.main_file.choice import choose_main, files_to_choose_from
 from data_tools.latex.prose import HEADING, Context, prose
 from data_tools.latex.references import acronyms, citation_aliases, number_labels
 from data_tools.latex.sections import (
@@ -33,7 +34,7 @@ from data_tools.latex.sections import (
     cut_title,
     split_sections,
 )
-from data_tools.latex.tree import Files, Tree, choose_main
+from data_tools.latex.tree import Files, Tree
 
 MIN_WORDS = 20
 
@@ -48,20 +49,26 @@ class Paper:
     conclusion: str | None
     sections: list[dict[str, str]]
     text: str
-    notes: list[str]  # files asked for and not read
+    notes: list[str]  # why the main file is this one, where it could be another; files asked for and not read
 
 
 def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None, *, seconds: float = SECONDS_PER_PAPER) -> Paper:
-    """One paper from its main file's path, or from its files in memory, the main one chosen if not named; PaperError with a reason."""
+    """One paper from its main file's path, or from its folder or its files in memory, the main one chosen if not named.
+
+    Raises PaperError with a reason.
+    """
     deadline = Deadline(seconds)
-    if isinstance(paper, Mapping):
-        tree, main = Tree(paper), main or choose_main(paper, deadline)
+    notes: list[str] = []
+    if isinstance(paper, Mapping) or Path(paper).is_dir():
+        tree = Tree(paper if isinstance(paper, Mapping) else Path(paper))
+        if main is None:
+            choice = choose_main(paper if isinstance(paper, Mapping) else files_to_choose_from(Path(paper)), deadline)
+            main, notes = choice.name, [str(choice)] if choice.rivals else []
     else:
         path = Path(paper)
         if not path.is_file():
             raise PaperError("no main file", f"{path} is not a file")
         tree, main = Tree(path.parent), path.name
-    notes: list[str] = []
     source = expand(Files(tree, main, notes, deadline), main, deadline)
     start = re.search(r"\\begin\s{0,9}\{document\}", source)
     if start is None:
@@ -148,7 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
         description="One paper's LaTeX as words, one JSON object on stdout.",
         epilog="example: python -m data_tools.latex paper/ms.tex > paper.json",
     )
-    parser.add_argument("paper", type=Path, metavar="PAPER.tex", help="the main file; its inputs are read from its own folder")
+    about = "the main file, whose inputs are read from its own folder; or a paper's folder, whose main file is chosen (stderr says why)"
+    parser.add_argument("paper", type=Path, metavar="PAPER.tex", help=about)
     paper_path = parser.parse_args(arguments).paper
     try:
         paper = read_paper(paper_path)
@@ -157,5 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     json.dump(asdict(paper), sys.stdout, ensure_ascii=False, indent=1)
     print()
+    for note in paper.notes:
+        print(f"{paper_path}: {note}", file=sys.stderr)
     print(f"{paper_path}: {len(paper.text.split())} words in {len(paper.sections)} sections, printed to stdout", file=sys.stderr)
     return 0

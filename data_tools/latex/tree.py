@@ -17,18 +17,6 @@ _INPUT = re.compile(
     r"\\(?:(input|include|subfile|subfileinclude|InputIfFileExists|variable|@input)\s{0,9}(?:\{([^{}\n]{1,300})\}|(?<=t)\s([^\s\\{}%]{1,300}))"
     r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})"
 )
-_HEAD_BYTES = 1 << 20
-_MAIN_MARKS = [
-    (re.compile(r"(?m)^[^%\n]{0,500}?(?:" + mark + ")"), points)
-    for mark, points in (
-        (r"\\document(?:class|style)", 4),
-        (r"\\begin\s{0,9}\{document\}", 4),
-        (r"\\begin\s{0,9}\{abstract\}|\\abstract\b", 4),
-        (r"\\title\b", 2),
-        (r"\\section\b", 2),
-        (r"\\(?:bibliography|begin\s{0,9}\{thebibliography\})", 1),
-    )
-]
 _MAX_PACKAGE_CHARS = 1 << 16
 # packages that travel with papers and define layout, not words
 _LAYOUT = re.compile(
@@ -85,26 +73,6 @@ class Tree:
     def names(self) -> list[str]:
         """Relative names of the files in memory; a folder's are not listed."""
         return sorted(self._files or ())
-
-
-def choose_main(files: Mapping[str, bytes], deadline: Deadline) -> str:
-    """The main file of a paper's files, by what the files say; PaperError where none is LaTeX."""
-    ranks: dict[str, tuple[int, int, int, str]] = {}
-    included: set[str] = set()
-    for name, data in files.items():
-        deadline.check()
-        if not (name.lower().endswith((".tex", ".ltx", ".latex")) or b"\\document" in data[:65536]):
-            continue
-        text = data[:_HEAD_BYTES].decode("latin-1")
-        included |= {posixpath.basename(m[1] or m[2] or m[4]).removesuffix(".tex").lower() for m in _INPUT.findall(text)}
-        score = sum(points for mark, points in _MAIN_MARKS if mark.search(text))
-        stem = PurePosixPath(name).stem.lower()
-        score += (stem in ("ms", "main", "paper", "article", "manuscript")) - 3 * ("diff" in stem) - 6 * (r"{subfiles}" in text[:4000])
-        if score >= 5:
-            ranks[name] = (score, -name.count("/"), len(data), name)
-    if not ranks:
-        raise PaperError("not LaTeX", f"none of {len(files)} files has a \\documentclass and a \\begin{{document}}")
-    return max(ranks.values(), key=lambda rank: (rank[0] - 6 * (PurePosixPath(rank[3]).stem.lower() in included), *rank[1:]))[3]
 
 
 class Files:
