@@ -19,7 +19,7 @@ from typing import BinaryIO
 from data_tools.archives.limits import CAPS, ArchiveError, Caps
 from data_tools.archives.tar_stream import BLOCK, checksum_ok, safe_name, tar_members
 
-TEXT_NAME = re.compile(r"\.(tex|ltx|latex|bbl|sty|cls|txt|inc|tikz|def)$|(^|/)[^./]+$", re.IGNORECASE)
+TEXT_NAME = re.compile(r"\.(tex|ltx|latex|bbl|sty|cls|txt|inc|tikz|def)$|(^|/)[^./]+$|(^|/)00README\.\w+$", re.IGNORECASE)
 
 
 def read_source(data: bytes, caps: Caps = CAPS) -> dict[str, bytes]:

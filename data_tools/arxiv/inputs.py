@@ -8,22 +8,25 @@ Both depend on the input alone, not on the number of workers, so finished tasks 
 
 from __future__ import annotations
 
-import gzip
+import json
 import os
 import posixpath
 import re
-import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from data_tools.archives.limits import ArchiveError
 from data_tools.archives.tar_stream import bulk_members
-from data_tools.arxiv.metadata import paper_id
-from data_tools.files.places import PlaceError, describe, filesystem, is_local
+from data_tools.arxiv.ids import ARCHIVES, paper_id
+from data_tools.files.json_values import JsonError, Written, is_whole, read_whole
+from data_tools.files.packed import DamagedError, ending_of, open_packed
+from data_tools.files.places import PlaceError, describe, filesystem, is_local, matches
 
 PART_BYTES = 64 << 20
 GROUP_FILES = 16
 MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a record
+JSON_NAME = re.compile(r"\.(jsonl?|ndjson)(\.gz|\.zst|\.bz2|\.xz)?$", re.IGNORECASE)
+NO_DATA = re.compile(r"/(?:\.|(?:_temporary|_delta_log|_spark_metadata)/)")
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 
 
@@ -32,52 +35,83 @@ def json_files(paths: list[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)
-        if any(sign in inner for sign in "*?["):
-            names = sorted(fs.glob(inner))
-        elif fs.isdir(inner):
-            names = sorted(name for name in fs.find(inner) if re.search(r"\.jsonl?(\.gz|\.zst|\.bz2|\.xz)?$", name))
+        if is_local(fs):
+            found_here = [inner] if fs.exists(inner) else matches(inner)
         else:
-            names = [inner] if fs.exists(inner) else []
+            found_here = sorted(fs.glob(inner)) if any(sign in inner for sign in "*?[") else [inner] if fs.exists(inner) else []
+        names = [name for place in found_here for name in (_json_below(fs, place) if fs.isdir(place) else [place])]
         if not names:
             raise PlaceError(f"{path}: no such file, or a folder without .json or .jsonl files")
         found += [os.path.abspath(name) if is_local(fs) else fs.unstrip_protocol(name) for name in names]
     return list(dict.fromkeys(found))
 
 
+def _json_below(fs: Any, folder: str) -> list[str]:
+    """A folder's files of JSON, without hidden ones and what Spark leaves beside its parts."""
+    return sorted(name for name in fs.find(folder) if JSON_NAME.search(name) and not NO_DATA.search(name.removeprefix(folder)))
+
+
 def metadata_parts(paths: list[str]) -> list[dict[str, Any]]:
     parts = []
     for path in paths:
         size = describe(path)["bytes"]
-        packed = not re.search(r"\.(jsonl?|ndjson)$", path)
-        for first in [0] if packed else range(0, max(size, 1), PART_BYTES):
-            parts.append({"path": path, "first": first, "last": size if packed else min(first + PART_BYTES, size), "packed": packed})
+        whole = size > 0 and _is_whole(path)
+        undivided = whole or ending_of(path) or not JSON_NAME.search(path)
+        for first in [0] if undivided else range(0, max(size, 1), PART_BYTES):
+            parts.append({"path": path, "first": first, "last": size if undivided else min(first + PART_BYTES, size)})
+            parts[-1] |= {"undivided": bool(undivided), "whole": whole}
     return parts
 
 
-def lines_of(part: dict[str, Any]) -> Iterator[bytes]:
-    """Lines that begin in the part; a line that runs over its end belongs to it."""
-    fs, inner = filesystem(part["path"])
+def _is_whole(path: str) -> bool:
     try:
-        with fs.open(inner, "rb", compression="infer" if part["packed"] else None) as file:
+        with open_packed(path) as file:
+            return is_whole(file)
+    except DamagedError:
+        return False  # told by the task that reads it
+
+
+def lines_of(part: dict[str, Any]) -> Iterator[bytes]:
+    """Lines that begin in the part; a line that runs over its end belongs to it. Of JSON as a whole its records, each as a line."""
+    try:
+        with open_packed(part["path"]) as file:
+            if part.get("whole"):
+                yield from _records_as_lines(part["path"], file)
+                return
             if part["first"]:
                 file.seek(part["first"] - 1)
                 file.readline()  # the line before, whose end may be the very byte
-            while (part["packed"] or file.tell() < part["last"]) and (line := file.readline(MAX_LINE)):
+            while (part["undivided"] or file.tell() < part["last"]) and (line := file.readline(MAX_LINE)):
                 if line.strip():
                     yield line
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise PlaceError(f"{part['path']}: {error}; the copy was cut short or damaged, fetch it again") from None
+    except DamagedError as error:
+        raise PlaceError(f"{part['path']}: {error.cause}; the copy was cut short or damaged, fetch it again") from None
 
 
-def latex_shares(paths: list[str]) -> list[dict[str, Any]]:
-    """What each task reads: `{"bulk": path, first, last}` or `{"papers": [path …]}`. Raises PlaceError."""
+def _records_as_lines(path: str, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        for record in read_whole(file):
+            if isinstance(record, dict) and isinstance(record.get("id"), Written):
+                record = {**record, "id": str(record["id"])}
+            yield json.dumps(record).encode()
+    except JsonError as error:
+        raise PlaceError(f"{path}: {error}; mend it, or fetch it again") from None
+
+
+def latex_shares(paths: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What each task reads, `{"bulk": path, first, last}` or `{"papers": [path …]}`; and the files in folders that are no source.
+
+    Raises PlaceError.
+    """
     shares: list[dict[str, Any]] = []
     loose: list[str] = []
+    strange: list[str] = []
     for path in paths:
         fs, inner = filesystem(path)
-        if not fs.exists(inner):
+        places = [inner] if fs.exists(inner) else matches(inner) if is_local(fs) else []
+        if not places:
             raise PlaceError(f"{path}: no such file or folder")
-        for name in _papers_in(fs, inner.rstrip("/")) if fs.isdir(inner) else [inner]:
+        for name in [name for place in places for name in (_papers_at(fs, place.rstrip("/"), strange) if fs.isdir(place) else [place])]:
             full = os.path.abspath(name) if is_local(fs) else fs.unstrip_protocol(name)
             if name.endswith(".tar") and _is_bulk(fs, name):
                 size = fs.info(name)["size"]
@@ -91,33 +125,55 @@ def latex_shares(paths: list[str]) -> list[dict[str, Any]]:
     shares += [{"papers": loose[first : first + GROUP_FILES], "bytes": GROUP_FILES << 16} for first in range(0, len(loose), GROUP_FILES)]
     if not shares:
         raise PlaceError(f"--latex {' '.join(paths)}: no .tex, .gz, .tar.gz, .tar and no folder with LaTeX in it")
-    return shares
+    return shares, strange
 
 
-def _papers_in(fs: Any, folder: str) -> list[str]:
-    """A folder's papers: its sources, and its folders that hold TeX; folders of sources (2301/, hep-ph/) are opened."""
+def _papers_at(fs: Any, folder: str, strange: list[str]) -> list[str]:
+    """Of a folder that was named on the command line: itself where its name is a paper's, else what is in it."""
+    if name_of(folder)[1] and _holds_tex(fs, folder):
+        return [folder]
+    return _papers_in(fs, folder, strange)
+
+
+def _papers_in(fs: Any, folder: str, strange: list[str]) -> list[str]:
+    """A folder's papers: its sources, and its folders that hold TeX; folders of sources (2301/, hep-ph/) are opened.
+
+    Other files go to `strange`, but hidden ones.
+    """
     found = []
     for entry in sorted(fs.ls(folder, detail=True), key=lambda entry: entry["name"]):
         name = entry["name"]
         if entry["type"] == "directory":
-            found += _papers_in(fs, name) if _is_shelf(fs, name) else [name] if _holds_tex(fs, name) else []
-        elif SOURCE_NAME.match(posixpath.basename(name)) and (not name.endswith(".pdf") or name_of(name)[1]):
+            inside = _papers_in(fs, name, strange) if _is_shelf(fs, name) else [name] if _holds_tex(fs, name) else []
+            found += inside
+            if not inside and fs.find(name):
+                strange.append(f"{name}/")
+        elif SOURCE_NAME.match(posixpath.basename(name)) and (not name.lower().endswith(".pdf") or name_of(name)[1]):
             found.append(name)
+        elif not posixpath.basename(name).startswith("."):
+            strange.append(name)
     return found
 
 
 def _is_shelf(fs: Any, folder: str) -> bool:
-    if paper_id(posixpath.basename(folder)):
+    """Whether a folder holds papers, and is none itself: by its name, or by sources and folders in it that are called by ids."""
+    base = posixpath.basename(folder)
+    if paper_id(base):
         return False
-    entries = fs.ls(folder, detail=True)
-    names = [posixpath.basename(entry["name"]) for entry in entries]
-    if re.fullmatch(r"\d{4}|arXiv_src_.*", posixpath.basename(folder)):
+    if re.fullmatch(r"\d{4}|arXiv_src_.*", base):
         return True
-    if any(name.endswith(".tex") and not name_of(name)[1] for name in names):
+    entries = fs.ls(folder, detail=True)
+    names = [entry["name"] for entry in entries]
+    if any(name.lower().endswith(".tex") and not name_of(name)[1] for name in names):
         return False
-    return any(SOURCE_NAME.match(name) and not name.endswith(".tex") and name_of(name)[1] for name in names) or any(
-        entry["type"] == "directory" and (paper_id(name) or re.fullmatch(r"\d{4}", name)) for entry, name in zip(entries, names)
-    )
+    if any(SOURCE_NAME.match(posixpath.basename(name)) and not name.lower().endswith(".tex") and name_of(name)[1] for name in names):
+        return True
+    inner = [entry["name"] for entry in entries if entry["type"] == "directory"]
+    return any(name_of(name)[1] or _is_named_shelf(name) for name in inner) or (base.lower() in ARCHIVES and bool(inner))
+
+
+def _is_named_shelf(folder: str) -> bool:
+    return bool(re.fullmatch(r"\d{4}", posixpath.basename(folder))) or posixpath.basename(folder).lower() in ARCHIVES
 
 
 def _holds_tex(fs: Any, folder: str) -> bool:
@@ -134,8 +190,12 @@ def _is_bulk(fs: Any, path: str) -> bool:
 
 
 def name_of(path: str) -> tuple[str, tuple[str, int] | None]:
-    """A source's name without its ending, and the (id, version) it stands for, if it is one of arXiv's: also hep-ph/9901001.gz."""
-    base = posixpath.basename(path.rstrip("/"))
-    found = SOURCE_NAME.match(base)
-    stem = found[1] if found else base
-    return stem, paper_id(stem) or paper_id(posixpath.basename(posixpath.dirname(path)) + "/" + stem)
+    """A source's name without its ending, and the (id, version) it stands for, if it is one of arXiv's.
+
+    Of the old style the archive may be that of a folder above: astro-ph/9301003.gz, also astro-ph/pdf/9301/9301003v1.pdf.
+    """
+    parts = path.rstrip("/").split("/")
+    found = SOURCE_NAME.match(parts[-1])
+    stem = found[1] if found else parts[-1]
+    above = next((part for part in parts[-2:-5:-1] if part.split(".")[0].lower() in ARCHIVES), None)
+    return stem, paper_id(stem) or (paper_id(f"{above}/{stem}") if above and stem[:1].isdigit() else None)

@@ -36,6 +36,7 @@ def make(task: dict[str, Any]) -> dict[str, Any]:
     candidates, sources = grouped(work / "scan", bucket), grouped(work / "latex", bucket)
     between: Counter[str] = Counter()
     kept, dropped = [], []
+    matched: Counter[str] = Counter()
     for name in sorted(candidates.keys() | (sources.keys() if not plan["has_metadata"] else set())):
         copies = sorted(candidates.get(name, []), key=_copy_rank)
         best = copies[-1] if copies else {"id": name, "file": FROM_LATEX, "meta": {}, "reason": None}
@@ -44,6 +45,8 @@ def make(task: dict[str, Any]) -> dict[str, Any]:
             dropped.append({**_plain(copy), "reason": "duplicate_id", "detail": "another record of this id is newer, longer or equal"})
         document = _join(best, sources.get(name, []), plan["parts"])
         reason, detail = _verdict(best, document, sources.get(name, []), filters, evaluation)
+        if best["meta"] and not best["reason"] and "text" not in best:
+            matched["with a source" if any("reason" not in source for source in sources.get(name, [])) else "without a source"] += 1
         (kept if reason is None else dropped).append(document if reason is None else {**document, "reason": reason, "detail": detail})
     refused = [
         {"id": name, "text": "", "meta": {"source": source["name"]}, "reason": f"source_{source['reason']}", "detail": source["detail"]}
@@ -54,7 +57,7 @@ def make(task: dict[str, Any]) -> dict[str, Any]:
     for part, found in (("kept", kept), ("dropped", dropped), ("refused", refused)):
         write_atomically(work / "make" / f"{bucket:03d}.{part}.jsonl", b"".join(map(line_of, found)))
     _write_signatures(work / "make" / f"{bucket:03d}.npz", kept)
-    return {"between": between}
+    return {"between": between, "matched": matched}
 
 
 def _verdict(
@@ -106,6 +109,8 @@ def _join(best: dict[str, Any], sources: list[dict[str, Any]], parts: list[str])
     meta = {"source": "arxiv" if best["meta"] else "latex", **(best["meta"] or {"title": latex.get("title", "")}), "parts": origins}
     if "latex" in origins.values():
         meta["latex"] = latex["name"]
+        if latex.get("main"):
+            meta["latex_main"] = f"{latex['main']['file']}: {latex['main']['because']}"
     return {"id": best["id"], "text": "\n\n".join(texts), "meta": meta, "file": best["file"]}
 
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 
+from data_tools.arxiv.ids import paper_id, repaired_id
+from data_tools.arxiv.withdrawn import says_so
 from data_tools.documents.clean import clean_abstract, clean_title
-
-NEW_ID = re.compile(r"(\d{2})(\d{2})\.(\d{4,5})(v\d+)?$")  # four digits until 1412, five since 1501
-NUMBER_ID = re.compile(r"(\d{3,4})\.(\d{1,16})$")  # an id that some table held as a number
-OLD_ID = re.compile(r"([a-z][a-z-]*[a-z])(?:\.[A-Za-z-]{2,})?[/_]?(\d{2})(\d{2})(\d{3})(v\d+)?$")
 
 MAX_CHARACTERS = 20_000  # of title and abstract; arXiv itself allows 1,920
 
@@ -38,38 +36,6 @@ class Record:
     comments: str
 
 
-def paper_id(name: str) -> tuple[str, int] | None:
-    """(id without version, version or 0) of an arXiv id or of a source's file name without ending; None for any other name.
-
-    `hep-ph9901001v2` and `hep-ph/9901001` are one paper, so are `arXiv:2301.00001` and `2301.00001v3`.
-    """
-    name = name.strip().removeprefix("arXiv:").removeprefix("arxiv:")
-    if found := NEW_ID.fullmatch(name):
-        base = f"{found[1]}{found[2]}.{found[3]}"
-        if len(found[3]) != (5 if base >= "1501" else 4):
-            return None
-    elif found := OLD_ID.fullmatch(name):
-        base = f"{found[1]}/{found[2]}{found[3]}{found[4]}"
-    else:
-        return None
-    if not 1 <= int(found[2] if "." in base.split("/")[-1] else found[3]) <= 12:
-        return None
-    version = found[found.lastindex] if (found[found.lastindex] or "").startswith("v") else "v0"
-    return base, int(version[1:])
-
-
-def repaired_id(name: str) -> str | None:
-    """The id that a table held as a number: `1501.0171599999999` was 1501.01716, `704.001` was 0704.0010. None: no such thing."""
-    found = NUMBER_ID.fullmatch(name.strip())
-    if not found:
-        return None
-    month = found[1].zfill(4)
-    digits = 5 if month >= "1501" else 4
-    number = round(float("0." + found[2]) * 10**digits, 4)
-    fixed = f"{month}.{int(number):0{digits}d}"
-    return fixed if number == int(number) and paper_id(fixed) else None
-
-
 def parse(fields: object) -> Record:
     """A record of a line's JSON value, title and abstract as they stand (`cleaned` comes after the selection).
 
@@ -77,6 +43,8 @@ def parse(fields: object) -> Record:
     """
     if not isinstance(fields, dict):
         raise RecordError("not a JSON object")
+    if isinstance(fields.get("id"), (int, float)) and not isinstance(fields["id"], bool):
+        fields = {**fields, "id": str(fields["id"])}  # of a Written: as it stands in the file
     for key in ("id", "title", "abstract"):
         if not isinstance(fields.get(key), str) or not fields[key].strip():
             raise RecordError(f"no {key}")
@@ -84,7 +52,8 @@ def parse(fields: object) -> Record:
         raise RecordError(f"an abstract of {len(fields['abstract'])} characters; at most {MAX_CHARACTERS} are one")
     found = paper_id(fields["id"]) or paper_id(repaired_id(fields["id"]) or "")
     if found is None:
-        raise RecordError(f"id {fields['id'][:40]!r} is no arXiv id")
+        lost = re.fullmatch(r"\s*\d{6,7}\s*", fields["id"])
+        raise RecordError(f"id {fields['id'][:60]!r} is no arXiv id" + (": of which archive? write astro-ph/9301003" if lost else ""))
     base, version = found
     versions = [entry for entry in fields.get("versions") or [] if isinstance(entry, dict)]
     for entry in versions:
@@ -157,18 +126,5 @@ class Selection:
         return None
 
 
-WITHDRAWN_COMMENT = re.compile(
-    r"\b(?:paper|article|manuscript|submission|preprint|work|letter|note|version|it|has been|have|was|is|being|temporarily|authors?)\b"
-    r"[^.;]{0,40}\b(?:withdrawn|withdraw|retracted)\b|^\W*(?:withdrawn|retracted)\b"
-    r"|\b(?:withdrawn|retracted) (?:by|due|because|for|from)\b",
-    re.IGNORECASE,
-)
-WITHDRAWN_ABSTRACT = re.compile(
-    r"^\W*(?:withdrawn|retracted)\b|^.{0,80}\b(?:paper|article|manuscript|submission|preprint|work|letter|note|version)\b[^.]{0,40}"
-    r"\b(?:withdrawn|retracted)\b|\b(?:withdrawn|retracted) by (?:the )?(?:author|arxiv)",
-    re.IGNORECASE,
-)
-
-
 def is_withdrawn(record: Record) -> bool:
-    return bool(WITHDRAWN_COMMENT.search(record.comments) or WITHDRAWN_ABSTRACT.search(" ".join(record.abstract[:300].split())))
+    return says_so(record.comments, in_comments=True) or says_so(record.abstract[:1000], in_comments=False)

@@ -46,6 +46,9 @@ def count_all(plan: dict[str, Any], results: dict[str, list[Any]]) -> dict[str, 
     latex: Counter[str] = Counter()
     for result in results["latex"]:
         latex.update(result["counts"])
+    matched: Counter[str] = Counter()
+    for result in results["make"]:
+        matched.update(result["matched"])
     for name, entry in by_input.items():
         assert entry["read"] == entry["kept"] + sum(entry["dropped"].values()) + sum(entry["not_chosen"].values()), (name, entry)
     counts = {key: sum(entry[key] for entry in by_input.values()) for key in ("read", "kept", "train", "heldout")}
@@ -54,6 +57,7 @@ def count_all(plan: dict[str, Any], results: dict[str, list[Any]]) -> dict[str, 
     counts |= {
         "total": total["total"] or {"words": 0, "characters": 0},
         "latex": latex,
+        "records": matched,
         "parts": total["parts"],
         "ids_repaired": total["repaired"]["ids"],
     }
@@ -69,7 +73,8 @@ def count_all(plan: dict[str, Any], results: dict[str, list[Any]]) -> dict[str, 
 
 def lasting(plan: dict[str, Any]) -> dict[str, Any]:
     """The plan without what a copy of the input elsewhere would change."""
-    return {**plan, "inputs": [{key: value for key, value in entry.items() if key != "state"} for entry in plan["inputs"]]}
+    stays = {key: value for key, value in plan.items() if key != "latex_state"}
+    return {**stays, "inputs": [{key: value for key, value in entry.items() if key != "state"} for entry in plan["inputs"]]}
 
 
 def provenance_of(plan: dict[str, Any], results: dict[str, list[Any]], counts: dict[str, Any]) -> dict[str, Any]:

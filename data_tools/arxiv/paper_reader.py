@@ -40,11 +40,15 @@ class PaperReader:
             self.process.kill()
             self.process.wait()
 
-    def read(self, source: bytes | Path) -> dict[str, Any]:
-        """Parts of the paper in a source's bytes or a local folder. Raises ArchiveError, also for time_limit, memory, crashed."""
+    def read(self, source: bytes | Path, title: str = "") -> dict[str, Any]:
+        """Parts of the paper in a source's bytes or a local folder; of several files the one with this title, if that decides.
+
+        `main` says which file was taken and why, where others could have been it. Raises ArchiveError, also for time_limit, memory, crashed.
+        """
         if self.process is None:
             self.process = self._start()
         head = {"folder": str(source)} if isinstance(source, Path) else {"bytes": len(source)}
+        head["title"] = title
         try:
             self.process.stdin.write(json.dumps(head).encode() + b"\n")
             if not isinstance(source, Path):
@@ -91,7 +95,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, seconds: float) -> None:
         source = Path(head["folder"]) if "folder" in head else requests.read(head["bytes"])
         _alarms(seconds)
         try:
-            reply = _parts(source, seconds)
+            reply = _parts(source, head["title"], seconds)
         except (ArchiveError, PaperError) as error:
             reply = {"reason": error.reason.replace(" ", "_"), "detail": error.detail}
         except MemoryError:
@@ -109,11 +113,14 @@ def _alarms(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds * PATIENCE)
 
 
-def _parts(source: bytes | Path, seconds: float) -> dict[str, Any]:
+def _parts(source: bytes | Path, title: str, seconds: float) -> dict[str, Any]:
+    from data_tools.latex.limits import Deadline
+    from data_tools.latex.main_file.choice import choose_main
     from data_tools.latex.paper import read_paper
 
     tree = read_folder(source) if isinstance(source, Path) else read_source(source)
-    paper = read_paper(tree, seconds=seconds * PATIENCE)  # it looks at the clock; mostly the alarm comes first
+    choice = choose_main(tree, Deadline(seconds * PATIENCE), title)
+    paper = read_paper(tree, choice.name, seconds=seconds * PATIENCE)  # it looks at the clock; mostly the alarm comes first
     body = "\n\n".join(passage for section in paper.sections for passage in (section["title"], section["text"]) if passage)
     return {
         "title": paper.title,
@@ -122,6 +129,7 @@ def _parts(source: bytes | Path, seconds: float) -> dict[str, Any]:
         "conclusion": paper.conclusion,
         "body": body,
         "notes": paper.notes[:20],
+        "main": {"file": choice.name, "because": choice.reason} if choice.rivals else None,
     }
 
 

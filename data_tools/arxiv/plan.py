@@ -21,7 +21,14 @@ from data_tools.files.places import describe, filesystem
 from data_tools.work import tasks as work
 
 PARTS = ("title", "abstract", "introduction", "conclusion", "full")
-RANGES = {"heldout": (0.0, 1.0), "similarity": (0.3, 1.0), "ngram": (3, 100), "buckets": (1, 800), "seconds_per_paper": (0.1, 3600)}
+RANGES = {
+    "heldout": (0.0, 1.0),
+    "bad_rows": (0.0, 1.0),
+    "similarity": (0.3, 1.0),
+    "ngram": (3, 100),
+    "buckets": (1, 800),
+    "seconds_per_paper": (0.1, 3600),
+}
 CODE = ("archives", "arxiv", "documents", "files", "latex")  # packages; what they hold makes the documents
 EXAMPLE = """example:
   python -m data_tools.prepare arxiv --metadata arxiv-metadata-oai-snapshot.json --latex arXiv_src_*.tar --out corpus/astro
@@ -46,10 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """What is read, and where the result lies."""
     add, files = parser.add_argument, {"nargs": "+", "default": []}
-    metadata = "metadata, one JSON a line (Kaggle's snapshot, or id, title, abstract, categories, date)"
+    metadata = (
+        "metadata, one JSON a line (Kaggle's snapshot, or id, title, abstract, categories, date) or a JSON array of those, "
+        "plain, .gz, .zst, .bz2 or .xz; ids as URLs, DOIs, arXiv:… too"
+    )
     latex = (
         "sources: .tex, .gz, .tar.gz, .tar, arXiv's bulk tars, or folders of those "
-        "and of one folder a paper; without --metadata every source becomes a document"
+        "and of one folder a paper, whose main file arXiv's own marks, the title, a .bbl and names tell; without --metadata every source becomes a document"
     )
     add("--metadata", **files, metavar="F", help=metadata)
     add("--latex", **files, metavar="PATH", help=latex)
@@ -69,7 +79,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     add("--since", default="", metavar="DATE", help="first version not before YYYY[-MM[-DD]]")
     add("--until", default="", metavar="DATE", help="first version not after YYYY[-MM[-DD]]")
     add("--license", nargs="+", default=[], metavar="P", help=licence)
-    add("--keep-withdrawn", action="store_true", help="keep papers taken back by their authors")
+    add("--keep-withdrawn", action="store_true", help="keep papers taken back by their authors or by arXiv")
 
 
 def _add_making(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +87,12 @@ def _add_making(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     filters = f"default: all of {', '.join(FILTERS)}; none for none; limits as in length:min_words=50"
     evaluation = "evaluation sets (JSON, JSON lines or text): documents sharing words are dropped"
+    bad = "stop when more records than this cannot be used: no JSON, no arXiv id, no abstract (default: 0.01)"
     buckets = "files to make of each kind (default: 16; 256 with --parts full: one must fit a worker's memory)"
     seconds = "processor time after which a paper's LaTeX is given up (default: 5)"
     add("--parts", metavar="LIST", help="title,abstract,introduction,conclusion, or full (default: title,abstract; with --latex the four)")
     add("--heldout", type=float, default=0.02, metavar="FRACTION", help="share of papers held out, by a hash of the id (default: 0.02)")
+    add("--bad-rows", type=float, default=0.01, metavar="SHARE", help=bad)
     add("--filters", nargs="+", default=list(FILTERS), metavar="NAME[:LIMIT=N,…]", help=filters)
     add("--similarity", type=float, default=0.8, metavar="S", help="share of word 5-grams that makes a near duplicate (default: 0.8)")
     add("--decontaminate", nargs="+", default=[], metavar="FILE", help=evaluation)
@@ -94,11 +106,13 @@ def make_plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
     parts = _parts(args)
     args.buckets = (256 if parts == ["full"] else 16) if args.buckets is None else args.buckets
     _refuse_odd_values(args)
+    shares, strange = latex_shares(args.latex) if args.latex else ([], [])
     inputs = {
         "metadata": json_files(args.metadata),
         "documents": json_files(args.documents),
         "decontaminate": _evaluation_files(args.decontaminate),
-        "latex": latex_shares(args.latex) if args.latex else [],
+        "latex": shares,
+        "strange": strange,
     }
     plan = {
         "has_metadata": bool(args.metadata),
@@ -121,9 +135,22 @@ def make_plan(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
         "latex": args.latex,
         "inputs": [describe(path) for kind in ("metadata", "documents", "decontaminate") for path in inputs[kind]],
         "files": inputs["metadata"] + inputs["documents"],
+        "latex_state": _state_of(shares),
         "code": _code(),
     }
     return plan, inputs
+
+
+def _state_of(shares: list[dict[str, Any]]) -> str:
+    """A hash of the sources' names, sizes and times: unfinished work does not go on with others."""
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(path for share in shares for path in ([share["bulk"]] if "bulk" in share else share["papers"])):
+        fs, inner = filesystem(path)
+        for name in sorted(fs.find(inner)) if fs.isdir(inner) else [inner]:
+            info = fs.info(name)
+            state = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
+            digest.update(f"{name} {info['size']} {state}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16] if shares else ""
 
 
 def _parts(args: argparse.Namespace) -> list[str]:
@@ -156,7 +183,7 @@ def _code() -> str:
     """A hash of the modules that make the documents: an unfinished run does not go on with another program."""
     digest = hashlib.sha256()
     for name in CODE:
-        paths = sorted((Path(__file__).parents[1] / name).glob("*.py"))
+        paths = sorted((Path(__file__).parents[1] / name).rglob("*.py"))
         assert paths, f"no modules in {name}"
         for path in paths:
             digest.update(path.read_bytes())

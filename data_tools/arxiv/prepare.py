@@ -8,6 +8,7 @@ without it is not finished. Everything in between lies in OUT/.work; the same co
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import re
@@ -18,6 +19,7 @@ import numpy as np
 
 from data_tools.arxiv import make as arxiv_make
 from data_tools.arxiv import raw as arxiv_raw
+from data_tools.arxiv import told
 from data_tools.arxiv.inputs import lines_of, metadata_parts
 from data_tools.arxiv.outcome import count_all, deliver, lasting, provenance_of
 from data_tools.arxiv.plan import ArxivError, add_arguments, make_plan
@@ -44,8 +46,16 @@ def run(args: argparse.Namespace) -> None:
             clear(folder)  # another command has finished between our look and our claim
             print(message)
             return
-        results = _stages(args, plan, inputs, folder)
-        counts = count_all(plan, results)
+        try:
+            results = _stages(args, plan, inputs, folder)
+            counts = count_all(plan, results)
+            told.refuse_nothing(plan, results, counts)
+        except ArxivError:
+            clear(folder)  # input or arguments must change: no use for what was read
+            if out:
+                with contextlib.suppress(OSError):
+                    out.rmdir()  # empty, unless it was there before
+            raise
         provenance = provenance_of(plan, results, counts)
         deliver(folder, out or args.out, counts, provenance)
         clear(folder)
@@ -55,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
         f"{counts['total']['words']:,} words) of {counts['read']:,} records; {dropped:,} dropped with reasons in {args.out}/dropped; "
         f"figures: python -m data_tools.prepare report {args.out}"
     )
+    for line in told.last_lines(plan, results, counts, inputs["strange"]):
+        print(line)
 
 
 def _places(args: argparse.Namespace) -> tuple[Path | None, Path]:
@@ -115,9 +127,12 @@ def _stages(args: argparse.Namespace, plan: dict[str, Any], inputs: dict[str, li
     def stage(function: Any, rows: list[dict[str, Any]], label: str, sizes: list[int] | None = None) -> list[Any]:
         return work.run_tasks(function, rows, folder / "tasks" / function.__name__, runner, label=label, sizes=sizes)
 
+    hashed = stage(arxiv_raw.hash_inputs, [{"paths": paths} for paths in _to_hash(plan, inputs)], "hash the inputs")
+    scanned = stage(arxiv_raw.scan, parts, "read metadata", [row["part"]["last"] - row["part"]["first"] for row in parts])
+    told.refuse_bad(plan, scanned, args.bad_rows)
     return {
-        "inputs": stage(arxiv_raw.hash_inputs, [{"paths": paths} for paths in _to_hash(plan, inputs)], "hash the inputs"),
-        "scan": stage(arxiv_raw.scan, parts, "read metadata", [row["part"]["last"] - row["part"]["first"] for row in parts]),
+        "inputs": hashed,
+        "scan": scanned,
         "latex": stage(
             arxiv_raw.read_latex,
             [{**base, "number": number, "share": share} for number, share in enumerate(inputs["latex"])],
@@ -141,7 +156,7 @@ def _write_evaluation(path: Path, files: list[str], n: int) -> None:
 
 def _texts(path: str) -> Any:
     """Strings of a JSON file, of JSON lines, or the lines of a text."""
-    lines = list(lines_of({"path": path, "packed": True, "first": 0, "last": 0}))
+    lines = list(lines_of({"path": path, "undivided": True, "first": 0, "last": 0}))
     try:
         yield from texts_in(json.loads(b"".join(lines)))
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import Any
 from data_tools.archives.limits import CAPS, ArchiveError
 from data_tools.archives.tar_stream import bulk_members
 from data_tools.arxiv.buckets import Buckets
+from data_tools.arxiv.ids import paper_id, repaired_id
 from data_tools.arxiv.inputs import lines_of, name_of
-from data_tools.arxiv.metadata import RecordError, Selection, cleaned, is_withdrawn, paper_id, parse, repaired_id
+from data_tools.arxiv.metadata import RecordError, Selection, cleaned, is_withdrawn, parse
 from data_tools.arxiv.paper_reader import PaperReader
 from data_tools.arxiv.plan import plan_of, plan_stamp
-from data_tools.files.places import describe, filesystem, sha256_of
+from data_tools.files.json_values import Written
+from data_tools.files.places import describe, filesystem, is_local, sha256_of
 
 
 def hash_inputs(task: dict[str, Any]) -> list[dict[str, Any]]:
@@ -33,7 +35,7 @@ def hash_inputs(task: dict[str, Any]) -> list[dict[str, Any]]:
         fs, inner = filesystem(path)
         if fs.isdir(inner):
             names = sorted(fs.find(inner))
-            rows = [f"{name.removeprefix(inner)} {sha256_of(fs.unstrip_protocol(name))}" for name in names]
+            rows = [f"{name.removeprefix(inner)} {sha256_of(name if is_local(fs) else fs.unstrip_protocol(name))}" for name in names]
             found.append(
                 {
                     "path": path,
@@ -51,26 +53,35 @@ def scan(task: dict[str, Any]) -> dict[str, Any]:
     work, plan = Path(task["work"]), plan_of(task["work"])
     selection = Selection(**{key: tuple(value) if isinstance(value, list) else value for key, value in plan["selection"].items()})
     counts: Counter[str] = Counter()
-    with Buckets(work / "scan" / f"{task['number']:05d}", plan["buckets"]) as out, open(out.aside / "ids.txt", "w") as ids:
+    seen: dict[str, Counter[str]] = defaultdict(Counter)  # of records not asked for: what they have instead
+    bad: list[str] = []
+    with (
+        Buckets(work / "scan" / f"{task['number']:05d}", plan["buckets"]) as out,
+        open(out.aside / "ids.txt", "w", encoding="utf-8", errors="replace") as ids,
+    ):
         for line in lines_of(task["part"]):
             counts["read"] += 1
             candidate = _candidate(line, task["kind"], selection, plan["keep_withdrawn"])
-            if isinstance(candidate, str):
-                counts[candidate] += 1
+            if isinstance(candidate, tuple):
+                counts[candidate[0]] += 1
+                seen[candidate[0]][candidate[1]] += 1
                 continue
+            if candidate["reason"] == "bad_record":
+                bad.append(candidate["detail"])
             candidate["file"] = task["file"]
             out.write(candidate)
             if candidate["reason"] is None:
-                ids.write(candidate["id"] + "\n")
+                ids.write(f"{candidate['id']}\t{' '.join(candidate.get('title', '').split())}\n")
         ids.flush()
         os.fsync(ids.fileno())
-    return {"file": task["file"], "counts": counts}
+    instead = {why: dict(values.most_common(5)) for why, values in seen.items()}
+    return {"file": task["file"], "counts": counts, "instead": instead, "bad": len(bad), "first_bad": bad[:1]}
 
 
-def _candidate(line: bytes, kind: str, selection: Selection, keep_withdrawn: bool) -> dict[str, Any] | str:
-    """A candidate, perhaps with a reason to drop it, or the word for why it was not asked for."""
+def _candidate(line: bytes, kind: str, selection: Selection, keep_withdrawn: bool) -> dict[str, Any] | tuple[str, str]:
+    """A candidate, perhaps with a reason to drop it, or why it was not asked for and what it has instead."""
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_float=Written if kind == "metadata" else None)
     except (ValueError, RecursionError):  # JSON's own errors, bytes that are not UTF-8, brackets without end
         return _unreadable(line, "not JSON")
     if kind == "documents":
@@ -85,7 +96,8 @@ def _candidate(line: bytes, kind: str, selection: Selection, keep_withdrawn: boo
     except RecordError as error:
         return _unreadable(line, str(error))
     if why := selection.why_not(record):
-        return why
+        instead = {"category": (record.categories or ("none",))[0], "date": record.date[:4], "license": record.license}
+        return why, instead[why]
     withdrawn = is_withdrawn(record) and not keep_withdrawn
     record = cleaned(record)
     found = {
@@ -103,9 +115,9 @@ def _candidate(line: bytes, kind: str, selection: Selection, keep_withdrawn: boo
         },
         "reason": "withdrawn" if withdrawn else None,
     }
-    if paper_id(fields["id"]) is None:
-        assert repaired_id(fields["id"])
-        found["meta"]["id_was"] = fields["id"]
+    if paper_id(str(fields["id"])) is None:
+        assert repaired_id(str(fields["id"]))
+        found["meta"]["id_was"] = str(fields["id"])
     return found
 
 
@@ -119,25 +131,29 @@ def read_latex(task: dict[str, Any]) -> dict[str, Any]:
     work, plan = Path(task["work"]), plan_of(task["work"])
     wanted = _wanted(work, plan_stamp(work)) if plan["has_metadata"] else None
     counts: Counter[str] = Counter()
+    strange: list[str] = []
     with Buckets(work / "latex" / f"{task['number']:05d}", plan["buckets"]) as out, PaperReader(plan["seconds_per_paper"]) as reader:
         for name, source in _sources(task["share"]):
             counts["sources"] += 1
             stem, found = name_of(name)
             key, version = found or (stem, 0)
             if wanted is not None and key not in wanted:
-                counts["not_chosen"] += 1
+                counts["not_chosen" if found else "without_id"] += 1
+                strange += [] if found else [name]
                 continue
             entry = {"id": key, "version": version, "name": os.path.basename(name.rstrip("/"))}
             try:
                 if isinstance(source, ArchiveError):
                     raise source
-                entry |= reader.read(source)
+                entry |= reader.read(source, wanted[key] if wanted else "")
                 counts["read"] += 1
+                if entry["main"]:
+                    counts[f"main file chosen: {entry['main']['because']}"] += 1
             except ArchiveError as error:
                 entry |= {"reason": error.reason, "detail": error.detail}
                 counts[f"refused {error.reason}"] += 1
             out.write(entry)
-    return {"counts": counts}
+    return {"counts": counts, "strange": strange[:3]}
 
 
 def _sources(share: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | ArchiveError]]:
@@ -165,5 +181,11 @@ def _sources(share: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | Archiv
 
 
 @lru_cache(maxsize=1)
-def _wanted(work: Path, _stamp: int) -> frozenset[str]:
-    return frozenset(line for path in sorted((work / "scan").glob("[0-9]*/ids.txt")) for line in path.read_text().splitlines())
+def _wanted(work: Path, _stamp: int) -> dict[str, str]:
+    """Titles of the chosen papers by id."""
+    wanted: dict[str, str] = {}
+    for path in sorted((work / "scan").glob("[0-9]*/ids.txt")):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            name, _, title = line.partition("\t")
+            wanted[name] = title
+    return wanted

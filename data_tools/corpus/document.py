@@ -1,8 +1,10 @@
 """A record → the document that a corpus makes of it, by the command's rule, or the reason why it makes none."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 BAD = (
@@ -11,6 +13,7 @@ BAD = (
     "not a JSON object",
     "the text is not a string",
     "broken Unicode",
+    "not a row of the table",
 )  # faults of the file; other reasons are choices
 
 
@@ -41,7 +44,7 @@ def to_document(record: dict[str, Any] | str, rule: Rule) -> Document | str:
     if isinstance(record, str):
         return record
     for name, wanted in rule.where:
-        if str(field(record, name)) != wanted:
+        if not is_so(field(record, name), wanted):
             return f"not {name}={wanted}"
     texts = []
     for name in rule.text_fields:
@@ -60,10 +63,39 @@ def to_document(record: dict[str, Any] | str, rule: Rule) -> Document | str:
         return "broken Unicode (half a surrogate pair)"
     id = field(record, rule.id_field)
     # without an id of its own a document is named by its content: the name must not depend on where in which file it lies
-    id = str(id) if isinstance(id, str | int) and str(id) else f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
+    id = str(id) if isinstance(id, str | int | float) and id == id and str(id) else f"sha256:{hashlib.sha256(data).hexdigest()[:16]}"
     if not id.isprintable():
         return "broken Unicode (in the id)"
     return Document(id, text, split_of(id, rule.splits))
+
+
+def is_so(value: Any, wanted: str) -> bool:
+    """Whether a field's value is what `--where FIELD=…` asks for: the same text, truth, nothing, or number, however either is written.
+
+    `true` is True, TRUE and JSON's true; `null` or nothing is JSON's null, None and an empty cell; 2001 is 2001.0. But a text is compared
+    as a text: 001 is not 1, and 1.10 is not 1.1.
+    """
+    if str(value) == wanted:
+        return True
+    said, asked = _plain(value), _plain(wanted)
+    if said == asked:
+        return True
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return Decimal(str(value)) == Decimal(wanted.strip())
+        except InvalidOperation:
+            return False
+    return False
+
+
+def _plain(value: Any) -> str:
+    text = str(value).strip()
+    if text.lower() in ("none", "null", "") and (value is None or isinstance(value, str)):
+        return "null"
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole = re.fullmatch(r"(0|-?[1-9]\d*)\.0+", text)  # as a table of numbers with gaps writes whole ones
+    return whole[1] if whole else text
 
 
 def field(record: dict[str, Any], name: str) -> Any:

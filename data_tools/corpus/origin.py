@@ -33,7 +33,7 @@ def find_origins(inputs: list[Input]) -> list[dict[str, Any]]:
 
 def _record_beside(given: str) -> str | None:
     """The provenance.json in the folder of a file, or in the one above."""
-    if "::" in given or given.startswith(("http://", "https://")):
+    if ("::" in given and not os.path.exists(given)) or given.startswith(("http://", "https://")):
         return None  # an address in an archive or on the web has no folder
     fs, path = filesystem(given if is_remote(given) else os.path.realpath(given))
     *above, last, name = path.split("/")

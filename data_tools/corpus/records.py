@@ -1,27 +1,23 @@
-"""Records of any input: JSON lines by line (so that a bad one is named), everything else through `datasets`, streamed.
+"""Records of any input, as their authors wrote them: no reader here guesses what a text could mean.
 
 words of the command → `find_inputs` → inputs → `split_inputs` → parts that one task reads → `read_records` → (number, record or reason)
 """
 
-import glob
-import gzip
-import json
 import tempfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-READERS = {".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv"}
+from data_tools.corpus.file_readers import READ, InputError, Numbered, Part
+from data_tools.files.json_values import is_whole
+from data_tools.files.packed import ENDINGS, DamagedError, ending_of, open_packed
+from data_tools.files.places import matches
+
+READERS = {".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "tsv"}
 READERS |= {".txt": "text", ".text": "text"}
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 PART_BYTES = 64 * 2**20
-Numbered = tuple[int, dict[str, Any] | str]  # from 1 on within the part; the record, or why it is none
-
-
-class InputError(ValueError):
-    """An input that cannot be read; says which, where in it, and what would be readable."""
+NO_DATA = ("_temporary", "_delta_log", "_spark_metadata")  # folders of Spark's own
 
 
 @dataclass(frozen=True)
@@ -31,41 +27,17 @@ class Input:
     bytes: int  # 0 for a Hub set
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one task reads of an input: the lines that begin in bytes start … end - 1, or one shard of so many of a Hub set, or all."""
-
-    path: str
-    reader: str
-    bytes: int
-    start: int | None = None
-    end: int | None = None
-    shard: int | None = None
-    shards: int | None = None
-
-    def is_first(self) -> bool:
-        return not self.start and not self.shard
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
 def find_inputs(words: list[str]) -> list[Input]:
     """Files, folders, patterns, URLs and Hub names, in the order given, a folder's by name. Raises InputError."""
     inputs: list[Input] = []
     for word in words:
-        path = Path(word)
-        if "://" in word:
+        if "://" in word and not Path(word).exists():
             import fsspec
 
             filesystem, inner = fsspec.core.url_to_fs(word)
             inputs.append(Input(word, _reader(word), int(filesystem.size(inner))))
-        elif path.is_dir():
-            inputs += [_local(file) for file in _files_of(path)]
-        elif path.exists():
-            inputs.append(_local(path))
-        elif found := sorted(glob.glob(word, recursive=True)):
-            inputs += [_local(Path(file)) for file in found]
+        elif found := matches(word):
+            inputs += [_local(file) for path in map(Path, found) for file in (_files_of(path) if path.is_dir() else [path])]
         elif _looks_like_hub(word):
             inputs.append(Input(word, "hub", 0))
         else:
@@ -82,7 +54,7 @@ def split_inputs(inputs: list[Input]) -> list[Part]:
     """Parts to read by one task each: byte ranges of plain JSON lines, files of a Hub set, else the whole file."""
     parts: list[Part] = []
     for input in inputs:
-        if input.reader == "lines" and not input.path.endswith(COMPRESSED) and "://" not in input.path:
+        if input.reader == "lines" and not ending_of(input.path) and "://" not in input.path:
             starts = range(0, max(1, input.bytes), PART_BYTES)
             edges = [(start, min(start + PART_BYTES, input.bytes)) for start in starts]
             parts += [Part(input.path, input.reader, end - start, start=start, end=end) for start, end in edges]
@@ -95,20 +67,20 @@ def split_inputs(inputs: list[Input]) -> list[Part]:
     return parts
 
 
-def read_records(part: Part) -> Iterator[Numbered]:
-    """Raises InputError when the file itself is damaged; a damaged line is a record with its reason."""
+def read_records(part: Part, as_written: tuple[str, ...] = ()) -> Iterator[Numbered]:
+    """Raises InputError when the file itself is damaged; a damaged line is a record with its reason.
+
+    as_written: fields whose numbers must keep their digits, as ids do; such a number's `str` is what stands in the file.
+    """
     try:
-        if part.reader == "lines":
-            yield from _read_lines(part)
-        elif part.reader == "text":
-            with _open(part.path) as file:
-                yield 1, {"text": file.read().decode()}
-        else:
-            yield from _read_datasets(part)
+        if part.reader == "hub":
+            yield from _read_hub(part)
+        elif part.bytes or "://" in part.path:  # a file without bytes has no row, of whatever kind it is
+            yield from READ[part.reader](part, as_written)
     except UnicodeDecodeError as error:
         yield 1, f"not UTF-8 ({error.reason})"
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{part.path}: cut short or damaged ({error}); copy it again") from error
+    except DamagedError as error:
+        raise InputError(str(error)) from error
 
 
 def first_line_number(part: Part) -> int:
@@ -122,44 +94,13 @@ def first_line_number(part: Part) -> int:
     return lines if last == b"\n" else lines + 1
 
 
-def _read_lines(part: Part) -> Iterator[Numbered]:
-    start, end = part.start or 0, part.end
-    with _open(part.path) as file:
-        position = start
-        if start:  # the line that runs over the edge belongs to the part before
-            file.seek(start - 1)
-            position += len(file.readline()) - 1
-        for number, line in enumerate(file, 1):
-            if end is not None and position >= end:
-                return
-            position += len(line)
-            if line.isspace():
-                continue
-            try:
-                record = _parse(line)
-                yield number, record if isinstance(record, dict) else "not a JSON object"
-            except UnicodeDecodeError:
-                yield number, "not UTF-8"
-            except (ValueError, RecursionError):
-                yield number, "not JSON"
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        import orjson  # three times as fast, and stricter: what it refuses, json decides
-
-        return orjson.loads(line)
-    except (ImportError, ValueError):
-        return json.loads(line)
-
-
-def _read_datasets(part: Part) -> Iterator[Numbered]:
+def _read_hub(part: Part) -> Iterator[Numbered]:
     from datasets.exceptions import DatasetGenerationError
 
     number = 0
     with tempfile.TemporaryDirectory() as cache:  # its lock files have no business in the user's home
         try:
-            records = _hub(part.path, cache) if part.reader == "hub" else _stream(part.reader, cache, data_files=[part.path], split="train")
+            records = _hub(part.path, cache)
             if part.shard is not None:
                 records = records.shard(num_shards=part.shards, index=part.shard)
             for table in records.with_format("arrow").iter(batch_size=1000):
@@ -168,60 +109,46 @@ def _read_datasets(part: Part) -> Iterator[Numbered]:
                     yield number, record
         except (DatasetGenerationError, ValueError, OSError) as error:
             cause = error.__cause__ or error
-            raise InputError(f"{part.path}: datasets cannot read it as {part.reader} after row {number} ({cause})") from error
-
-
-def _stream(name: str, cache: str, **how: Any) -> Any:
-    import datasets
-
-    datasets.config.TORCH_AVAILABLE = False  # it would load torch just to make its dataset a torch one
-    datasets.disable_progress_bars()
-    more = {"delimiter": "\t"} if name == "csv" and ".tsv" in how["data_files"][0] else {}
-    return datasets.load_dataset(name, streaming=True, cache_dir=cache, **how, **more)
+            raise InputError(f"{part.path}: datasets cannot read it after row {number} ({cause})") from error
 
 
 def _hub(name: str, cache: str) -> Any:
     """owner/name, owner/name:split or owner/name:configuration:split."""
+    import datasets
+
     name, *rest = name.split(":")
-    return _stream(name, cache, name=rest[0] if len(rest) == 2 else None, split=rest[-1] if rest else "train")
-
-
-def _open(path: str) -> BinaryIO:
-    if "://" in path or path.endswith(COMPRESSED[1:]):
-        import fsspec
-
-        return fsspec.open(path, "rb", compression="infer").open()
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    datasets.config.TORCH_AVAILABLE = False  # it would load torch just to make its dataset a torch one
+    datasets.disable_progress_bars()
+    configuration, split = rest[0] if len(rest) == 2 else None, rest[-1] if rest else "train"
+    return datasets.load_dataset(name, name=configuration, split=split, streaming=True, cache_dir=cache)
 
 
 def _reader(path: str) -> str:
     if (suffix := suffix_of(path)) not in READERS:
-        raise InputError(f"{path}: unknown kind of file; readable are {', '.join(READERS)}, plain or {', '.join(COMPRESSED)}")
+        raise InputError(f"{path}: unknown kind of file; readable are {', '.join(READERS)}, plain or {', '.join(ENDINGS)}")
     return READERS[suffix]
 
 
 def suffix_of(path: str) -> str:
     """`.jsonl` of papers.JSONL.gz: of what a file holds, not of how it is compressed."""
-    return Path(path.removesuffix(next((end for end in COMPRESSED if path.endswith(end)), ""))).suffix.lower()
+    return Path(path[: len(path) - len(ending_of(path))]).suffix.lower()
 
 
 def _local(path: Path) -> Input:
     reader, stat = _reader(str(path)), path.stat()
-    if reader == "json" and _begins_with_object(str(path)):
-        reader = "lines"  # as the arXiv snapshot: lines in a file called .json
+    if reader in ("json", "lines") and stat.st_size:
+        try:
+            with open_packed(str(path)) as file:
+                reader = "json" if is_whole(file) else "lines"  # the arXiv snapshot has lines in a file called .json
+        except DamagedError:
+            pass  # told by the task that reads it
     return Input(str(path), reader, stat.st_size)
 
 
-def _begins_with_object(path: str) -> bool:
-    with _open(path) as file:
-        while (byte := file.read(1)) and byte.isspace():
-            pass
-    return byte == b"{"
-
-
 def _files_of(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.parts[-2:]))
-    known = [path for path in files if Path(str(path).removesuffix(path.suffix if path.suffix in COMPRESSED else "")).suffix in READERS]
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in found if not any(part.startswith(".") or part in NO_DATA for part in path.relative_to(folder).parts)]
+    known = [path for path in files if suffix_of(str(path)) in READERS]
     if not known:
         raise InputError(f"{folder}: holds no file of a readable kind ({', '.join(READERS)})")
     if len(splits := {name for path in known for name in ("train", "heldout") if path.name.startswith(name)}) == 2:

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_tools.corpus.records import READERS, suffix_of
 from data_tools.files.atomic import write_atomically
-from data_tools.files.places import filesystem, is_remote
+from data_tools.files.places import filesystem, is_remote, matches
 from data_tools.shards.format import MANIFEST
 from data_tools.work.progress import Progress
 from data_tools.work.workplace import PrepareError, claimed, clear
@@ -32,7 +32,7 @@ def expand(words: list[str]) -> list[str]:
         fs, inner = filesystem(word)
         fs.invalidate_cache()  # what is there now
         if isinstance(fs, LocalFileSystem):
-            found.append(inner)
+            found += matches(inner) or [inner]
         elif fs.isfile(inner):
             found.append(word)
         else:

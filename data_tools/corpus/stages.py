@@ -14,7 +14,7 @@ import numpy as np
 
 from data_tools.corpus.document import BAD, Rule
 from data_tools.corpus.plan import Arguments
-from data_tools.corpus.records import Input, Part, first_line_number, split_inputs
+from data_tools.corpus.records import PART_BYTES, Input, Part, first_line_number, split_inputs
 from data_tools.corpus.tasks import (
     Chunk,
     Encoded,
@@ -61,6 +61,12 @@ def read_text(inputs: list[Input], arguments: Arguments, work_folder: Path, runn
         dropped.update(each.dropped)
     _refuse_bad(tasks, read, dropped, arguments.bad_rows)
     _refuse_empty(inputs, read, dropped, arguments.sides)
+    if empty := [
+        part.path
+        for part, each in zip(parts, read)
+        if part.is_first() and part.reader != "hub" and not (each.records or part.bytes > PART_BYTES)
+    ]:
+        print(f"without a row: {len(empty)} of {len(inputs)} inputs ({', '.join(empty[:3])}{' …' * (len(empty) > 3)})", file=sys.stderr)
     listed = []
     for input in inputs:
         mine = [each for part, each in zip(parts, read) if part.path == input.path]
@@ -93,9 +99,10 @@ def _refuse_empty(inputs: list[Input], read: list[PartRead], dropped: Counter[st
     if not documents:
         fields = sorted({name for each in read for name in each.fields})
         why = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3)) or "no rows"
-        raise PrepareError(
-            f"{inputs[0].path}: no document in {len(inputs)} inputs ({why}); fields there are {', '.join(fields)}; see --text-field"
-        )
+        remedy = f"fields there are {', '.join(fields)}; see --text-field" if fields else "is it the right file, and whole?"
+        if fields and dropped and all(reason.startswith("not ") and "=" in reason for reason in dropped):
+            remedy = f"--where let nothing through; fields there are {', '.join(fields)}"
+        raise PrepareError(f"{inputs[0].path}: no document in {len(inputs)} inputs ({why}); {remedy}")
     for split, name in enumerate(sides):
         if not documents[split]:
             raise PrepareError(

@@ -83,7 +83,8 @@ def read_part(task: dict[str, Any]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     records, fields, bad, chunks = 0, [], None, []
     chunk = _ChunkWriter(Path(task.chunks), task.number)
-    for number, record in read_records(task.part):
+    as_written = (task.rule.id_field, *(name for name, _ in task.rule.where))
+    for number, record in read_records(task.part, as_written):
         records += 1
         if isinstance(record, dict) and len(fields) < 50:
             fields = sorted({*fields, *record})

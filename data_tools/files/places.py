@@ -1,6 +1,8 @@
 """Files here or wherever fsspec reaches (s3://, gs://, hf://, file:// …): whether they are there, in which state, with which hash."""
 
+import glob
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,16 @@ def is_remote(path: str) -> bool:
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """fsspec's filesystem and the path in it. Raises PlaceError when the package for such URLs is missing."""
+    """fsspec's filesystem and the path in it. Raises PlaceError when the package for such URLs is missing.
+
+    A path without :// is one of this machine, whatever signs are in it; fsspec would take `::` for a chain of places.
+    """
     from fsspec.core import url_to_fs
 
+    if not is_remote(path):
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), os.path.abspath(path if os.path.exists(path) else os.path.expanduser(path)).replace(os.sep, "/")
     try:
         return url_to_fs(path)
     except (ImportError, ValueError) as error:
@@ -25,6 +34,18 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 def is_local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
+
+
+def matches(pattern: str) -> list[str]:
+    """Local paths that a pattern means, by name; what exists is meant as it is written, and so are the folders that do: `data[1]/*.gz`."""
+    if os.path.exists(pattern):
+        return [pattern]
+    parts = Path(pattern).parts
+    for count in range(len(parts) - 1, 0, -1):
+        folder = str(Path(*parts[:count]))
+        if os.path.isdir(folder):
+            return sorted(glob.glob(os.path.join(glob.escape(folder), *parts[count:]), recursive=True))
+    return sorted(glob.glob(pattern, recursive=True))
 
 
 def describe(path: str) -> dict[str, Any]:

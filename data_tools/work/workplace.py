@@ -60,17 +60,54 @@ def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
 
 
 def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
-    """Keep the plan; True when unfinished work on the same plan lies here. Raises PrepareError when it is work on another."""
+    """Keep the plan; True when unfinished work on the same plan lies here. Raises PrepareError when it is work on another.
+
+    Work whose inputs changed meanwhile, as a cut file that was copied again, is begun anew, and that is said.
+    """
     path, data = work / "plan.json", json.dumps(plan, indent=1).encode()
     if not path.exists():
         write_atomically(path, data)
         return False
-    if differences := describe_differences(json.loads(path.read_bytes()), json.loads(data)):
+    there, here = json.loads(path.read_bytes()), json.loads(data)
+    differences = describe_differences(there, here)
+    if not differences:
+        return True
+    if _rest(there) != _rest(here) or not _same_inputs(there, here):
         raise PrepareError(
             f"{work}: unfinished work of another command or version ({'; '.join(differences[:5])}); "
             f"finish that one, delete {work}, or name another --out"
         )
-    return True
+    print(
+        f"{work}: inputs changed since this work was begun ({_changed(there, here)}): what was made of them is made anew", file=sys.stderr
+    )
+    for old in work.iterdir():
+        if old.name != "lock":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    write_atomically(path, data)
+    return False
+
+
+INPUTS = ("inputs", "files", "latex_state")  # of a plan: what is read, and the state in which it was found
+
+
+def _rest(plan: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plan.items() if key not in INPUTS}
+
+
+def _states(plan: dict[str, Any]) -> dict[str, Any]:
+    return {str(entry.get("path")): entry for entry in plan.get("inputs", []) if isinstance(entry, dict)}
+
+
+def _same_inputs(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether it is the same command on inputs that changed: of files that have nothing in common it is another one."""
+    before, now = _states(there), _states(here)
+    return not before or not now or bool(before.keys() & now.keys())
+
+
+def _changed(there: dict[str, Any], here: dict[str, Any]) -> str:
+    before, now = _states(there), _states(here)
+    names = [name for name in [*now, *(name for name in before if name not in now)] if before.get(name) != now.get(name)]
+    return (", ".join(names[:3]) + " …" * (len(names) > 3)) or "LaTeX sources"
 
 
 def clear(work: Path) -> None:

@@ -84,3 +84,56 @@ def test_long_hostile_abstracts_are_cleaned_or_refused() -> None:
         assert len(clean_tex(piece * (19_000 // len(piece)))) <= 19_000
     with pytest.raises(RecordError, match="abstract of 30000 characters"):
         parse(record(1, abstract="a" * 30_000))
+
+
+TAKEN_BACK = """This paper has been withdrawn | This paper has been withdrawn by the author | This paper has been withdrawn by the authors due to an error in Eq. 3
+Withdrawn | withdrawn. | WITHDRAWN | Paper withdrawn | paper withdrawn due to a crucial error | 12 pages, withdrawn | 12 pages; withdrawn by author | (withdrawn)
+This submission has been withdrawn by arXiv administrators because of plagiarism | This submission has been removed by arXiv administrators
+removed by arXiv administrators | This article has been removed by arXiv administrators because the submitter did not have the right to agree to our license
+This version removed by arXiv administrators | arXiv admin note: this submission has been withdrawn by arXiv admin | Removed by arXiv admin due to copyright
+The paper is withdrawn | The article was retracted | This paper, submitted to PRD, has been withdrawn | This paper (astro-ph/9301003) has been withdrawn
+The author has withdrawn this paper | Authors withdraw this paper | We withdraw this paper because of an error | I have withdrawn this submission
+Retracted due to an error | The manuscript has been temporarily withdrawn for revision | This letter is being withdrawn | withdrawn pending revision
+This paper has been retracted | submission withdrawn | This paper is withdrawn as the data were wrong | Withdrawn at the request of the authors
+Paper has been removed by the author | this preprint was removed due to a dispute among authors | Withdrawn from arXiv | This paper has been withdrawn from publication
+The authors have decided to withdraw this article | 4 pages. Withdrawn because of an error | This e-print has been withdrawn | withdrawn by the submitter""".replace(
+    "\n", "|"
+).split("|")
+KEPT = """12 pages | the star was withdrawn | The star was withdrawn from the sample | gas is withdrawn from the disk | one object withdrawn from the catalogue
+12 pages, figure 3 removed | Figure 3 of this paper has been removed due to its size | typos removed | references removed by the editor of the journal
+replaces the withdrawn paper astro-ph/0001001 | supersedes arXiv:0704.0001, which was withdrawn | An earlier version of this paper was withdrawn; this is the corrected one
+a claim of this paper has been withdrawn | Section 4 was withdrawn | the first version was withdrawn by the authors and is replaced by this one | one section retracted
+The spacecraft's paper sample was withdrawn | two sources were removed by the pipeline | contamination removed | v2: the appendix was removed
+previous version withdrawn by the authors | comments on the retracted paper by Smith et al. | withdrawn galaxies | Reply to a withdrawn comment""".replace(
+    "\n", "|"
+).split("|")
+
+
+@pytest.mark.parametrize("comments", [text.strip() for text in TAKEN_BACK])
+def test_comments_say_that_a_paper_was_taken_back(comments: str) -> None:
+    assert is_withdrawn(parse(record(1, comments=comments)))
+
+
+@pytest.mark.parametrize("comments", [text.strip() for text in KEPT])
+def test_comments_may_speak_of_other_things_that_were_withdrawn(comments: str) -> None:
+    assert not is_withdrawn(parse(record(1, comments=comments)))
+
+
+@pytest.mark.parametrize(
+    ("abstract", "withdrawn"),
+    [
+        ("This paper has been withdrawn by the author due to a crucial sign error in equation 1.", True),
+        ("Withdrawn.", True),
+        ("Withdrawn due to a mistake in the analysis.", True),
+        ("The authors have withdrawn this paper because of an error in the data.", True),
+        ("This submission has been removed by arXiv administrators as it is a duplicate.", True),
+        ("This article was retracted.", True),
+        ("In this paper we study gas withdrawn from the disk. ", False),
+        ("In this work the star was withdrawn from the sample of giants. ", False),
+        ("Foregrounds are removed by the authors' pipeline in this paper. ", False),
+        ("The telescope was withdrawn from service in 1990; this paper describes its legacy. ", False),
+        ("We study how papers are retracted after an error was found. ", False),
+    ],
+)
+def test_abstracts_say_that_a_paper_was_taken_back(abstract: str, withdrawn: bool) -> None:
+    assert is_withdrawn(parse(record(1, abstract=abstract + ("" if withdrawn else sentences(1, 3))))) == withdrawn

@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "loose" / f"{record(5)['id']}v1.tar.gz").write_bytes(gzip.compress(tar({"ms.tex": paper("5 v1")})))
     (place / "loose" / f"{record(5)['id']}v2.tex").write_bytes(paper("5 v2"))
     assert make("--metadata", place / "a.jsonl", place / "b.jsonl.gz", "--latex", place / "arXiv_src_0704_001.tar", place / "loose", "--out",
-                place / "out", "--heldout", "0.3", "--decontaminate", place / "exam.json") == 0  # fmt: skip
+                place / "out", "--heldout", "0.3", "--decontaminate", place / "exam.json", "--bad-rows", "0.02") == 0  # fmt: skip
     return place / "out"
 
 
@@ -180,7 +180,7 @@ def test_other_documents_pass_the_same_filters_and_duplicates(tmp_path: Path) ->
     rows += [{"id": "x", "text": "no"}, {"id": "y"}, {"id": "z", "text": "no", "meta": 3}, "[" * 100_000, "3"]
     metadata = write_lines(tmp_path / "m.jsonl", [record(n) for n in range(5)])
     others = write_lines(tmp_path / "o.jsonl", rows)
-    assert make("--metadata", metadata, "--documents", others, "--out", tmp_path / "out") == 0
+    assert make("--metadata", metadata, "--documents", others, "--out", tmp_path / "out", "--bad-rows", "0.5") == 0
     kept = by_id(tmp_path / "out")
     assert len(kept) == 6 and kept["book-1"]["meta"] == {"source": "books"}
     assert sorted(row["detail"] for row in documents(tmp_path / "out", "dropped") if row["reason"] == "bad_record") == [

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record(62, abstract="<script>alert(1)</script> & so on, too short"),
     ]
     rows += [record(3), "broken {"]
-    assert make("--metadata", write_lines(place / "m.jsonl", rows), "--out", place / "out", "--heldout", "0.1") == 0
+    assert make("--metadata", write_lines(place / "m.jsonl", rows), "--out", place / "out", "--heldout", "0.1", "--bad-rows", "0.05") == 0
     assert prepare.main(["report", str(place / "out")]) == 0
     return place / "out"
 

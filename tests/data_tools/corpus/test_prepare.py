@@ -286,7 +286,7 @@ def test_strange_shards_are_not_deleted(tmp_path: Path, tokenizer: Path, capsys:
         (["a.jsonl", "--workers", "0"], "--workers 0: at least 1 is needed"),
         (["papers"], "holds heldout and train files; name those of one side"),
         (["cut.jsonl.gz"], "cut.jsonl.gz: cut short or damaged"),
-        (["cut.parquet"], "cut.parquet: datasets cannot read it as parquet"),
+        (["cut.parquet"], "cut.parquet: cannot be read as parquet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
