@@ -46,10 +46,9 @@ def _turn(message: dict[str, Any], role: Role, beside: bool | None) -> Turn:
     if calls := message_calls(message):
         if role != "assistant":
             raise Refused(f"tool calls in a {role} turn")
+        if spans is not None:
+            raise Refused("train_detail beside tool calls, of which it says nothing")
         texts = [text for text in texts if text.strip()] + calls
-        if spans is not None and isinstance(content, str):  # the calls stand behind the text, and nothing was said against them
-            start = len(content) if content.strip() else 0
-            spans += ((start, len("\n".join(texts))),)
     if role == "system" and (tools := tools_text({"tools": message.get("tools")})):  # ChatGLM: beside the system's words
         texts = [text for text in texts if text.strip()] + ["\n" + tools if any(map(str.strip, texts)) else tools]
     if any(not nothing(message.get(name)) for name in _REASONING):

@@ -148,6 +148,7 @@ UNCLEAR_DETAIL = {
     "is not a list of": [chat(train_detail="0-3"), chat(train_detail=[{"start": 0, "end": 1, "train": True}]), detailed((0, True, 1))],
     "a flag is neither true nor false": [detailed((0, 3, None)), detailed((0, 3, 0.5))],
     "train_detail and a flag of its turn disagree": [detailed((0, 3, True), train=False)],
+    "train_detail beside tool calls": [detailed((0, 3, train), tool_calls=[{"name": "x"}]) for train in (True, False)],
     "train_detail on a text in parts": [chat(content=[{"type": "text", "text": "b"}], train_detail=[{"begin_offset": 0, "end_offset": 0, "train": True}])],
     "train_detail on a user turn": [on_question(train_detail=[{"begin_offset": 0, "end_offset": 0, "train": True}])],
 }  # fmt: skip
@@ -158,10 +159,3 @@ def test_train_detail_that_is_unclear_refuses_the_record(reason):
     for record in UNCLEAR_DETAIL[reason]:
         with pytest.raises(Refused, match=reason):
             read_record(record)
-
-
-def test_the_calls_behind_a_marked_text_are_learned():
-    record = detailed((0, 10, False), text="Let me look", tool_calls=[{"name": "flux", "arguments": {}}])
-    [conversation] = read_record(record)
-    turn = conversation.turns[1]
-    assert [turn.text[start:end] for start, end in turn.learned] == ['\n{"name": "flux", "arguments": {}}']
