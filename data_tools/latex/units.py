@@ -13,7 +13,7 @@ from data_tools.latex.names import UNIT_PREFIXES, UNITS
 # what each command takes: "o" an option, "m" an argument
 UNIT_COMMANDS = {
     **dict.fromkeys(("SI", "qty"), "omom"),
-    **dict.fromkeys(("num", "si", "ang", "numlist", "numproduct", "tablenum"), "om"),
+    **dict.fromkeys(("num", "si", "ang", "numlist", "numproduct"), "om"),
     **dict.fromkeys(("SIrange", "qtyrange"), "ommom"),
     **dict.fromkeys(("numrange", "SIlist", "qtylist", "qtyproduct"), "omm"),
     "unit": "om",
@@ -58,7 +58,7 @@ class Units:
             return rf"\ifmmode\frac{{{given[1]}}}{{{given[2]}}}\else {mixed}{given[1].strip()}/{given[2].strip()}\fi"
         if command == "ang":
             return _angle(given[1])
-        if command in ("num", "tablenum"):
+        if command == "num":
             return number(given[1])
         if command == "numrange":
             return _range(given[1], given[2])
