@@ -8,6 +8,7 @@ A `$` that never closes within its paragraph is dropped, and what followed it st
 import re
 
 from data_tools.latex.limits import MAX_BRACE_DEPTH, MAX_FORMULAS, Deadline, PaperError
+from data_tools.latex.macros import apart
 from data_tools.latex.names import MATH_ENVIRONMENTS
 
 OPEN, CLOSE = "\ue000", "\ue001"
@@ -21,7 +22,7 @@ _ONE_ROW = frozenset(("equation", "displaymath", "math", "dmath", "mathletters")
 _NOISE = re.compile(
     r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace)(?![a-zA-Z])"
 )
-_ONLY_SPACE = re.compile(r"(?:\\[,;:! ]|\\q?quad|~|\s)+")
+_ONLY_SPACE = re.compile(r"(?:\{\}|\\[,;:! ]|\\q?quad|~|\s)+")
 _NESTED = re.compile(r"\\(?:[mh]box|text)\s*\{\s*\\\(([^${}]{1,200}?)\\\)\s*\}")
 _COLOR = re.compile(r"\\color\s*(?:\[[^\]]{0,40}\])?\{[^{}]{0,60}\}")
 
@@ -68,7 +69,9 @@ class _Protector:
 
     def _put(self, piece: str) -> None:
         if piece:
-            (self._out if len(self._modes) == 1 else self._formula).append(piece)
+            out = self._out if len(self._modes) == 1 else self._formula
+            # what stood between a command and this may be gone: `\alpha\ifmmode x` is no \alphax
+            out.append(apart(out[-1], piece) + piece if out and piece[0].isalpha() else piece)
 
     def _handle(self, token: re.Match[str]) -> int:
         """Deal with one token and say where to go on."""
@@ -195,7 +198,7 @@ class _Protector:
         tex = tidy("".join(self._formula))
         self._formula.clear()
         if not tex or _ONLY_SPACE.fullmatch(tex):
-            self._out.append(" " if tex else "")
+            self._put(" " if tex.strip("{}") else "{}")
             return
         if opener in ("$", r"\(", "ensuremath", "math"):
             shown = f"${tex}$"
@@ -235,8 +238,13 @@ class _Protector:
 def tidy(tex: str) -> str:
     """A formula on one line, without labels and colours."""
     if "\\" in tex:
-        tex = _COLOR.sub("", _NOISE.sub("", tex))
+        tex = _COLOR.sub(_gap, _NOISE.sub(_gap, tex))
         tex = re.sub(r"\\textcolor\s*\{[^{}]{0,60}\}\s*(?=\{)", "", tex)
-        tex = re.sub(r"\\(?:footnote|footnotemark|cite[a-z]{0,8})\s*(?:\[[^\]]{0,80}\]){0,2}\{[^{}]{0,300}\}", "", tex)
+        tex = re.sub(r"\\(?:footnote|footnotemark|cite[a-z]{0,8})\s*(?:\[[^\]]{0,80}\]){0,2}\{[^{}]{0,300}\}", _gap, tex)
         tex = _NESTED.sub(r"{\1}", tex).replace(r"{^\circ}", r"^\circ").replace(r"{^{\circ}}", r"^{\circ}")
     return " ".join(tex.split())
+
+
+def _gap(gone: re.Match[str]) -> str:
+    """What must stand where something is taken out of a formula."""
+    return apart(gone.string[max(0, gone.start() - 80) : gone.start()], gone.string[gone.end() : gone.end() + 1])

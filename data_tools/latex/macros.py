@@ -61,7 +61,7 @@ def apart(before: str, after: str) -> str:
     if not before or not after:
         return ""
     first = after[0]
-    if (first.isascii() and first.isalpha() or first == "@") and before[-1] != " " and _WORD_END.search(before[-80:]):
+    if (first.isalpha() or first == "@") and before[-1] != " " and _WORD_END.search(before[-80:]):
         return " "
     return "{}" if first == "$" and before[-1] == "$" and before[-2:] != r"\$" else ""
 
@@ -128,7 +128,7 @@ def judged(name: str, macro: Macro) -> Macro:
     if _is_remark(name, macro):
         return Macro("", macro.kinds)
     drawn = _drawn(name, macro)
-    return Macro(rf"\ensuremath{{{drawn}}}", stop=True) if drawn else macro
+    return Macro(drawn, stop=True) if drawn else macro
 
 
 def _is_remark(name: str, macro: Macro) -> bool:
@@ -137,22 +137,23 @@ def _is_remark(name: str, macro: Macro) -> bool:
         return False
     if _COMMENT_NAME.search(name) and ("color" in macro.body or re.search("(?i)todo|fixme", name)):
         return True
-    shown = _LAYOUT.sub("", macro.body)
+    shown = _LAYOUT.sub("", macro.body.replace(r"$\langle$", "<").replace(r"$\rangle$", ">"))
     return _SIGNED.search(shown) is not None or (
         "color" in macro.body and re.search(r"[\[(*]+[^#]{0,40}#\d|[A-Za-z]{2,}:#\d", shown) is not None
     )
 
 
 def _drawn(name: str, macro: Macro) -> str:
-    """The sign that a home-made drawing shows; empty where it is none, or one of a kind not known."""
+    """The TeX of the sign that a home-made drawing shows; empty where it is none, or one of a kind not known."""
     if macro.kinds or len(macro.body) > _MAX_DRAWING or not _DRAWING.search(macro.body):
         return ""
     less, more = _LESS.search(macro.body), _MORE.search(macro.body)
     if bool(less) != bool(more) and (_ABOUT.search(macro.body) or r"\mathpalette" in macro.body):
         about = "approx" if r"\approx" in macro.body else "sim"
-        return rf"\{'less' if less else 'gtr'}{about}"
+        sign = rf"\{'less' if less else 'gtr'}{about}"
+        return rf"\ifmmode {sign}\else${sign}$\fi"
     known = ASTRONOMY.get(name, "")
-    return known[len(r"\ensuremath{") : -1] if known.startswith(r"\ensuremath{") else ""
+    return known if known.startswith(r"\ensuremath{") else ""
 
 
 # -- reading

@@ -19,7 +19,7 @@ ensuremath xspace ifmmode
 DROP = {name: count for count, names in {
     0: """footnotemark and bsp listofchanges dataset hyperref makebox framebox allowdisplaybreaks textlatin tableofcontents listoffigures listoftables
     printbibliography printindex printglossary printglossaries printnomenclature printacronyms modulolinenumbers resetlinenumber
-    samepage nopagebreak nolinebreak suppressfloats addlinespace toprule midrule bottomrule startlongtable shortstack object objectname nofiles
+    listoftodos listoffixmes samepage nopagebreak nolinebreak suppressfloats addlinespace toprule midrule bottomrule startlongtable shortstack object objectname nofiles
     listfiles linenumbers onehalfspacing doublespacing singlespacing""",
     1: """label vspace hspace includegraphics color pagecolor bibliographystyle bibliography pagestyle thispagestyle stepcounter refstepcounter usecounter
     footnote footnotetext thanks index altaffilmark altaffiliation affil affiliation institute institution author email address date keywords
@@ -36,14 +36,15 @@ DROP = {name: count for count, names in {
     geometry newgeometry setstretch setlist sisetup lstset captionsetup floatstyle restylefloat theoremstyle swapnumbers urlstyle hyperbaseurl
     addbibresource setcitestyle printtables glossary glsadd glsaddall makeglossary extracolsep DeclareGraphicsExtensions
     DeclareCaptionFont pgfplotsset usepgfplotslibrary psset psfrag psfig epsfig epsfbox epsffile epsfile psdraft 
-    sethlcolor arrayrulecolor watermark setwatermarkfontsize savesymbol reportnum lefthead righthead paperid msid journal ccc
+    cancel bcancel xcancel setstcolor setulcolor setuldepth fxsetup fxuselayout fxuseenvlayout fxusetargetlayout definechangesauthor
+    setremarkmarkup setaddedmarkup setdeletedmarkup sethighlightmarkup setcommentmarkup sethlcolor arrayrulecolor watermark setwatermarkfontsize savesymbol reportnum lefthead righthead paperid msid journal ccc
     authoraddr eqnum tablenum tablehead colhead tablenotemark tablefootmark tablefoot tablebib thesaurus mail headnote homepage
     KeyWords Received Accepted Published jyear contact ShortTitle FullConference speaker emailAdd arxivnumber dedicated submitto jl pacno
     authorinfo fntext tnoteref corauth corauthref thanksref PACS subclass journalname tocauthor toctitle motto dedication equalcont
     runningtitle runningauthor runninghead correspondence significancestatement keypoints lefttitle righttitle jnlDoiYr doival aopheadtitle
     altaffilmarks figsetgrpnum figsetgrptitle figsetplot figsetgrpnote figsetnum figsettitle savenotes arabic Roman roman
     alph Alph fnsymbol value phantomsubcaption bibliographyunit putbib leftheader rightheader hangcaption""",
-    2: """setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
+    2: """setul setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
     renewcommand newcommand providecommand acrodef acro DeclareMathOperator newenvironment resizebox multicolumn multirow fontsize newtheorem
     rule newglossaryentry fcolorbox addtocontents markboth settowidth settoheight settodepth newfont sbox savebox counterwithin counterwithout
     numberwithin DeclareTextFontCommand fancypagestyle lstdefinestyle floatname listof newcolumntype nomenclature pdfbookmark bookmark colorlet
@@ -68,7 +69,8 @@ REMARKS = {
                     "pdfsquarecomment pdfcirclecomment pdflinecomment pdfsidelinecomment todo",
         ("obb", "#2"): "replaced chreplaced annote",
         ("obb", "#3"): "change replace",
-        ("sob", ""): "fxnote fxwarning fxerror fxfatal fixme",
+        ("sob", ""): "fxnote fxwarning fxerror fxfatal fixme FIXME TODO",
+        ("obo", ""): "marginnote",
         ("b", ""): "sout xout st addeditor",
         ("obb", "#2 "): "pdfmarkupcomment pdftooltip",
         ("mb", "#2"): "edit",

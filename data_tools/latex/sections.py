@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from data_tools.latex.headings import APPENDIX, BACK, CONCLUSION, INTRODUCTION, LEVELS, OPENING, SUMMARY, find_headings, plain_title
 from data_tools.latex.limits import MAX_SECTIONS, Deadline, PaperError
-from data_tools.latex.macros import bracket, group
+from data_tools.latex.macros import bracket, group, join
 from data_tools.latex.names import DROP_ENVIRONMENTS
 from data_tools.latex.prose import HEADING
 
@@ -78,7 +78,7 @@ def cut_environments(text: str, deadline: Deadline) -> str:
         if start >= at:
             out.append(text[at:start])
         at = max(at, end)
-    return "".join(out) + text[at:]
+    return join((*out, text[at:]))
 
 
 def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:
@@ -89,7 +89,7 @@ def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:
         at = _SPACE.match(text, option[1] if option else at).end()
         title = group(text, at, deadline) if text.startswith("{", at) else None
         if title and title[0].strip() and "#" not in title[0]:
-            return title[0], text[: found.start()] + text[title[1] :]
+            return title[0], join((text[: found.start()], text[title[1] :]))
     return "", text
 
 
@@ -128,7 +128,7 @@ def cut_thanks(text: str) -> str:
         out.append(text[at : found.start()])
         after = _AFTER_THANKS.search(text, found.end())
         at = after.start() if after else len(text)
-    return "".join(out) + text[at:]
+    return join((*out, text[at:]))
 
 
 def split_sections(text: str, deadline: Deadline) -> list[Section]:

@@ -13,6 +13,7 @@ from data_tools.latex.limits import Deadline
 _CONDITION = re.compile(
     r"\\\\|\\newif\s{0,9}\\if[a-zA-Z@]+|\\let\s{0,9}\\if[a-zA-Z@]+\s{0,9}=?\s{0,9}\\[a-zA-Z@]+|\\(if[a-zA-Z@]*|else|fi|or)(?![a-zA-Z@])"
 )
+_ASSIGNMENT = re.compile(r"[ \t]*=?[ \t]*(-?\d{1,9})[ \t]?")
 
 
 class Branches:
@@ -40,8 +41,10 @@ class Branches:
             closing = self._closing(("fi",))
             if closing is None or top.text.startswith("{", top.at):
                 return False
-        top.at = AFTER_WORD.match(top.text, top.at).end() if name not in ("if", "ifcat") else top.at
+        top.at = AFTER_WORD.match(top.text, top.at).end()
+        kept, self._stream.testing = self._stream.testing, len(self._stream.open)
         found = self._conditions.primitive(name)
+        self._stream.testing = kept
         if name == "ifcase":
             self._stream.open.append(True)
             for _ in range(max(0, int(found)) if int(found) >= 0 else 10_000):
@@ -154,7 +157,16 @@ class Branches:
         found = re.compile(r"\s*\\([a-zA-Z@]+)").match(top.text, top.at)
         if found:
             top.at = found.end()
-            self._conditions.values.counters[found[1]] = 0
+            self._conditions.values.registers[found[1]] = 0
+        return found is not None
+
+    def assign(self, name: str) -> bool:
+        r"""`\x=1`, for a register that the author declared."""
+        top = self._stream.here()
+        found = _ASSIGNMENT.match(top.text, top.at)
+        if found:
+            top.at = found.end()
+            self._conditions.values.registers[name] = int(found[1])
         return found is not None
 
     def constant(self, _: str) -> bool:
@@ -163,5 +175,5 @@ class Branches:
         found = re.compile(r"\s*\\([a-zA-Z@]+)\s*=?").match(top.text, top.at)
         if found:
             top.at = found.end()
-            self._conditions.values.counters[found[1]] = self._conditions.values.number()
+            self._conditions.values.registers[found[1]] = self._conditions.values.number()
         return found is not None

@@ -64,7 +64,7 @@ class _Expander:
         self._inputs = Inputs(self._stream, files, main, self._conditions)
         self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
         self._environments: dict[str, tuple[Macro, str]] = {}
-        self._hidden: set[str] = set()
+        self._hidden = {"anfxnote", "anfxwarning", "anfxerror", "anfxfatal"}
         self._at_is_letter = False
         self._units = Units(self._unit_macro)
         self._handlers = self._table()
@@ -115,6 +115,8 @@ class _Expander:
             self._stream.met = True
             self._stream.put(ASTRONOMY[name])
             return True
+        if name in self._conditions.values.registers:
+            return self._branches.assign(name)
         return self._conditions.set_by(name)
 
     def _at_letter(self, name: str) -> bool:
@@ -305,9 +307,19 @@ class _Expander:
         elif target in ("undefined", "@undefined"):
             self._stream.macros.pop(name, None)
         else:
-            nothing = target in ("empty", "@empty", "relax")
-            self._define(name, self._stream.macros.get(target) or Macro("" if nothing else found[2], stop=not nothing))
+            self._let_be(name, target, found[2])
         return True
+
+    def _let_be(self, name: str, target: str, shown: str) -> None:
+        macro = self._stream.macros.get(target) or self._inputs.remarks.get(target)
+        handler = self._handlers.get(target)
+        if macro is None and handler is not None and name not in PROTECTED and name not in self._handlers:
+            # what this program does itself it does under the new name, too
+            self._stream.macros.pop(name, None)
+            self._handlers[name] = lambda _: handler(target) or self._stream.put_command("\\" + target) or True
+        else:
+            nothing = target in ("empty", "@empty", "relax")
+            self._define(name, macro or Macro("" if nothing else shown, stop=not nothing))
 
     def _operator(self, _: str) -> bool:
         top = self._stream.here()

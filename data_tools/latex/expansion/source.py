@@ -42,8 +42,8 @@ _DECLARED = (
     + _OPTION
     + r"\s{0,9}\{([a-zA-Z]{1,40}\*?)\}"
     r"|\\(?:re)?newenvironment\*?\s{0,9}\{([a-zA-Z]{1,40}\*?)\}" + _OPTION + _OPTION + r"\s{0,9}\{(?:[^{}]|\{[^{}]{0,200}\}){0,300}?"
-    r"\\(?:verbatim|Verbatim|VerbatimEnvironment|lstlisting|minted|comment)(?![a-zA-Z])"
-    r"|\\newminted" + _OPTION + r"\s{0,9}\{([a-zA-Z]{1,40})\}"
+    r"\\(?:begin\s{0,9}\{)?(?:verbatim|Verbatim|VerbatimEnvironment|lstlisting|minted|comment)(?![a-zA-Z])"
+    r"|\\newminted\s{0,9}(?:\[([a-zA-Z]{1,40})\])?\s{0,9}\{([a-zA-Z]{1,40})\}"
 )
 _NEW_INLINE = re.compile(
     r"\\newmint(inline)?\s{0,9}(?:\[([a-zA-Z]{1,40})\])?\s{0,9}\{([a-zA-Z]{1,40})\}"
@@ -53,6 +53,7 @@ _SHORT = re.compile(
     r"\\(?:MakeShortVerb|DefineShortVerb|lstMakeShortInline|SaveShortVerb)\*?" + _OPTION + r"\s{0,9}\{?\\?([^\sa-zA-Z\\{}])\}?"
 )
 _DELIMITED = re.compile(r"([^a-zA-Z\s*\\{}])([^\n]{0,300}?)\1|\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,200}\}){0,600})\}")
+_DEFINING = re.compile(r"[^{}\n]{0,200}(?:\{[^{}]{0,200}\}[^{}\n]{0,200}){0,9}\}\s{0,9}(?:%[^\n]{0,99}\n)?\s{0,9}\{[^{}]{0,200}")
 
 
 def decode(data: bytes, name: str, inputenc: str = "") -> str:
@@ -142,7 +143,7 @@ class Literals:
             elif kind in ("inline", "address") or kind and kind.startswith("short"):
                 found = self._literal(text, token, kind)
             elif kind in ("new", "make", "declared"):
-                self._learn(token[0], kind)
+                self._learn(text, token.start(), kind)
             if found is not None:
                 shown, at = found
                 before = text[done : token.start()]
@@ -155,7 +156,8 @@ class Literals:
         if name.rstrip("*") not in self._listings and name not in self._listings:
             return None
         end = re.compile(rf"\\end\s{{0,9}}\{{{re.escape(name)}\}}").search(text, token.end())
-        if end is None:
+        # in a definition, `{\begin{minted}{c}}{\end{minted}}`, it encloses nothing
+        if end is None or _DEFINING.fullmatch(text, token.end(), end.start()):
             return None
         if name.startswith("filecontents"):
             wanted = re.compile(r"(?:\s{0,9}\[[^\]]{0,80}\])?\s{0,9}\{([^{}\n]{1,200})\}\s?").match(text, token.end(), end.start())
@@ -184,15 +186,15 @@ class Literals:
         hidden = re.sub(r"(?<!\\)[$%#&~_^]", lambda m: m[0].translate(_HIDE), inside)
         return f"{token[0].rstrip()}{{{hidden}}}", found.end()
 
-    def _learn(self, tex: str, kind: str) -> None:
+    def _learn(self, text: str, at: int, kind: str) -> None:
         if kind == "declared":
-            names = re.search(_DECLARED, tex)
-            self._listings.add(names[1] or names[2] or names[3] + "code")
+            names = re.compile(_DECLARED).match(text, at)
+            self._listings.add(names[1] or names[2] or names[3] or names[4] + "code")
             return
         if kind == "new":
-            inline, name, language, alias = _NEW_INLINE.match(tex).groups()
+            inline, name, language, alias = _NEW_INLINE.match(text, at).groups()
             self._inline[alias or name or language + (inline or "")] = 0
-        elif (mark := _SHORT.match(tex)[1]) not in self._marks:
+        elif (mark := _SHORT.match(text, at)[1]) not in self._marks:
             self._marks += mark
         self._pattern = self._compile()
 
@@ -211,12 +213,12 @@ def cut_comments(text: str) -> str:
     """Without comments, as TeX reads them: the line's end goes too, a blank line still ends a paragraph."""
     out: list[str] = []
     glued = False
-    for line in text.split("\n"):
+    for line in text.removesuffix("\n").split("\n"):
         if glued:
             line = line.lstrip()
             if not line:
                 out.append("\n")
-            else:
+            elif line[0] != "%":
                 out.append(apart(out[-1], line))
         cut = next((m.start() for m in _COMMENT.finditer(line) if m[1]), None) if "%" in line else None
         if cut is None:

@@ -43,6 +43,7 @@ class Stream:
         self.handle: Callable[[str], bool] = lambda name: False  # acts on a command; False leaves it as it stands
         self.decide: Callable[[str], bool] = lambda name: False  # acts on an \if
         self.open: list[bool] = []  # one an open \if: is it ours, so that \else and \fi are to go
+        self.testing = 1 << 30  # how many conditions stood open when the test began that is being read
         self.last = ""  # the macro called last
         self.met = False  # what comes next was not beside what was put last
         self._deadline = deadline
@@ -148,6 +149,8 @@ class Stream:
             if macro is not None and re.fullmatch(r"\\[a-zA-Z@]+|.", macro.body):
                 return macro.body
             if name in ("fi", "else", "or"):
+                if len(self.open) > self.testing and self.handle(name):
+                    continue
                 self.unread(token)
                 return r"\relax"
             if name in ("the", "number", "expandafter", "noexpand", "string", "protect", "arabic"):
@@ -301,5 +304,5 @@ class Stream:
             return False
         name, top.at = self.flat(top.text[top.at : end]).strip(), end + len(r"\endcsname")
         if name in self.macros or re.fullmatch("[a-zA-Z]+", name):
-            self.push(rf"\{name} " if name.isalpha() else self.macros[name].body)
+            self.push(rf"\{name}" if name.isalpha() else self.macros[name].body)
         return True

@@ -49,6 +49,7 @@ class Values:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.counters: dict[str, int] = {}
+        self.registers: dict[str, int] = {}
         self.lengths = dict(_LENGTHS)
 
     def follow(self, name: str, text: str, at: int) -> None:
@@ -97,6 +98,8 @@ class Values:
                 return sign * self.counters.get((self._reader.argument() or "").strip(), 0)
             return sign * self._sum()
         name = token[1:]
+        if name in self.registers:
+            return sign * self.registers[name]
         return sign * self.counters.get(name.removeprefix("c@"), _CONSTANTS.get(name, int(self.lengths.get(name, 0.0) * 65536)))
 
     def _sum(self) -> int:
