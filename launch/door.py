@@ -32,6 +32,12 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
     parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
     parser.add_argument(
+        "--gpu-memory",
+        type=_gpu_bytes,
+        metavar="GIB|NAME",
+        help="with --dry-run: memory of a GPU there, e.g. 80 or H100: does the run fit?",
+    )
+    parser.add_argument(
         "--device", choices=("cuda", "cpu"), help="with --dry-run: what the ranks run on (default: what the DeepSpeed JSON is meant for)"
     )
     parser.add_argument(
@@ -41,12 +47,25 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     args = parser.parse_intermixed_args(argv)  # options may stand between key=value words
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if not args.dry_run and (args.gpus is not None or args.device):
-        parser.error("--gpus and --device go with --dry-run; the launcher says how many ranks train, and on what")
+    if not args.dry_run and (args.gpus is not None or args.device or args.gpu_memory):
+        parser.error("--gpus, --gpu-memory and --device go with --dry-run; the launcher says how many ranks train, and on what")
 
     rank = int(os.environ.get("RANK", 0))
     with lasting():
         return _guarded(args, check, rank)
+
+
+def _gpu_bytes(text: str) -> float:
+    from train.world.machine import DEVICE_GIB
+
+    named = (
+        next((gib for part, gib in DEVICE_GIB.items() if part in text.upper()), None)
+        if not text.replace(".", "").isdigit()
+        else float(text)
+    )
+    if not named:
+        raise argparse.ArgumentTypeError(f"{text}: give GiB, or one of {', '.join(DEVICE_GIB)}")
+    return named * 2**30
 
 
 def _guarded(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
@@ -70,8 +89,10 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
     if args.dry_run:
         from train.preflight.dry_run import explain
 
-        print(explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1)), args.device))
-        return 0
+        explained = explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1)), args.device, args.gpu_memory)
+        print(explained.text)
+        print("".join(f"error: {fault}\n" for fault in explained.faults), end="", file=sys.stderr)
+        return 1 if explained.faults else 0
 
     from train.world.ranks import World
 

@@ -12,7 +12,7 @@ from train.world.ranks import World
 
 
 class RunInUseError(ValueError):
-    """Another process trains under this name."""
+    """Another process trains under this name, or its folder cannot be written."""
 
 
 def take(run_dir: Path, world: World) -> IO[str] | None:
@@ -24,9 +24,9 @@ def take(run_dir: Path, world: World) -> IO[str] | None:
     held, fault = None, ""
     if world.rank == 0:
         path = run_dir.with_name(f".{run_dir.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = path.open("a+", encoding="utf-8")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = path.open("a+", encoding="utf-8")
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held.truncate(0)
             held.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -35,6 +35,8 @@ def take(run_dir: Path, world: World) -> IO[str] | None:
             held.seek(0)
             fault = f"{run_dir}: {held.read() or 'another process'} trains under this name now; give this run another name=, or wait"
             held.close()
+        except OSError as error:  # all ranks wait for this one's word
+            fault = f"runs={run_dir.parent}: cannot be written ({error.strerror}); give another folder by runs="
     if fault := world.broadcast(fault):
         raise RunInUseError(fault)
     return held

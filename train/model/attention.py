@@ -75,15 +75,15 @@ def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
     """The backend for `model.attention` and the reason in words.
 
     Raises:
-        ValueError: when the wanted one cannot run here.
+        ModelError: when the wanted one cannot run here.
     """
     on_cuda = device.type == "cuda"
     has_flash = importlib.util.find_spec("flash_attn") is not None
     has_varlen = importlib.util.find_spec("torch.nn.attention.varlen") is not None
     if wanted == "flash" and not has_flash:
-        raise ValueError("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
+        raise ModelError("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
     if wanted == "torch_varlen" and not (on_cuda and has_varlen):
-        raise ValueError("model.attention=torch_varlen: torch's varlen attention needs CUDA here; use sdpa or auto")
+        raise ModelError("model.attention=torch_varlen: torch's varlen attention needs CUDA here; use sdpa or auto")
     if wanted != "auto":
         return wanted, "as the recipe says"
     if on_cuda and has_flash:

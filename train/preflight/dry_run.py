@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +18,14 @@ from train.data import mixture
 from train.data.mixture import SourceSpec
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
 from train.model_files.dtypes import OF_RECIPE
+from train.model_files.folder import WeightsError, read_folder
+from train.model_files.header import SafetensorsError
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.memory_items import Plan, Shape, plan
 from train.recipe.load import find_file
 from train.recipe.vocabulary import Recipe
+from train.world.machine import FreeBytes
 
 # so that a recipe can be checked before its model has been downloaded
 PUBLISHED = {
@@ -58,11 +66,19 @@ def _require_supported(recipe: Recipe) -> None:
             require_supported(config_of(folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
 
 
-def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = None) -> str:
-    """The table of derived numbers, then what is not here yet.
+@dataclass(frozen=True)
+class Explained:
+    """text: the derived numbers, then what is not here yet; faults: what is here and would end the run, each with its remedy."""
+
+    text: str
+    faults: list[str]
+
+
+def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = None, gpu_bytes: float | None = None) -> Explained:
+    """A run as far as it can be known without starting it.
 
     Args:
-        device: what the run is for; None: as its DeepSpeed JSON is meant.
+        device: what the run is for; None: as its DeepSpeed JSON is meant. gpu_bytes: memory of a GPU there, to compare the plan with.
     Raises:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
@@ -111,8 +127,36 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
     text += memory_plan.lines(memory, shape) if shape else []
-    text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"]
-    return "\n".join(text)
+    faults = [*_unready(recipe), *_too_large(recipe, shape, memory, gpu_bytes, on_cuda)]
+    text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"] if not faults else []
+    return Explained("\n".join(text), faults)
+
+
+def _unready(recipe: Recipe) -> Iterator[str]:
+    """What is here and would end the run before its first step."""
+    folder = Path(recipe.model.path)
+    if (folder / "config.json").is_file():
+        try:
+            read_folder(folder)
+        except (WeightsError, SafetensorsError) as error:
+            yield f"model.path={error}"
+    if recipe.model.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
+        yield "model.attention=flash: flash-attn is not installed here; pip install 'astrollama-trainer[flash]', or use auto"
+    there = recipe.run_dir.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # permissions alone do not tell
+    except OSError as error:
+        yield f"runs={recipe.runs}: {there} cannot be written ({error.strerror}); give another folder by runs="
+
+
+def _too_large(recipe: Recipe, shape: Shape | None, memory: Plan | None, gpu_bytes: float | None, on_cuda: bool) -> Iterator[str]:
+    """Whether the plan fits GPUs of that memory; nothing is known of their nodes' main memory and disks."""
+    if memory and gpu_bytes is not None and on_cuda:
+        there = FreeBytes(host=math.inf, device=gpu_bytes, disk=math.inf)
+        if short := memory_plan.short_of(memory, there):
+            yield memory_plan.refusal(recipe, shape, memory, there, on_cuda, short)
 
 
 def _final_lr(recipe: Recipe) -> float:

@@ -19,6 +19,13 @@ PEAK_TFLOPS = (
 )  # fmt: skip
 
 
+# memory of a device, GiB, by a part of its name
+DEVICE_GIB = {
+    "H200": 141, "GH200": 96, "H100": 80, "B200": 180, "B300": 288, "A100-40": 40, "A100": 80, "A800": 80, "H800": 80, "A6000": 48, "L40S": 48, "L4": 24,
+    "V100": 32, "MI300X": 192, "MI250X": 128, "4090": 24, "3090": 24, "5090": 32, "A10": 24, "T4": 16,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class FreeBytes:
     """Of a node's main memory, of one device (None on a CPU: the host is the device), of the disk of the runs."""
