@@ -1,1 +1,1 @@
-"""`prepare chat`: conversations to tokens and masks."""
+"""`prepare chat`: conversations in anybody's format to tokens and masks."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from train.checkpoint.layout import FORMAT, MANIFEST, REPLACED, STATE, STEP, folder_name
+from train.checkpoint.layout import MANIFEST, REPLACED, STEP, folder_name
 from train.checkpoint.manifest import verify
 from train.world.places import is_remote, place
 
@@ -51,13 +50,6 @@ def find(root: Path, wanted: str, world: World) -> Path | None:
     if candidates:
         raise ResumeError(f"{root}: none of its {len(candidates)} checkpoints verifies; restore one, or start anew under another name=")
     return None
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    state = json.loads((folder / STATE).read_text())
-    if state.get("format") != FORMAT:
-        raise ResumeError(f"{folder}/{STATE}: format {state.get('format')}, this trainer reads {FORMAT}; use the version that wrote it")
-    return state
 
 
 def steps_in(root: Path) -> dict[int, Path]:

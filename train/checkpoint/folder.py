@@ -14,7 +14,6 @@ step_000500/  config, tokenizer, model-0000i-of-0000n.safetensors + index   → 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -27,7 +26,8 @@ import torch
 
 from train.checkpoint import manifest, trainer_state, weight_files
 from train.checkpoint.find import steps_in
-from train.checkpoint.layout import FORMAT, LATEST, MANIFEST, PROBE, REPLACED, STATE, STEP, TRAINER, TRAINER_INDEX, folder_name
+from train.checkpoint.layout import LATEST, MANIFEST, PROBE, REPLACED, STATE, STEP, TRAINER, TRAINER_INDEX, folder_name
+from train.checkpoint.state import as_text
 from train.checkpoint.trainer_state import Slices
 from train.model_files.companions import companion_files
 from train.model_files.dtypes import known
@@ -108,7 +108,7 @@ def clear_leftovers(root: Path) -> None:
 def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[str, tuple[int, str]]:
     """Everything but weights and slices; returns {file: (bytes, sha256)}."""
     texts = companion_files(extras.companions, extras.instead, known(slices.dtype))
-    texts[STATE] = (json.dumps({"format": FORMAT, **extras.state}, indent=1) + "\n").encode()
+    texts[STATE] = as_text(extras.state).encode()
     if extras.trainer_state:
         texts[TRAINER_INDEX] = trainer_state.index_text(slices, size).encode()
     numels, itemsize = slices.numels, slices.dtype.itemsize

@@ -1,1 +1,1 @@
-"""Weights as other programs left them, read as bytes; nothing is unpickled."""
+"""Weights as other programs left them, one room a program, read as bytes; nothing is unpickled."""

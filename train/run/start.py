@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ from data_tools.shards.reader import Shards
 from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.saver import Keep, Saver
+from train.checkpoint.state import read_state, state_of_run
 from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec
@@ -148,7 +148,7 @@ def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> t
     found = find.find(root, resume_from, world)
     if not found:
         return None, None
-    saved = find.read_state(found)
+    saved = read_state(found)
     safe, changing = changes.differences(saved["recipe"], recipe.to_dict())
     if message := changes.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
         raise find.ResumeError(message)
@@ -204,22 +204,12 @@ def _settings(recipe: Recipe) -> DataSettings:
 
 
 def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, Any], adam_kernel: str) -> dict[str, Any]:
-    """state.json"""
-    return {
-        **dataclasses.asdict(state), "loader": loader, "recipe": recipe.to_dict(), "world_size": world.size, "adam_kernel": adam_kernel,
-        "versions": versions(),
-    }  # fmt: skip
+    return state_of_run(dataclasses.asdict(state), loader, recipe.to_dict(), world.size, adam_kernel)
 
 
 def _extras(recipe: Recipe, base: BaseModel, content: dict[str, Any]) -> checkpoint.Extras:
     instead = base.chat.model_files(base.folder) if base.chat else {}
     return checkpoint.Extras(content, base.folder, instead, trainer_state=recipe.checkpoint.trainer_state)
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"python": platform.python_version(), **{p: version(p) for p in ("torch", "deepspeed", "transformers", "numpy")}}
 
 
 def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:

@@ -15,6 +15,7 @@ from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
 from train.checkpoint import find, layout
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.manifest import faults_of
+from train.checkpoint.state import read_state
 
 STEPS = 5
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -46,7 +47,7 @@ def engine_at(world, recipe_path: Path, folder: Path):
 
 def save_once(world, slices, root: Path, source: Path) -> str:
     """Save step 3 into root; what was said."""
-    state = find.read_state(source)
+    state = read_state(source)
     state.pop("format")
     try:
         checkpoint.save(slices, root, checkpoint.Extras(state, source), world)

@@ -315,16 +315,6 @@ def test_a_step_that_was_packed_while_a_file_changed_is_not_given_out():
         run.next_step()
 
 
-def test_heldout_rows_are_fixed_whole_and_at_most_as_many_as_asked_for():
-    shards = MemoryShards(B)
-    rows = heldout_rows(shards, 32)
-    assert rows.digest() == heldout_rows(shards, 32).digest()
-    assert rows.tokens == sum(B) and np.bincount(rows.document).max() == 2  # longer ones are cut
-    few = heldout_rows(shards, 32, max_rows=5)
-    assert len(few) == 5 and few.document.tolist() == rows.span(0, 5).document.tolist()
-    assert len(heldout_rows(shards, 32, max_rows=10_000)) == len(rows)
-
-
 def test_the_time_a_caller_waits_adds_up():
     run = loader()
     run.next_step()

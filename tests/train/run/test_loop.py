@@ -75,14 +75,15 @@ def test_three_chained_resumes_across_an_epoch_end_stay_bit_equal(ground):
 
 def reshape(world, recipe_path: Path, folder: Path, out: Path) -> str:
     """Load a checkpoint at this world size and save it again, untrained."""
-    from train.checkpoint import find, trainer_state
     from train.checkpoint import folder as checkpoint
+    from train.checkpoint import trainer_state
+    from train.checkpoint.state import read_state
     from train.engine.zero3 import start
     from train.recipe.load import load
 
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     trainer_state.load(engine, folder, world)
-    state = find.read_state(folder)
+    state = read_state(folder)
     state.pop("format")
     return str(checkpoint.save(trainer_state.live(engine), out, checkpoint.Extras(state, folder), world))
 
@@ -306,21 +307,3 @@ def masters_against_file(world, recipe_path: Path, folder: Path) -> float:
     engine, _, _ = start(load(recipe_path), world, folder, 1)
     original = load_file(folder / "model.safetensors")
     return max(float((safe_get_full_fp32_param(p).view_as(original[n]) - original[n]).abs().max()) for n, p in engine.parameters.items())
-
-
-def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
-    """A run while its name is held, and again when it is free."""
-    from train.guard import run_lock
-    from train.recipe.load import load
-
-    held = run_lock.take(load(recipe_path, ["name=once"]).run_dir, world)
-    first = refused(world, recipe_path, ["name=once"])
-    if held:
-        held.close()
-    return first, refused(world, recipe_path, ["name=once", "steps=1", "schedule.warmup_steps=0"])
-
-
-def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_lives(ground):
-    for first, second in run_ranks(two_at_once, 2, ground / "recipe.yaml"):
-        assert "trains under this name now" in first and "process" in first
-        assert second == "went on"

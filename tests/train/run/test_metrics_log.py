@@ -5,9 +5,7 @@ import json
 import pytest
 import torch
 
-from train.guard.nonfinite import NonFiniteError, NonFiniteSteps
 from train.model.flops import flops_per_token
-from train.recipe.changes import differences, refusal
 from train.recipe.vocabulary import Logging
 from train.run.metrics_log import MetricsLog, line, readable_time
 from train.run.rates import Flops, StepNumbers, rates
@@ -57,23 +55,3 @@ def test_a_loss_that_is_not_finite_is_null_in_the_json_and_said_in_the_line(tmp_
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
     assert "SKIPPED, not finite" in capsys.readouterr().err
-
-
-def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_with_their_documents():
-    steps = NonFiniteSteps(3)
-    steps.note(False, 1, lambda: ["a/1"])
-    steps.note(False, 2, lambda: ["a/2"])
-    steps.note(True, 3, lambda: [])
-    steps.note(False, 4, lambda: ["a/4"])
-    steps.note(False, 5, lambda: ["a/5"])
-    with pytest.raises(NonFiniteError, match=r"step 6: .* 3 steps in a row.*a/6, b/7"):
-        steps.note(False, 6, lambda: ["a/6", "b/7"])
-
-
-def test_recipe_changes_are_sorted_and_allowed_by_name():
-    old = {"optim": {"lr": 1e-5}, "logging": {"every_steps": 1}, "data": {"sources": {"a": {"path": "x", "weight": None}}}, "steps": 5}
-    new = {"optim": {"lr": 2e-5}, "logging": {"every_steps": 9}, "data": {"sources": {"a": {"path": "y", "weight": None}}}, "steps": 5}
-    safe, changing = differences(old, new)
-    assert safe == ["data.sources.a.path: x → y", "logging.every_steps: 1 → 9"] and changing == ["optim.lr: 1e-05 → 2e-05"]
-    assert "checkpoint.allow='[optim.lr]'" in refusal(changing, safe, (), "c")
-    assert refusal(changing, safe, ("optim.lr",), "c") is None and refusal(changing, safe, ("optim",), "c") is None

@@ -1,0 +1,26 @@
+"""One folder, one run."""
+
+from pathlib import Path
+
+from tests.made import tiny
+from tests.made.ranks import run_ranks
+from tests.train.run.test_loop import refused
+
+
+def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
+    """A run while its name is held, and again when it is free."""
+    from train.guard import run_lock
+    from train.recipe.load import load
+
+    held = run_lock.take(load(recipe_path, ["name=once"]).run_dir, world)
+    first = refused(world, recipe_path, ["name=once"])
+    if held:
+        held.close()
+    return first, refused(world, recipe_path, ["name=once", "steps=1", "schedule.warmup_steps=0"])
+
+
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_lives(tmp_path):
+    ground = tiny.ground(tmp_path)
+    for first, second in run_ranks(two_at_once, 2, ground / "recipe.yaml"):
+        assert "trains under this name now" in first and "process" in first
+        assert second == "went on"
