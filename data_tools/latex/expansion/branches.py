@@ -145,6 +145,18 @@ class Branches:
             self._conditions.switches[found[1]] = False
         return found is not None
 
+    def next_is(self, name: str) -> bool:
+        r"""`\@ifnextchar[{..}{..}`, `\@ifstar{..}{..}`"""
+        wanted = "*" if name == "@ifstar" else self._stream.token()
+        found, other = self._stream.argument(), self._stream.argument()
+        top = self._stream.here()
+        at = AFTER_WORD.match(top.text, top.at).end()
+        same = top.text.startswith("{" if wanted == r"\bgroup" else wanted or "\0", at)
+        if same and name == "@ifstar":
+            top.at = at + 1
+        self._stream.push((found if same else other) or "")
+        return True
+
     def count(self, name: str) -> bool:
         r"""Follow `\setcounter{x}{1}` and its kin, which stay in the text."""
         top = self._stream.here()

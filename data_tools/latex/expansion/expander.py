@@ -86,7 +86,7 @@ class _Expander:
             "usepackage": inputs.package, "RequirePackage": inputs.package, "documentclass": inputs.package, "documentstyle": inputs.package,
             "endinput": inputs.end_input, "includeonly": inputs.include_only, "inputencoding": inputs.inputencoding,
             "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
-            "makeatletter": self._at_letter, "makeatother": self._at_letter,
+            "makeatletter": self._at_letter, "makeatother": self._at_letter, "@ifnextchar": branches.next_is, "@ifstar": branches.next_is,
         }  # fmt: skip
         for names, handler in (
             (_DEFINERS, self._define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),

@@ -32,6 +32,7 @@ _DIFF_MARK = re.compile(r"\\DIF(?:add|del)(?:begin|end)(?:FL)?(?![a-zA-Z])|(?<= 
 _PRIVATE = 0xE100
 _HIDE = {code: _PRIVATE + code for code in range(33, 127)}
 _SHOW = {private: code for code, private in _HIDE.items()}
+_HIDDEN = re.compile("[\ue100-\ue17f]+")
 _OPTION = r"(?:\s{0,9}\[[^\]]{0,500}\])?"
 _LISTINGS = (
     "verbatim Verbatim BVerbatim LVerbatim SaveVerbatim spverbatim verbatimtab boxedverbatim verbatimcmd lstlisting minted filecontents "
@@ -108,7 +109,7 @@ def _lines(text: str) -> str:
 
 def shown(text: str) -> str:
     r"""The text with what `\verb` and its kin show as it was written."""
-    return text.translate(_SHOW)
+    return _HIDDEN.sub(lambda run: run[0].translate(_SHOW), text)
 
 
 class Literals:
