@@ -53,6 +53,9 @@ def _pattern(grammar: str) -> re.Pattern[str]:
 GRAMMAR = {
     name: _pattern(grammar)
     for names, grammar in (
+        ("insert", rf"{_S}{_CONTROL}{_S}{_GROUP}"),
+        ("addto pretocmd apptocmd patchcmd", rf"{_S}\{{?{_CONTROL}\}}?(?:{_S}{_GROUP}){{1,5}}"),
+        ("openup", _S + _DIMEN),
         ("vskip hskip mskip vglue hglue topglue", _S + _GLUE),
         ("kern mkern raise lower moveleft moveright", _S + _DIMEN),
         ("penalty", _IS.split("|")[1] + _NUMBER),
@@ -98,6 +101,8 @@ GRAMMAR = {
 }
 # \line has two lives, plain TeX's box and LaTeX's drawn line
 _LINE = _pattern(rf"\(-?\d,-?\d\){_S}\{{[^{{}}]{{1,30}}\}}")
+_CAMEL = re.compile(r"[A-Za-z]*[a-z][A-Z]|[a-z@]+(?:penalty|limit|depth|count)$")
+_COUNT = _pattern(rf"{_S}={_S}-?\d{{1,9}}")
 _ASSIGNMENT = _pattern(rf"{_S}={_MEASURE.replace(_SIGNS, _S + _SIGNS, 1)}(?:{_S}plus{_S}{_DIMEN})?(?:{_S}minus{_S}{_DIMEN})?")
 _SHOWN = {
     "hskip": " ",
@@ -142,7 +147,9 @@ def skip_layout(word: str, text: str, at: int) -> tuple[str, int] | None:
     grammar = GRAMMAR.get(word)
     if grammar is None:
         # any register that the author declared
-        found = _ASSIGNMENT.match(text, at) if text[at : at + 2].strip()[:1] == "=" else None
+        found = (
+            (_ASSIGNMENT.match(text, at) or _CAMEL.match(word) and _COUNT.match(text, at)) if text[at : at + 2].strip()[:1] == "=" else None
+        )
         return ("", found.end()) if found else None
     found = grammar.match(text, at) or (_LINE.match(text, at) if word == "line" else None)
     if found is None:

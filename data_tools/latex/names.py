@@ -43,13 +43,15 @@ DROP = {name: count for count, names in {
     authorinfo fntext tnoteref corauth corauthref thanksref PACS subclass journalname tocauthor toctitle motto dedication equalcont
     runningtitle runningauthor runninghead correspondence significancestatement keypoints lefttitle righttitle jnlDoiYr doival aopheadtitle
     altaffilmarks figsetgrpnum figsetgrptitle figsetplot figsetgrpnote figsetnum figsettitle savenotes arabic Roman roman
-    alph Alph fnsymbol value phantomsubcaption bibliographyunit putbib leftheader rightheader hangcaption""",
+    alph Alph fnsymbol value phantomsubcaption bibliographyunit putbib leftheader rightheader hangcaption
+    linethickness mathversion tcbset endnote sidenote tablenote subcaption verbatiminput VerbatimInput selectcolormodel markleft submitted submittedto
+    authoremail needspace ihead ohead ifoot ofoot KOMAoptions rofoot lofoot rehead lehead lohead rohead pdfstringdefDisableCommands""",
     2: """setul setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
     renewcommand newcommand providecommand acrodef acro DeclareMathOperator newenvironment resizebox multicolumn multirow fontsize newtheorem
     rule newglossaryentry fcolorbox addtocontents markboth settowidth settoheight settodepth newfont sbox savebox counterwithin counterwithout
     numberwithin DeclareTextFontCommand fancypagestyle lstdefinestyle floatname listof newcolumntype nomenclature pdfbookmark bookmark colorlet
     restoresymbol articleid journalid cpright tablenotetext tablefoottext SetRunningHead jnlPage idline nomgroup 
-    NewSymbolFont tikzstyle """,
+    NewSymbolFont tikzstyle captionof """,
     3: "definecolor newacronym addcontentsline crefname Crefname newfloat discretionary rowcolors NewTextAlphabet NewMathAlphabet specialrule newpsobject",
     4: "titlespacing plotfour DeclareGraphicsRule usefont DeclareMathSymbol NewMathSymbol",
     5: "titleformat DeclareMathAlphabet DeclareSymbolFont",
@@ -57,8 +59,16 @@ DROP = {name: count for count, names in {
     7: "plotfiddle",
     9: "newtheoremstyle",
 }.items() for name in names.split()} | {"figcaption": 1, "twocolumn": 0}
+# Commands of classes and packages that set things up, by how such are named: all that follows them in braces goes with them.
+MACHINERY = (
+    r"(?:Declare|Provides|Require|PassOptions|Execute|NeedsTeX|At(?:Begin|End|Every|First|Next)|BeforeBegin|AfterEnd|New[A-Z]|Renew[A-Z]|Set[A-Z]"
+    r"|set[a-z]|renew[a-z]|load[a-z]|use[a-z]|include[a-z]|input[a-z]|addto|@addto|@set|defbib|deffoot|gls(?:un|re)?set|acro(?:def|plural)|newacro"
+    r"|animate|colorlet|(?:patch|app?to|preto|xpatch|gappto|gpreto)cmd|appto|preto|shorthando)[a-zA-Z@]*"
+    r"|[a-zA-Z]*(?:setup|format|options|Options|index|idx|headsep|headsepline|toks)"
+    r"|(?:chapter|(?:sub){0,2}section|paragraph|footnote|endnote|tnote)mark"
+)
 # Of these, boxes with more options after their measure.
-BOXES = frozenset("raisebox scalebox parbox newtheorem".split())
+BOXES = frozenset("raisebox scalebox parbox newtheorem newcounter".split())
 
 # Tracked changes and remarks to co-authors, where the author does not define them himself: package -> {(kinds of arguments, what is
 # shown): commands}; "" holds in every paper. Kinds are macros.Macro's; struck text and remarks go, new and marked text stays.

@@ -15,7 +15,7 @@ from data_tools.latex.formulas import CLOSE, OPEN
 from data_tools.latex.layout import accent_of_number, skip_layout
 from data_tools.latex.limits import Deadline
 from data_tools.latex.macros import bracket, group
-from data_tools.latex.names import ACCENTS, BOXES, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, SYMBOLS
+from data_tools.latex.names import ACCENTS, BOXES, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, MACHINERY, SYMBOLS
 from data_tools.latex.references import ACRONYM, acronym_words
 
 BREAK = "\ue002"  # a line's end that stays one
@@ -34,6 +34,7 @@ _ANGLED = re.compile(r"<([^<>\n]{0,200})>(?=[\[{])")
 _FUNCTION_WORD = re.compile(
     r"\s(?:and|or|for|at|in|on|is|are|was|to|from|of|with|the|as|by|wide|per|we|while|range|long|but|than)\b|\s[^a-zåöé\\]"
 )
+_MACHINERY = re.compile(MACHINERY)
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
 
@@ -167,9 +168,14 @@ class _Reader:
         )
 
     def _unknown(self, word: str) -> None:
-        if word.endswith(("index", "idx")) and self._text.startswith(("{", "["), self._at):  # the many indices of proceedings
-            self._options()
-            self._argument()
+        if _MACHINERY.fullmatch(word):
+            while self._text.startswith(("{", "["), self._at):
+                before = self._at
+                self._options()
+                if self._text.startswith("{", self._at):
+                    self._argument()
+                if self._at == before:
+                    break
             return
         shown = symbols().get(word, "")
         self._out.append(shown)

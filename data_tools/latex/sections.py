@@ -145,7 +145,9 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
     for i, (name, title, _, end) in enumerate(cuts):
         appendix = appendix or name == "appendix"
         body = text[end : cuts[i + 1][2] if i + 1 < len(cuts) else len(text)]
-        if name != "appendix" or body.strip():
+        if name == "appendix" and INTRODUCTION.search(plain_title(sections[-1].title)):
+            sections[-1].text += body  # no paper ends there: the text goes on until something is a heading
+        elif name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
     return sections
 
