@@ -14,7 +14,7 @@ from data_tools.latex.names import MATH_ENVIRONMENTS
 OPEN, CLOSE = "\ue000", "\ue001"
 _MARKS = re.compile(f"(?:{OPEN}\\d+{CLOSE})+")
 _INDEX = re.compile(r"\d+")
-_TOKEN = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})(\*?)\}|\\([a-zA-Z]+)|\\(.)|(\$\$?)|([{}])|(\n[ \t]*\n)", re.S)
+_TOKEN = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})(\*?)\}|\\([a-zA-Z@]*[a-zA-Z])|\\(.)|(\$\$?)|([{}])|(\n[ \t]*\n)", re.S)
 _BRANCH = re.compile(r"\\(if[a-zA-Z]+|else|fi)(?![a-zA-Z])")
 _TEXT_BOX = frozenset(("mbox", "text", "hbox", "textrm", "textnormal", "intertext", "textit", "textbf", "textsf", "texttt", "textsc"))
 _STOP = frozenset(("section", "subsection", "subsubsection", "chapter", "maketitle", "caption", "bibliography"))

@@ -22,6 +22,7 @@ _HEADING = re.compile(
 )
 
 _STARRED = re.compile(r"\\(part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)(?![a-zA-Z@])\s{0,9}(?:(\*)\s{0,9})?(?=[\[{])")
+_EMPTY = re.compile(r"\\(?:sub){0,2}section\*?\s?\{\s{0,9}\}")
 _ALIASES = {
     name: level
     for level, names in {
@@ -70,7 +71,7 @@ _RUN_IN = re.compile(
 )
 _KNOWN = re.compile(
     r"^(?:(?:the |our )?(?:introduct\w+|observations?|data|samples?|methods?|methodology|results?|analysis|discussions?|models?|theory|simulations?"
-    r"|conclu\w+|summary|background|motivation|acknowled\w+|references|appendix|theoretical \w+|numerical \w+|basic equations|experiments?)"
+    r"|conclu\w+|summary|abstract|background|motivation|acknowled\w+|references|appendix|theoretical \w+|numerical \w+|basic equations|experiments?)"
     r"(?:$| and | of | with | reduction| analysis))"
 )
 
@@ -89,6 +90,7 @@ def find_headings(text: str, deadline: Deadline) -> tuple[str, list[tuple[str, s
 
 def spell_headings(text: str) -> str:
     r"""`\section *{X}`, `\addsec{X}`, `\begin{section}{X}`, `\head X\endhead` and the like as `\section*{X}`."""
+    text = _EMPTY.sub("\n\n", text)
     text = _AS_ENVIRONMENT.sub(lambda m: f"\n\n\\{m[1]}" if m[1] else "\n\n", text)
     text = _STARRED.sub(lambda m: f"\\{m[1]}{m[2] or ''}", text)
     text = _ALIAS.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*" if m[1] in _ALIASES else m[0], text)
@@ -153,16 +155,18 @@ _STYLES = {
     }.items()
     for name in names.split()
 }
+_COLORED = re.compile(r"\\textcolor\s{0,3}(?:\[[^\]]{0,40}\])?\{[^{}]{0,40}\}\s{0,3}(?=\{)")
 _EDGE = re.compile(r"\\(begin|end)\s{0,9}\{(center|flushleft|flushright|centering|large|Large|bf)\}\s*")
 _COUNTED = re.compile(
     r"\s*(?:\\S\s?|§\s?|Section\s)?(?:(\d{1,2}(?:\.\d{1,2}){0,3})|([IVX]{1,5})|([A-Z]))(?:[.):]|(?=[\s~]|\\))(?:[\s~]|\\(?:quad|qquad|[ ,;]|hskip[^a-zA-Z]{0,9}em))*"
 )
 _AFTER = re.compile(
-    r"(?:[ \t.:\u2014]|--{1,2}|\\(?:medskip|smallskip|bigskip|noindent|nobreak|hfill|hfil|vspace\*?\s?\{[^{}]{0,40}\}|label\s?\{[^{}]{0,80}\}|rm|/)(?![a-zA-Z]))*"
+    r"(?:[ \t.:\u2014]|--{1,2}|\\(?:medskip|smallskip|bigskip|noindent|nobreak|hfill(?!\s?\\break)|hfil(?!\s?\\break)|vspace\*?\s?\{[^{}]{0,40}\}|label\s?\{[^{}]{0,80}\}|rm|/)(?![a-zA-Z]))*"
 )
 _WORD_OF_TITLE = re.compile(r"[^\W\d_]{2,}")
 _SENTENCE = re.compile(r"[.?!;]\s+\S|,\s*$|=")
 _MAX_TITLE = 100
+_ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,7 @@ class _Heading:
     title: str
     name: str
     styles: frozenset[str]
+    number: int  # the first of its numbers, 0 for none or a letter
     depth: int  # of its number, 2 for `2.1`; 0 without one
     alone: bool
     capitals: bool
@@ -203,6 +208,9 @@ def mark_by_hand(text: str, headings: list[tuple[str, str, int, int]], deadline:
 
 def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
     """The headings of a paper that has none other: those that look as its introduction or conclusion does, and what counts below."""
+    plain = [h for h in found if not h.styles and not h.capitals]
+    if not ({h.number for h in plain} >= {1, 2} and any(INTRODUCTION.search(h.name) for h in plain)):
+        found = [h for h in found if h not in plain]  # items of a list, not headings
     core = [h for h in found if h.opens_or_closes and (h.alone or h.depth == 1 or h.styles - {"slanted"})]
     if not core:
         numbers = [h for h in found if h.depth == 1 and h.alone and (h.styles or h.capitals)]
@@ -212,6 +220,8 @@ def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
     taken = []
     for h in found:
         if h in core or h.look in looks and h.depth < 2 and (h.alone or h.depth or _KNOWN.search(h.name)):
+            taken.append((h, 1))
+        elif h.alone and (h.styles or h.capitals) and h.name == "abstract":
             taken.append((h, 1))
         elif h.alone and h.styles and BACK.search(h.name) or h.alone and h.capitals and _KNOWN.search(h.name):
             taken.append((h, 1))
@@ -239,14 +249,14 @@ def _among_real(found: list[_Heading], headings: list[tuple[str, str, int, int]]
 
 def _by_hand(text: str, deadline: Deadline) -> list[_Heading]:
     found: list[_Heading] = []
-    starts = [0, *(m.end() for m in _PARAGRAPH.finditer(text))]
-    for at in starts:
-        deadline.check(every=256)
-        if found and at < found[-1].end:
-            continue
-        heading = _heading_at(text, at, deadline)
-        if heading:
-            found.append(heading)
+    for start in [0, *(m.end() for m in _PARAGRAPH.finditer(text))]:
+        at: int | None = start
+        while at is not None:
+            deadline.check(every=256)
+            heading = _heading_at(text, at, deadline) if not found or at >= found[-1].end else None
+            at = heading.end if heading and heading.alone else None  # another may stand right below
+            if heading:
+                found.append(heading)
     return found
 
 
@@ -264,7 +274,7 @@ def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
         line = re.compile(
             r"[^\n\\{}$]{3,100}(?=\n|$|\\(?:par|medskip|smallskip|bigskip|rm|normalfont|normalsize|end\s?\{center\})(?![a-zA-Z])|\\\\)"
         ).match(text, at)
-        if line is None or not (styles or _is_capital(line[0])):
+        if line is None or not (styles or _is_capital(line[0]) or number and _stands_alone(text, line.end())):
             return None
         title, end = line[0], line.end()
     else:
@@ -282,7 +292,15 @@ def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
         return None
     depth = counted[1].count(".") + 1 if counted and counted[1] else int(bool(counted and counted[2])) or 2 * bool(counted)
     capitals = _is_capital(shown)
-    return _Heading(start, end, " ".join(raw.split()), plain_title(shown), frozenset(styles) - {""}, depth, alone, capitals)
+    first = 0
+    if counted and (counted[1] or counted[2]):
+        first = int(counted[1].split(".")[0]) if counted[1] else _ROMAN.index(counted[2]) + 1 if counted[2] in _ROMAN else 0
+    return _Heading(start, end, " ".join(raw.split()), plain_title(shown), frozenset(styles) - {""}, first, depth, alone, capitals)
+
+
+def _stands_alone(text: str, end: int) -> bool:
+    """Whether a line ends its paragraph."""
+    return re.compile(r"\s*\\par(?![a-zA-Z])|[ \t]*\n[ \t]*(?:\n|$)").match(text, end) is not None
 
 
 def _is_capital(text: str) -> bool:
@@ -334,6 +352,8 @@ def _past_layout(text: str, at: int, styles: set[str]) -> int:
 
 def _unwrap(text: str, at: int, styles: set[str], deadline: Deadline) -> tuple[str, int] | None:
     """The inside of what sets a heading in type at this place, its styles noted, and the place after it."""
+    if color := _COLORED.match(text, at):
+        at = color.end()
     if not text.startswith("{", at):
         command = _COMMAND.match(text, at)
         if command is None or command[1] not in _STYLES or not text.startswith("{", command.end()):
@@ -358,7 +378,7 @@ def _past_heading(text: str, at: int) -> tuple[int, bool]:
     at = _AFTER.match(text, at).end()
     closed = False
     while edge := re.compile(
-        r"\s*(?:\\end\s{0,9}\{(?:center|flushleft|flushright|centering|large|Large|bf)\}|\\par(?![a-zA-Z@])|\\\\(?:\[[^\]]{0,20}\])?)"
+        r"\s*(?:\\end\s{0,9}\{(?:center|flushleft|flushright|centering|large|Large|bf)\}|\\(?:par|newline|break|hfill\s?\\break|hfil\s?\\break|linebreak)(?![a-zA-Z@])|\\\\(?:\[[^\]]{0,20}\])?)"
     ).match(text, at):
         at, closed = edge.end(), True
     return at, closed or at >= len(text) or text[at] == "\n"

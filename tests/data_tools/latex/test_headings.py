@@ -109,6 +109,18 @@ DRESSES = [
     "\\section{ @X }\n",
     "\\Section{@X}\n",
     "\\firstsection\\section{@X}\n",
+    "\\textcolor{blue}{\\textbf{@X}}\n\n",
+    "@N.~\\underbar{@X}\n\n",
+    "\\noindent{\\bf @N. @X}\\hfill\\break\n",
+    "{\\bf\\noindent @N~~@X}\\\\[2mm]\n",
+    "\\begin{flushleft}\n{\\Large\\bf @N. @X}\n\\end{flushleft}\n",
+    "@N. @X\n\n",
+    "\\noindent @N. @X\n\n",
+    "\\noindent\\fbox{\\bf @X}\n\n",
+    "{\\bf\n@X\n}\n\n",
+    "\\section*{}\n{\\bf @X}\n\n",
+    "{\\bf @N.} {\\bf @X}\n\n",
+    "\\centerline{\\bf @N~~~@X}\\vskip 5mm\n",
 ]
 
 
