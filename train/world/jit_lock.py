@@ -27,20 +27,31 @@ def clear_stale(folder: Path, one_node: bool) -> list[Path]:
         one_node: whether all ranks are on this machine; if not, a lock nobody here holds may be held on another node,
             and is left alone until it is old.
     """
-    locks = [p for p in folder.glob("**/lock") if p.is_file()]
+    locks = {lock: state for lock in folder.glob("**/lock") if (state := _state(lock))}
     if not locks:
         return []
     held = _open_files()
     stale = []
-    for lock in locks:
+    for lock, seen in locks.items():
         try:
             age = time.time() - lock.stat().st_mtime
+            if _state(lock) != seen:
+                continue  # given back and taken again while the files were looked at: its holder was not among them
             if os.path.realpath(lock) not in held and (one_node or age > ELSEWHERE_SECONDS):
                 lock.unlink()
                 stale.append(lock)
         except FileNotFoundError:
             continue  # another rank was faster, or its holder is done
     return stale
+
+
+def _state(lock: Path) -> tuple[int, int] | None:
+    """Which file of this name it is; None when there is none."""
+    try:
+        found = lock.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _open_files() -> set[str]:

@@ -5,6 +5,7 @@ import time
 
 from torch.utils.file_baton import FileBaton
 
+from train.world import jit_lock
 from train.world.jit_lock import clear_stale
 
 
@@ -27,3 +28,19 @@ def test_on_several_nodes_only_an_old_lock_is_taken_for_stale(tmp_path):
     assert clear_stale(tmp_path, one_node=False) == []
     os.utime(lock, (time.time() - 3600,) * 2)
     assert clear_stale(tmp_path, one_node=False) == [lock]
+
+
+def test_a_lock_taken_again_while_it_is_looked_for_is_left_to_its_new_holder(tmp_path, monkeypatch):
+    (tmp_path / "op").mkdir()
+    lock = tmp_path / "op" / "lock"
+    baton = FileBaton(str(lock))
+    assert baton.try_acquire()
+
+    def meanwhile() -> set[str]:  # its holder is done, and another process builds next, after its files were looked at
+        baton.release()
+        (tmp_path / "op" / "other").touch()
+        lock.touch()
+        return set()
+
+    monkeypatch.setattr(jit_lock, "_open_files", meanwhile)
+    assert clear_stale(tmp_path, one_node=True) == [] and lock.exists()
