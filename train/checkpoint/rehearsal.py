@@ -109,7 +109,7 @@ def _faults_of_companions(extras: Extras) -> Iterator[str]:
                 (copy / name).write_bytes(content)
             config = json.loads((copy / "config.json").read_text())
         except ValueError as error:
-            yield f"config.json: not JSON ({error})"
+            yield str(error).removeprefix(f"{folder}/")
             return
         vocabulary = config.get("vocab_size")
         if "quantization_config" in config:

@@ -12,7 +12,7 @@ from train.checkpoint.layout import STATE
 from train.export.source import ExportError
 from train.model_files import companions
 from train.model_files.companions import generation_faults
-from train.model_files.dtypes import DType
+from train.model_files.dtypes import FP32, DType
 from train.model_files.shapes import EMBEDDING, Described, read_config
 from train.world.places import resolved
 
@@ -26,6 +26,7 @@ def check(folder: Path, model: Described) -> list[str]:
     faults, remarks = generation_faults(folder / "generation_config.json"), []
     rows = model.shapes[EMBEDDING][0] if EMBEDDING in model.shapes else None
     config = read_config(folder / "config.json")
+    companions.companion_files(folder, {}, FP32)  # raises where one cannot be read
     vocabulary = config.get("vocab_size")
     if rows is not None and vocabulary is not None and vocabulary != rows:
         faults.append(f"config.json: vocab_size={vocabulary}, the embedding has {rows} rows; set vocab_size to {rows}")

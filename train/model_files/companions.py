@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from train.model_files.dtypes import DType
-from train.model_files.shapes import read_config
+from train.model_files.old_readers import old_config, old_dtype, old_merges, old_tokenizer
+from train.model_files.shapes import parsed, read_config
 
 # what a model folder needs besides weights, so that transformers opens a checkpoint and chat templates travel along
 COMPANIONS = (
@@ -54,16 +55,24 @@ def generation_faults(file: Path) -> list[str]:
 
 
 def companion_files(companions: Path, instead: dict[str, str], dtype: DType) -> dict[str, bytes]:
-    """Config, tokenizer and chat template of a model folder, as they go into a checkpoint."""
+    """Config, tokenizer and chat template of a model folder, as they go into one that this program writes: for older readers too.
+
+    Raises:
+        ConfigError: a file that is no JSON object.
+    """
     files = {name: (companions / name).read_bytes() for name in COMPANIONS if (companions / name).is_file()}
     files |= {name: text.encode() for name, text in instead.items()}
-    files["config.json"] = config_text(files["config.json"], dtype).encode()
+    files["config.json"] = config_text(files["config.json"], dtype, companions / "config.json").encode()
+    if "tokenizer.json" in files:
+        files["tokenizer.json"] = old_merges(files["tokenizer.json"])
+    template = files.get("chat_template.jinja")
+    for name, jinja in (("tokenizer_config.json", template), ("special_tokens_map.json", None)):
+        if name in files:
+            values = old_tokenizer(parsed(files[name], companions / name), None if jinja is None else jinja.decode())
+            files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     return files
 
 
-def config_text(config: bytes, dtype: DType) -> str:
-    """config.json, saying the dtype the weights have here."""
-    values = json.loads(config)
-    values.pop("torch_dtype", None)
-    values["dtype"] = dtype.name
-    return json.dumps(values, indent=2) + "\n"
+def config_text(config: bytes, dtype: DType, file: Path) -> str:
+    """config.json, saying the dtype the weights have here, in old keys and new; `file` is where a fault of it lies."""
+    return json.dumps(old_dtype(old_config(parsed(config, file)), dtype.name), indent=2) + "\n"

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from train.model_files.dtypes import known
+from train.model_files.companions import companion_files
+from train.model_files.dtypes import FP32, known
 from train.model_files.folder import ModelError
 from train.model_files.writer import Writer
 from train.world.ranks import World
@@ -112,6 +113,8 @@ def unpack_gguf(file: Path, folder: Path) -> None:
         config.architectures, config.dtype = [type(model).__name__], "float32"
         config.save_pretrained(tmp)
         tokenizer.save_pretrained(tmp)
+        for name, content in companion_files(tmp, {}, FP32).items():
+            (tmp / name).write_bytes(content)
         tmp.chmod(0o755)
         os.rename(tmp, folder)
     finally:

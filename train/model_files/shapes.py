@@ -55,9 +55,18 @@ def described(config_file: Path, own_code: Literal["refused", "ignored"] = "refu
 
 def read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: not a JSON object ({error}); fetch it again") from None
+    return parsed(content, file)
+
+
+def parsed(content: bytes, file: Path) -> dict[str, Any]:
+    """The object in a JSON file that has been read. Raises ConfigError."""
+    try:
+        config = json.loads(content.decode("utf-8"))
         assert isinstance(config, dict)
-    except (OSError, ValueError, AssertionError, RecursionError) as error:
+    except (ValueError, AssertionError, RecursionError) as error:
         raise ConfigError(f"{file}: not a JSON object ({error}); fetch it again") from None
     return config
 

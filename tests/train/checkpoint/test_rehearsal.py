@@ -50,7 +50,7 @@ BAD = {
     "a bos token outside the vocabulary": (change_json("config.json", bos_token_id=128000), "bos_token_id=128000 is not one of the model's 320"),
     "a quantized config": (change_json("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "quantization_config"),
     "a tokenizer with foreign code": (change_json("tokenizer_config.json", auto_map={"AutoTokenizer": ["x.Y", None]}), "tokenizer_config.json: auto_map"),
-    "a broken tokenizer config": (lambda f: (f / "tokenizer_config.json").write_text("{"), "tokenizer: transformers does not open it"),
+    "a broken tokenizer config": (lambda f: (f / "tokenizer_config.json").write_text("{"), "tokenizer_config.json: not a JSON object"),
     "a broken chat template": (lambda f: (f / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }"), "chat template: does not render"),
     "a template that refuses": (lambda f: (f / "chat_template.jinja").write_text("{{ raise_exception('no') }}"), "chat template: does not render"),
 }  # fmt: skip

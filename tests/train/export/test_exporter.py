@@ -79,7 +79,7 @@ def test_every_dtype_becomes_what_torch_casts_it_to(tmp_path, said, stored, want
     made = weights_of(tmp_path / "out")
     assert made.keys() == expected.keys() and all(torch.equal(made[n], t) and made[n].dtype == dtype for n, t in expected.items())
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["dtype"] == str(dtype).removeprefix("torch.") and "torch_dtype" not in config
+    assert config["dtype"] == config["torch_dtype"] == str(dtype).removeprefix("torch.")
 
 
 def test_files_that_have_the_wanted_dtype_are_copied_as_they_are(tmp_path, said):

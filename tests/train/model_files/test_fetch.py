@@ -42,7 +42,7 @@ def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(123456.0)
     writer.add_vocab_size(tiny.VOCAB)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(
@@ -74,7 +74,10 @@ def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
     got = load_file(folder / "model.safetensors")
     assert got.keys() == model.state_dict().keys()
     assert all(torch.equal(got[n], p) for n, p in model.state_dict().items())
-    assert json.loads((folder / "config.json").read_text())["num_key_value_heads"] == 2
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_key_value_heads"] == 2
+    assert (config["rope_theta"], config["rope_scaling"], config["torch_dtype"]) == (123456.0, None, "float32")  # for older readers
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
     assert resolve(str(file), ALONE) == folder  # and a second time it is only found
 
 
