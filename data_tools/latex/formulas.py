@@ -122,7 +122,7 @@ class _Protector:
         if word == "ensuremath":
             brace = re.compile(r"\s*\{").match(self._text, token.end())
             if brace is None:
-                return token.end()
+                return self._one_token(token.end()) if mode == "text" else token.end()
             if mode == "text":
                 self._depth += 1
                 self._open("math", "ensuremath")
@@ -144,6 +144,16 @@ class _Protector:
         self._box_next = word in _TEXT_BOX
         self._put(token[0])
         return token.end()
+
+    def _one_token(self, at: int) -> int:
+        r"""`\ensuremath\alpha`, without a group: the place after what it makes a formula."""
+        found = re.compile(r"\s*(\\[a-zA-Z]+|[^\s\\$}])").match(self._text, at)
+        if found is None:
+            return at
+        self._open("math", "ensuremath")
+        self._put(found[1])
+        self._close("ensuremath")
+        return found.end()
 
     def _branch(self, at: int, until: tuple[str, ...]) -> int:
         """The place after the \\else or \\fi that ends a branch not taken."""

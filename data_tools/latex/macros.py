@@ -45,7 +45,7 @@ class Macro:
     """A replacement text with #1..#9 and how each argument is asked for.
 
     Kinds, as xparse names them: "m" a token or group, "b" a group only, "s" a star, "o" optional, "O…" optional with
-    the default …, "u…" all up to the delimiter ….
+    the default …, "u…" all up to the delimiter …, "d…" no argument but the delimiter …, "x" none that could be read.
     """
 
     body: str
@@ -214,8 +214,10 @@ def tex_definition(text: str, at: int, deadline: Deadline) -> Definition | None:
         return None
     before, *delimiters = re.split(r"#[1-9]", found[2])
     kinds = tuple("u" + delimiter if delimiter.strip() else "m" for delimiter in delimiters)
-    if before.strip() or "#" in found[2].replace("#", "", len(delimiters)):
-        kinds = ("x",)  # begins with a delimiter: no call is understood, the name is defined nevertheless
+    if "#" in found[2].replace("#", "", len(delimiters)):
+        kinds = ("x",)  # no call is understood, the name is defined nevertheless
+    elif before.strip():
+        kinds = ("d" + before.strip(), *kinds)
     return found[1], Macro(body[0], kinds), body[1]
 
 

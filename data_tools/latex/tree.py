@@ -81,7 +81,7 @@ class Files:
     def __init__(self, tree: Tree, main: str, notes: list[str], deadline: Deadline) -> None:
         self._tree, self._main, self._notes, self._deadline = tree, main, notes, deadline
         self._count = self._chars = 0
-        self._literals = Literals()
+        self._literals = Literals(deadline)
         self.codec = ""  # as inputenc names it
 
     def main(self) -> str:

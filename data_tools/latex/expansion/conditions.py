@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable
 
 from data_tools.latex.expansion.values import Reader, Values, compared
+from data_tools.latex.limits import PaperError
 from data_tools.latex.macros import NO_VALUE, Macro
 from data_tools.latex.names import ACCENTS, CONTROL_SYMBOLS, DROP, PROTECTED, SYMBOLS
 
+MAX_LOGIC = 50
 # \if… that end in \fi; what else begins with "if" takes its branches as arguments
 PRIMITIVES = frozenset(
     "if ifcat ifx ifnum ifdim ifodd ifcase iftrue iffalse ifdefined ifcsname ifvmode ifhmode ifmmode ifinner ifvoid ifhbox ifvbox ifeof "
@@ -178,8 +180,10 @@ class Conditions:
             pass
         return value
 
-    def _logic(self, text: str) -> bool:
+    def _logic(self, text: str, depth: int = 0) -> bool:
         """The value of ifthen's and etoolbox's expressions; `and` and `or` have one rank and bind from the left."""
+        if depth > MAX_LOGIC:
+            raise PaperError("nested too deeply", f"a condition of more than {MAX_LOGIC} parentheses in each other: {text[:40]}")
         tokens = text
         value, join, turned = None, "and", False
         at = 0
@@ -194,10 +198,10 @@ class Conditions:
                 continue
             if word == "(":
                 end = _closing(tokens, at)
-                this, at = self._logic(tokens[at:end]), end + 2
+                this, at = self._logic(tokens[at:end], depth + 1), end + 2
             elif found[3]:
                 end = _closing_brace(tokens, found.start())
-                this, at = self._logic(tokens[found.start() + 1 : end]), end + 1
+                this, at = self._logic(tokens[found.start() + 1 : end], depth + 1), end + 1
             else:
                 this, at = self._atom(tokens, found.start())
             this, turned = this is not turned, False

@@ -46,6 +46,7 @@ _COUNTS = frozenset("setcounter addtocounter stepcounter newcounter setlength".s
 _TAKES_TOKENS = frozenset(
     "frac dfrac tfrac cfrac sqrt binom mathrm mathbf mathit mathsf mathcal mathbb boldsymbol operatorname text mbox".split()
 )
+_BY_NAME = re.compile(r"\s*\{?\s*\\csname\s*([^{}]{1,200}?)\\endcsname\s*\}?")
 _HIDERS = frozenset(("excludecomment", "excludeversion"))
 _SHOWERS = frozenset(("includecomment", "includeversion"))
 
@@ -65,6 +66,7 @@ class _Expander:
         self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
         self._environments: dict[str, tuple[Macro, str]] = {}
         self._hidden = {"anfxnote", "anfxwarning", "anfxerror", "anfxfatal"}
+        self._unclosed: object = None  # where, and by which name, a hidden part has no end
         self._at_is_letter = False
         self._units = Units(self._unit_macro)
         self._handlers = self._table()
@@ -87,6 +89,7 @@ class _Expander:
             "endinput": inputs.end_input, "includeonly": inputs.include_only, "inputencoding": inputs.inputencoding,
             "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
             "makeatletter": self._at_letter, "makeatother": self._at_letter, "@ifnextchar": branches.next_is, "@ifstar": branches.next_is,
+            "@namedef": self._define_named, "@nameuse": self._use_named,
         }  # fmt: skip
         for names, handler in (
             (_DEFINERS, self._define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),
@@ -192,11 +195,13 @@ class _Expander:
             return False
         if name[1] == "document":
             return which == "end" and self._end_document()
-        if which == "begin" and name[1] in self._hidden:
+        if which == "begin" and name[1] in self._hidden and self._unclosed != (top, name[1]):
             end = re.compile(rf"\\end\s{{0,9}}\{{{re.escape(name[1])}\}}").search(top.text, name.end())
             if end:
                 top.at = end.end()
-            return end is not None
+                return True
+            self._unclosed = top, name[1]
+            return False
         if name[1] not in self._environments:
             return False
         top.at = name.end()
@@ -256,10 +261,12 @@ class _Expander:
     def _comment(self, name: str) -> bool:
         r"""`\comment ... \endcomment`, the environment in plain dress; else a remark."""
         top = self._stream.here()
-        end = top.text.find(r"\endcomment", top.at)
-        if end >= 0 and not re.compile(r"\s*[\[{]").match(top.text, top.at):
-            top.at = end + len(r"\endcomment")
-            return True
+        if not re.compile(r"\s*[\[{]").match(top.text, top.at) and self._unclosed != (top, name):
+            end = top.text.find(r"\endcomment", top.at)
+            if end >= 0:
+                top.at = end + len(r"\endcomment")
+                return True
+            self._unclosed = top, name
         return self._stream.call(self._inputs.remarks[name])
 
     def _author_of_remarks(self, _: str) -> bool:
@@ -273,6 +280,9 @@ class _Expander:
 
     def _define_by(self, command: str) -> bool:
         top = self._stream.here()
+        named = _BY_NAME.match(top.text, top.at)
+        if named:
+            top.text = f"{top.text[: top.at]}\\{self._stream.flat(named[1]).strip()}{top.text[named.end() :]}"
         definition = _DEFINERS[command](top.text, top.at, self._deadline)
         if definition is None:
             return False
@@ -294,6 +304,16 @@ class _Expander:
             self._machinery[name] = macro
         else:
             self._stream.macros[name] = judged(name, macro)
+
+    def _define_named(self, _: str) -> bool:
+        name, body = self._stream.flat(self._stream.argument() or "").strip(), self._stream.argument()
+        if name.isalpha() and body is not None:
+            self._define(name, Macro(body))
+        return True
+
+    def _use_named(self, _: str) -> bool:
+        macro = self._stream.macros.get(self._stream.flat(self._stream.argument() or "").strip())
+        return macro is None or self._stream.call(macro) or True
 
     def _let(self, _: str) -> bool:
         top = self._stream.here()

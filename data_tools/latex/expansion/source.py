@@ -7,7 +7,7 @@ and `shown` brings them back at the end.
 import codecs
 import re
 
-from data_tools.latex.limits import PaperError
+from data_tools.latex.limits import Deadline, PaperError
 from data_tools.latex.macros import apart
 
 _CODECS = {
@@ -115,11 +115,13 @@ def shown(text: str) -> str:
 class Literals:
     """What a paper's files hold that TeX reads letter by letter; environments and commands for it are learned file by file."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
         self.written: dict[str, str] = {}  # what `filecontents` writes, by its name
         self._listings = set(_LISTINGS)
         self._inline = {"verb": 0, "Verb": 0, "spverb": 0, "lstinline": 0, "mintinline": 1}  # name -> groups before what is shown
         self._marks = ""
+        self._endless: set[str] = set()  # environments that the rest of this file does not end
         self._pattern = self._compile()
 
     def _compile(self) -> re.Pattern[str]:
@@ -135,7 +137,9 @@ class Literals:
         """The text without listings, and with inline verbatim in private characters."""
         out: list[str] = []
         done = at = 0
+        self._endless.clear()
         while token := self._pattern.search(text, at):
+            self._deadline.check(every=64)
             kind = token.lastgroup
             at = token.end()
             found = None
@@ -154,11 +158,14 @@ class Literals:
 
     def _listing(self, text: str, token: re.Match[str]) -> tuple[str, int] | None:
         name = token["environment"]
-        if name.rstrip("*") not in self._listings and name not in self._listings:
+        if name.rstrip("*") not in self._listings and name not in self._listings or name in self._endless:
             return None
         end = re.compile(rf"\\end\s{{0,9}}\{{{re.escape(name)}\}}").search(text, token.end())
+        if end is None:
+            self._endless.add(name)
+            return None
         # in a definition, `{\begin{minted}{c}}{\end{minted}}`, it encloses nothing
-        if end is None or _DEFINING.fullmatch(text, token.end(), end.start()):
+        if _DEFINING.fullmatch(text, token.end(), end.start()):
             return None
         if name.startswith("filecontents"):
             wanted = re.compile(r"(?:\s{0,9}\[[^\]]{0,80}\])?\s{0,9}\{([^{}\n]{1,200})\}\s?").match(text, token.end(), end.start())

@@ -18,7 +18,7 @@ _NEWLINE = re.compile(r"[ \t]*\n")
 _BLANK = re.compile(r"[ \t]*")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
     """A text that is being read, and the place in it."""
 
@@ -249,7 +249,8 @@ class Stream:
                 elif values:
                     self.push("".join(f"{{{v}}}" for v in values))
                 return False
-            values.append(value)
+            if kind[0] != "d":
+                values.append(value)
         self.push(fill(macro.body, values))
         return True
 
@@ -259,6 +260,10 @@ class Stream:
         if kind == "x":
             return None
         top = self.here()
+        if kind[0] == "d":
+            found = top.text.startswith(kind[1:], top.at)
+            top.at += len(kind) - 1 if found else 0
+            return "" if found else None
         if kind[0] == "u":
             return self._up_to(top, kind[1:])
         if kind == "s":

@@ -109,6 +109,23 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str | None]] = {
         lambda _: document((b"\\begin" + b" " * 3000) * 300 + b"(see " * 200_000 + b"%\\" * 300_000),
         ...,
     ),
+    "listings never closed": (lambda _: document(b"\\begin{verbatim}\\begin{comment}\\comment " * 60_000), ...),
+    "hidden parts never closed": (lambda _: document(b"\\begin{hid} x " * 100_000, b"\\excludecomment{hid}"), ...),
+    "inline verbatim never closed": (lambda _: document(b"\\verb| \\lstinline{ \\url{ {{ \n" * 100_000), ...),
+    "declared listings without end": (lambda _: document(b"\\newenvironment{a}{{x}{x}{x}" * 60_000 + b"\\MakeShortVerb{\\|}" * 1000), ...),
+    "a number that never ends": (lambda _: document(b"\\ifnum\\a>1 x\\fi", b"\\def\\a{\\a}"), "endless macros"),
+    "a number of 1,000,000 digits": (lambda _: document(b"\\ifnum" + b"1" * 1_000_000 + b">1 x\\fi"), None),
+    "a definition that doubles itself": (lambda _: document(b"\\edef\\a{\\a\\a x}" * 60, b"\\def\\a{x}"), "endless macros"),
+    "conditions open 100,000 deep": (lambda _: document(b"\\iftrue " * 100_000 + b"\\fi " * 100_000), None),
+    "unknown conditions 20,000 times": (lambda _: document(b"\\ifnobodyknows x " * 20_000 + b"\\fi"), ...),
+    "a name made of itself": (lambda _: document(b"\\a", b"\\def\\a{\\csname x\\a\\endcsname}"), "nested too deeply"),
+    "a test made of itself": (lambda _: document(b"\\a", b"\\def\\a{\\ifthenelse{\\equal{\\a}{}}{x}{y}}"), "nested too deeply"),
+    "an input that a macro asks for again and again": (lambda _: document(b"\\a", b"\\def\\a{\\input{\\b}\\a}\\def\\b{ms}"), ...),
+    "tests nested 3,000 deep": (
+        lambda _: document(b"\\ifthenelse{" + b"\\(" * 3000 + b"1<2" + b"\\)" * 3000 + b"}{x}{y}"),
+        "nested too deeply",
+    ),
+    "groups for arguments 50,000 times": (lambda _: document(b"\\frac\\a\\a" * 50_000, b"\\def\\a{x}"), ...),
     "no document at all": (lambda _: b"", "not LaTeX"),
 }
 

@@ -265,6 +265,11 @@ def test_appendices_are_text_but_no_part() -> None:
     assert found.sections[-1]["kind"] == "appendix"
 
 
+def test_an_appendix_before_the_conclusion_is_no_end_of_the_section_before_it() -> None:
+    found = paper(f"\\section{{Introduction}} {FILL}\\appendix Still here.\\section{{Data}} {FILL}\\section{{Conclusions}} We end here.")
+    assert " ".join(found.introduction.split()) == f"{FILL}Still here."
+
+
 def test_a_latexdiff_reads_as_its_new_version() -> None:
     found = paper(
         f"\\section{{Introduction}} We \\DIFdelbegin \\DIFdel{{saw}}\\section{{\\DIFdel{{Gone}}}} {FILL} \\DIFdelend \\DIFaddbegin \\DIFadd{{see}} \\DIFaddend it. {FILL}\\section{{Data}} {FILL}",
