@@ -1,6 +1,7 @@
 # make quickstart   from nothing to a trained model: set-up, text, training, runs/quickstart/report.json
-# make test         set-up, then the test suite (no GPU needed, under 25 minutes on 2 cores)
-# make soak         the long tests: many kills, many launches
+# make check        ruff, the layout, and the tests that start no ranks or commands: a minute or two
+# make test         all but the longest, two at once: under 12 minutes on 2 cores, without a GPU
+# make soak         the longest tests: many kills, many launches
 # make lint         ruff
 # INPUT=file.jsonl make quickstart    on your own documents, one JSON object with "text" a line
 
@@ -9,9 +10,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # the newest Python here that the pins run on
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+# files of tests side by side, the tests of one file after each other; CORES=4 where there are more
+CORES ?= 2
+TOGETHER = -n $(CORES) --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: setup quickstart test soak lint clean
+.PHONY: setup quickstart check test soak lint clean
 setup: $(READY)
 
 $(READY): constraints.txt setup.py launch/setup.sh
@@ -21,8 +25,12 @@ $(READY): constraints.txt setup.py launch/setup.sh
 quickstart: setup
 	@$(PY) launch/quickstart.py $(if $(INPUT),--input "$(INPUT)")
 
+check: lint
+	$(PY) -m pytest -q tests/test_layout.py
+	$(PY) -m pytest -q $(TOGETHER) -m "not slow and not soak"
+
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -q $(TOGETHER)
 
 soak: setup
 	$(PY) -m pytest -m soak

@@ -49,6 +49,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.100",
             "ruff>=0.9",
             "starlette>=1.0",

@@ -7,8 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.made import processes
 
+pytestmark = pytest.mark.slow  # it starts commands; `make check` runs it by name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("train", "data_tools", "launch", "ds_configs")
 TOP_LEVEL = {

@@ -13,7 +13,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests.made.where import ROOT
 
@@ -21,8 +24,16 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # for a co
 SECONDS = 100  # longest wait: it tells what was waited for, before the test's own end (120 s, pyproject.toml) can only say where
 
 
+allowed = True  # whether the test at hand may start anything
+
+
+def check_allowed() -> None:
+    assert allowed, "this test starts a command or ranks: mark it `slow`, so that `make check` leaves it out"
+
+
 def start(command: list, **options: Any) -> subprocess.Popen:
     """The command, running in the checkout; stdout and stderr are pipes of text unless told otherwise."""
+    check_allowed()
     given = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(word) for word in command], start_new_session=True, **given | options)
 
@@ -51,6 +62,15 @@ def end(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
     process.wait(SECONDS)
+
+
+def end_children_since(began: float) -> None:
+    """SIGKILL to this process's children, and theirs, that were started after `began` on CLOCK_BOOTTIME."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+            if started >= began - 0.01:  # psutil's own answer may be wrong by a second
+                child.kill()
 
 
 def wait_until(what: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = SECONDS) -> None:

@@ -9,12 +9,16 @@ import multiprocessing
 import os
 import pickle
 import queue
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
 
-from tests.made.processes import SECONDS, free_port
+from tests.made import processes
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.made.preload"])
@@ -24,13 +28,48 @@ class RankFailed(AssertionError):
     """A rank raised; holds its traceback."""
 
 
-def run_ranks(function: Callable[..., Any], size: int, *args: Any, seconds: float = SECONDS) -> list[Any]:
+def start_server() -> None:
+    """Begin its imports; the first ranks would start it too, and wait."""
+    forkserver.ensure_running()
+
+
+def compile_ops() -> None:
+    """What DeepSpeed compiles at its first start on a machine, which takes longer than one test has."""
+    if not _compiled():
+        print("compiling DeepSpeed's C++ ops, once on this machine: a minute or two", file=sys.__stderr__, flush=True)
+        processes.run([sys.executable, "-c", COMPILE], seconds=1200, check=True)
+
+
+OPS = ("deepspeed_shm_comm", "cpu_adam", "fused_adam")
+COMPILE = """
+from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, FusedAdamBuilder, ShareMemCommBuilder
+from train.world.jit_lock import clear_stale, extensions_folder
+clear_stale(extensions_folder(), one_node=True)
+for builder in (ShareMemCommBuilder, CPUAdamBuilder, FusedAdamBuilder):
+    builder().load(verbose=False)
+"""
+
+
+def _compiled() -> bool:
+    """Whether all OPS are there, compiled from the DeepSpeed that is installed here."""
+    from train.world.jit_lock import extensions_folder
+
+    package = Path(find_spec("deepspeed").origin).parent
+    for op in OPS:
+        made = [so for so in extensions_folder().glob(f"**/{op}/{op}.so") if so.stat().st_mtime > package.stat().st_mtime]
+        if not any(str(package) in (so.parent / "build.ninja").read_text() for so in made):
+            return False
+    return True
+
+
+def run_ranks(function: Callable[..., Any], size: int, *args: Any, seconds: float = processes.SECONDS) -> list[Any]:
     """What the function returned on each rank, in rank order; the function gets a connected World first.
 
     Raises:
         RankFailed: with the first failing rank's traceback; the other ranks are killed.
     """
-    port = free_port()
+    processes.check_allowed()
+    port = processes.free_port()
     results: Any = _context.Queue()
     ranks = [_context.Process(target=_one_rank, args=(function, r, size, port, results, args), daemon=True) for r in range(size)]
     got: dict[int, Any] = {}

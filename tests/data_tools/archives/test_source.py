@@ -116,6 +116,7 @@ print(json.dumps({"out": out, "writes": writes}))
 """
 
 
+@pytest.mark.slow
 def test_hostile_archives_write_nothing_stay_under_200_mb_and_each_ends_in_its_reason(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "sources", tmp_path / "elsewhere"
     folder.mkdir()

@@ -14,6 +14,8 @@ from tests.made import processes
 from tests.made.papers import paper, record, sentences, tar, tree, write_lines
 from tests.made.where import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:

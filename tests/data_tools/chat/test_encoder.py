@@ -88,6 +88,7 @@ def as_messages(system: str | None, pairs: list[tuple[str, str, tuple[dict, bool
     return messages
 
 
+@pytest.mark.slow
 def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_token(cases):
     seen = {"refused": 0, "unwritable": 0, "cut": 0, "marked": 0, **dict.fromkeys(TEMPLATES, 0)}
 

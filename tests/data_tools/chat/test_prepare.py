@@ -164,6 +164,7 @@ def big(path: Path) -> Path:
     return write(path, [chat(f"question {k} " * (k % 7 + 1), f"answer {k}") for k in range(12000)])
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bytes(llama2, tmp_path):
     path = big(tmp_path / "mine.jsonl")
     for workers in ("1", "3"):
@@ -174,6 +175,7 @@ def test_any_number_of_workers_gives_the_same_bytes(llama2, tmp_path):
     assert [shards.id(i) for i in range(len(shards))] == [f"mine/{k}" for k in range(12000)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp_path):
     path = big(tmp_path / "mine.jsonl")
     words = [sys.executable, "-m", "data_tools.prepare", "chat", str(path), "--tokenizer", str(llama2), "--workers", "1", "--out"]
@@ -197,6 +199,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_goes_on(llama2, tmp
     assert process.returncode == 0 and bytes_of(out) == bytes_of(tmp_path / "uncut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGCONT, signal.SIGKILL])
 def test_a_second_command_into_the_same_folder_is_refused_until_the_first_ends_or_is_killed(end, llama2, tmp_path):
     path, out = write(tmp_path / "mine.jsonl", [chat(f"question {k}", f"answer {k}") for k in range(100)]), tmp_path / "out"

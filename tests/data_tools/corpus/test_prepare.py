@@ -347,6 +347,7 @@ def kill_and_go_on(tmp_path: Path, tokenizer: Path, kills: int) -> None:
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_makes_the_same_bytes(tmp_path: Path, tokenizer: Path) -> None:
     kill_and_go_on(tmp_path, tokenizer, kills=2)
 
@@ -356,6 +357,7 @@ def test_after_50_kills_the_same_command_makes_the_same_bytes(tmp_path: Path, to
     kill_and_go_on(tmp_path, tokenizer, kills=50)
 
 
+@pytest.mark.slow
 def test_a_second_command_into_the_same_folder_is_refused_while_the_first_works(tmp_path: Path, tokenizer: Path) -> None:
     path = some_files(tmp_path)
     first = start(tokenizer, tmp_path / "out", path)
@@ -370,6 +372,7 @@ def test_a_second_command_into_the_same_folder_is_refused_while_the_first_works(
     assert first.wait(60) == 0, first.stderr.read()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_work_goes_on_after_it(tmp_path: Path, tokenizer: Path) -> None:
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("a small file system can be mounted by root only")
@@ -441,6 +444,7 @@ def test_a_doubt_about_the_fast_path_sends_all_back_to_the_reference(
     assert Shards.open(doubted).tokenizer["fast_path"].startswith("given up")
 
 
+@pytest.mark.slow
 def test_preparing_loads_no_torch_and_writes_nothing_outside(tmp_path: Path, tokenizer: Path) -> None:
     pa.parquet.write_table(pa.Table.from_pylist(rows(5)), tmp_path / "a.parquet")
     code = "import sys; from data_tools.prepare import main; status = main(sys.argv[1:]); sys.exit(status or 7 * ('torch' in sys.modules))"

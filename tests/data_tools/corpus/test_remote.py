@@ -155,6 +155,7 @@ def test_a_missing_package_is_named_before_any_work(
     assert not (tmp_path / "work").exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_after_a_kill_in_the_upload_the_same_command_goes_on(tmp_path: Path, tokenizer: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", rows(600))
     prepare(tokenizer, tmp_path / "calm", path, "--shard-tokens", "400")

@@ -130,6 +130,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_paper_ends_in_a_reason_or_in_words(name: str, tmp_path: Path) -> None:
     write, reason = HOSTILE[name]

@@ -348,6 +348,7 @@ def test_a_paper_without_words_is_refused_with_a_reason() -> None:
     assert refused.value.reason == "no text"
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object(tmp_path: Path) -> None:
     (tmp_path / "ms.tex").write_text(
         f"\\documentclass{{aa}}\\begin{{document}}\\title{{T}}\\abstract{{A.}}\\section{{Introduction}} {FILL}\\end{{document}}"
@@ -363,6 +364,7 @@ def test_a_fault_is_one_message_and_exit_1(tmp_path: Path, capsys: pytest.Captur
     assert out == "" and err.count("\n") == 1 and "is not a file" in err
 
 
+@pytest.mark.slow
 def test_reading_a_paper_loads_no_torch() -> None:
     code = "import sys, data_tools.latex.paper; assert not {'torch', 'transformers'} & set(sys.modules)"
     processes.run([sys.executable, "-c", code], check=True)

@@ -370,6 +370,7 @@ def test_the_fingerprint_is_of_the_manifest_and_of_the_tokenizer_file(tmp_path: 
     assert tokenizer_fingerprint(tmp_path) == sha256_file(tmp_path / "tokenizer.model")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_shard(tmp_path: Path) -> None:
     code = f"""
 import resource, sys
@@ -396,6 +397,7 @@ def test_one_shard_can_be_written_alone(tmp_path: Path) -> None:
     assert entry["sha256"] == sha256_file(tmp_path / "00000.arrow")
 
 
+@pytest.mark.slow
 def test_shards_do_not_load_torch() -> None:
     code = "import sys, data_tools.shards.reader, data_tools.shards.writer; sys.exit('torch' in sys.modules)"
     assert processes.run([sys.executable, "-c", code], seconds=60).returncode == 0

@@ -223,6 +223,7 @@ def test_a_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path, name: s
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_does_not_load_torch(spm_folder: Path, hf_folder: Path) -> None:
     code = "import sys; from pathlib import Path; from data_tools.tokens.tokenizer import Tokenizer\n"
     code += "for folder in sys.argv[1:]: Tokenizer.load(Path(folder)).fast_path(['a'])\nsys.exit('torch' in sys.modules)"

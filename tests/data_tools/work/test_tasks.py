@@ -155,6 +155,7 @@ def group_members(group: int) -> list[str]:
     return members
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_finished_task(tmp_path: Path) -> None:
     for _ in range(2):
         begun, process = results(tmp_path), front(tmp_path, 30, 0.1)
@@ -173,6 +174,7 @@ def test_a_kill_loses_no_finished_task(tmp_path: Path) -> None:
     assert sorted(trace(tmp_path)[len(before) :]) == sorted(set(range(30)) - done)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are tied to the command on Linux only")
 def test_a_kill_leaves_no_process_behind(tmp_path: Path) -> None:
     process = front(tmp_path, 2, 30)

@@ -217,6 +217,7 @@ def test_a_wrong_call_is_usage(argv, capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_on_a_terminal_an_answer_is_cut_short_by_ctrl_c_and_the_conversation_goes_on(folder, tmp_path):
     """The door as a script, from another folder, on a pseudo-terminal."""
     endless = save_tiny(tmp_path / "long", max_position_embeddings=100_000, eos_token_id=None)

@@ -273,6 +273,7 @@ def browser(tmp_path_factory):
 WRITTEN = "!document.querySelector('.writing') && !document.getElementById('send').disabled"
 
 
+@pytest.mark.slow
 def test_in_a_browser_two_models_are_compared_blind_and_the_rating_tells_them(browser, talkers, serve, ratings, tmp_path):
     browser.open(serve(talkers))
     browser.wait("document.querySelectorAll('section').length === 2")
@@ -303,6 +304,7 @@ def test_in_a_browser_two_models_are_compared_blind_and_the_rating_tells_them(br
     assert browser.js("document.title") == "Compare answers" and browser.console() == []
 
 
+@pytest.mark.slow
 def test_in_a_browser_a_refused_question_comes_back_with_the_reason(browser, talkers, serve):
     browser.open(serve(talkers))
     browser.wait("document.querySelectorAll('section').length === 2")
@@ -313,6 +315,7 @@ def test_in_a_browser_a_refused_question_comes_back_with_the_reason(browser, tal
     assert browser.js("document.querySelectorAll('.user').length") == 0
 
 
+@pytest.mark.slow
 def test_in_a_browser_a_system_prompt_reaches_the_models_and_one_model_can_be_rated(browser, talkers, serve, ratings):
     browser.open(serve(talkers[:1]))
     browser.wait("document.querySelectorAll('section').length === 1")

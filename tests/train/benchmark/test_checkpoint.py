@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from launch.benchmark import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_saves_of_both_kinds_are_measured_beside_the_disk(tmp_path, capfd):

@@ -4,6 +4,8 @@ import pytest
 
 from launch.benchmark import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("kind", "beside"), [("ours", "cp + sync"), ("deepspeed", "zero_to_fp32.py + cast")])
 def test_an_export_is_measured_beside_what_one_would_use_instead(tmp_path, capsys, kind, beside):

@@ -24,6 +24,7 @@ def report(tmp_path_factory) -> dict:
     return json.loads((folder / "f.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_report_tells_speed_mfu_memory_and_where_they_come_from(report):
     assert report["command"].startswith("python launch/benchmark.py train") and report["commit"] and report["date"].startswith("20")
     packed = report["rows"][0]
@@ -31,6 +32,7 @@ def test_a_report_tells_speed_mfu_memory_and_where_they_come_from(report):
     assert packed["MFU %"] > packed["MFU attended %"] > 0 and report["peak memory GiB a rank"] > 0
 
 
+@pytest.mark.slow
 def test_padded_steps_have_the_losses_of_the_packed_ones_and_waste_more(report):
     packed, longest, whole = report["rows"]
     assert packed["useful %"] > longest["useful %"] > whole["useful %"]

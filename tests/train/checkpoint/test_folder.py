@@ -20,6 +20,8 @@ from train.checkpoint.retention import RetentionError, retain, to_delete
 from train.world import places
 from train.world.ranks import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Path:

@@ -12,6 +12,8 @@ from tests.made.failing_disk import dies
 from tests.made.ranks import RankFailed, run_ranks
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 pytest.importorskip("moto", reason="the S3-compatible server of the tests is not installed")
 
@@ -29,6 +31,7 @@ def store():
         "AWS_ACCESS_KEY_ID": "test-key",
         "AWS_SECRET_ACCESS_KEY": "canary-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "2",  # a store that is not there is asked twice, not five times with growing pauses
     }
     before = dict(os.environ)
     os.environ.update(settings)

@@ -10,6 +10,8 @@ from tests.made import tiny
 from tests.made.ranks import RankFailed, run_ranks
 from tests.train.run.test_loop import many_refused, one_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Path:

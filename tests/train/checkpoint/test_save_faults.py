@@ -17,6 +17,8 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint.manifest import faults_of
 from train.checkpoint.state import read_state
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 POINTS = 10

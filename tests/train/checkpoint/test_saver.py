@@ -16,6 +16,8 @@ from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.manifest import faults_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 
@@ -89,18 +91,20 @@ def test_steps_go_on_while_a_save_is_written_and_saves_wait_for_each_other(said)
     assert ended == ["1", "2", "3", "4"] and "behind the steps" in said["writing"]
 
 
-def failing(world, recipe: Path, run: str) -> list[str]:
+def failing(world, recipe: Path, run: str) -> str:
     root = recipe.parent / "runs" / run / "checkpoints"
     with FailingDisk(root, 150 if world.rank == 1 else None, fails_with(errno.EIO)):
         try:
             one_run(world, recipe, [f"name={run}", "checkpoint.background=true", "steps=40"])
         except checkpoint.CheckpointError as error:
-            return [str(error), *(f for p in root.glob("step_*") for f in faults_of(p)), *map(str, root.glob("*.tmp-*"))]
-    return ["went on"]
+            return str(error)
+    return "went on"
 
 
 def test_an_error_behind_the_steps_is_raised_on_every_rank_and_harms_no_checkpoint(ground):
     for said in run_ranks(failing, 2, ground / "recipe.yaml", "failing"):
-        assert len(said) == 1 and "the checkpoint was not written: rank 1: Input/output error" in said[0], said
-    steps = sorted((ground / "runs" / "failing" / "checkpoints").glob("step_*"))
+        assert "the checkpoint was not written: rank 1: Input/output error" in said
+    root = ground / "runs" / "failing" / "checkpoints"  # when both ranks have ended: the one may be told before the other has cleared away
+    steps = sorted(root.glob("step_*"))
+    assert not [*(f for p in steps for f in faults_of(p)), *root.glob("*.tmp-*")]
     assert steps and len(losses_of(ground / "runs" / "failing")) <= len(steps) + 3, "soon after it happened"

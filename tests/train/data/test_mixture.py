@@ -31,6 +31,7 @@ def test_without_weights_an_epoch_is_every_document_once_in_another_order_each_t
     assert (epoch_documents(LENGTHS, specs, seed=2, epoch=0) != epochs[0]).any()
 
 
+@pytest.mark.slow
 def test_the_order_is_the_same_in_a_process_with_another_hash_seed():
     code = (
         "import numpy as np; from train.data.mixture import *\n"

@@ -181,6 +181,7 @@ def test_a_micro_batch_refuses_edges_that_do_not_fit_its_tokens(damage):
         PackedRows(**(right | damage))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "abstracts").is_dir(), reason="needs the real abstracts beside the checkout")
 def test_real_abstracts_fill_rows_of_2048_to_99_9_percent_whole_and_entirely_split():
     import sentencepiece

@@ -10,6 +10,8 @@ from tests.made import tiny
 from tests.made.ranks import run_ranks
 from train.recipe.vocabulary import Data, Model, Optim, Recipe, Source
 
+pytestmark = pytest.mark.slow
+
 ROW = 64
 CPU = Path("ds_configs/cpu.json")
 

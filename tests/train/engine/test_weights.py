@@ -93,6 +93,7 @@ def start_each(world, recipe: Path, folders: dict[str, Path]) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_masters_hold_what_the_files_hold_and_weights_are_it_rounded(started):
     folders, ranks = started
     for files, folder in folders.items():
@@ -110,6 +111,7 @@ def test_masters_hold_what_the_files_hold_and_weights_are_it_rounded(started):
                     assert weight.dtype == (torch.bfloat16 if dtype == "bf16" else torch.float32)
 
 
+@pytest.mark.slow
 def test_the_ranks_read_the_files_once_whatever_their_precision(started):
     folders, ranks = started
     for files, folder in folders.items():
@@ -119,12 +121,14 @@ def test_the_ranks_read_the_files_once_whatever_their_precision(started):
             assert sum(found[files, dtype][1] for found in ranks) == sizes + headers  # every rank reads the headers
 
 
+@pytest.mark.slow
 def test_a_bit_that_changes_after_the_load_is_found_in_waiting_slices_too(started):
     for part in ("bits", "low", "value"):
         for found in started[1]:
             assert "are not what their files hold" in found[part] and "model.norm.weight on rank 1" in found[part], part
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_the_same_at_any_rank_count_and_compute_dtype(started):
     folders, ranks = started
     for files, folder in folders.items():

@@ -144,6 +144,7 @@ sys.exit(main(sys.argv[1:3]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 5, 11, 16])
 def test_a_killed_copy_is_invisible_and_gone_on_with(step, tmp_path, at):
     (tmp_path / "cut").mkdir()

@@ -43,6 +43,7 @@ def names_in(folder: Path) -> list[str]:
 # -- what comes out -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_export_is_a_whole_folder_with_the_checkpoints_values(saved, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,6 +58,7 @@ def test_an_export_is_a_whole_folder_with_the_checkpoints_values(saved, tmp_path
     assert "2 steps" in card and "lr 0.001" in card and "held-out perplexity" in card
 
 
+@pytest.mark.slow
 def test_an_fp32_export_of_a_bf16_run_is_the_masters(saved, tmp_path, said):
     from transformers import AutoModelForCausalLM
 
@@ -419,6 +421,7 @@ def test_our_checkpoint_a_hugging_face_and_a_deepspeed_folder_can_be_merged(deep
     assert all(torch.equal(made[n], t * 0.5 + t * 0.25 + t * 0.25) for n, t in one.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["copied", "masters", "merged", "deepspeed"])
 def test_no_export_needs_torch(tmp_path, deepspeed_folder, kind):
     """Its import takes longer than most exports, and a machine that only publishes needs none."""

@@ -32,6 +32,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return checkpoints.real_checkpoints(tmp_path_factory.mktemp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "wanted"), [("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
 def test_the_export_of_a_real_run_computes_what_its_engine_recorded(trained, tmp_path, capsys, engine, wanted):
     code, text = checked(capsys, trained[engine], tmp_path / "out", "--dtype", wanted)

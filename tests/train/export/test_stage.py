@@ -85,6 +85,7 @@ class Counted:
         monkeypatch.setattr(safetensors_writer.Writer, "_put", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [1, 9, 17, 24])
 def test_a_killed_export_goes_on_and_ends_with_the_same_bytes(step, tmp_path, kill):
     (tmp_path / "cut").mkdir()
@@ -164,6 +165,7 @@ def test_killed_between_the_last_file_and_the_rename_it_is_not_written_again(ste
     assert files_of(tmp_path / "out") == uncut(step, tmp_path / "uncut" / "out")
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_folder_at_once_are_refused(step, tmp_path, capsys):
     words, options = door(step, tmp_path / "out", pace=0.3)
     first = processes.start(words, **options)
@@ -176,6 +178,7 @@ def test_two_exports_to_one_folder_at_once_are_refused(step, tmp_path, capsys):
         processes.end(first)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_is_finished_for_the_same_command(step, tmp_path):
     words, options = door(step, tmp_path / "out", pace=0.1)
     first = processes.start(words, **options)
@@ -198,6 +201,7 @@ def test_a_full_disk_says_what_to_free_and_keeps_what_is_finished(step, tmp_path
     assert main([str(step), str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_of_the_system_ends_in_one_message(step, tmp_path):
     done = run(step, tmp_path / "out", limit=20_000)
     assert done.returncode == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "out").exists()

@@ -170,6 +170,7 @@ def test_losses_per_source_add_up_and_padding_counts_for_none():
     assert loss.item() == pytest.approx(sum(alone), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_layers_change_no_loss():
     documents = tiny.random_documents(np.random.default_rng(8), LENGTHS)
     reference = tiny.tiny_model()

@@ -15,6 +15,8 @@ from tests.made.ranks import run_ranks
 from train.preflight.chat_run import LEAST_LR_SUM, lr_sum, too_weak
 from train.recipe.load import RECIPES, load
 
+pytestmark = pytest.mark.slow
+
 THINGS = ("star", "dwarf", "comet", "quasar", "pulsar", "nebula", "cluster", "blazar", "magnetar")
 CHAT_RECIPES = {"sft_7b": 8, "sft_70b": 16, "sft_recommended_7b": 8}
 

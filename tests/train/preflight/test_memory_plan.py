@@ -82,6 +82,7 @@ def test_a_head_that_computes_something_else_is_refused_by_a_dry_run_too(tmp_pat
         shape_of_path(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_llama_loads_neither_torch_nor_transformers():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from launch.pretrain import main;"

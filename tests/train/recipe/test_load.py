@@ -29,6 +29,7 @@ data: {sources: {a: {path: s}}, seq_len: 64}
 """
 
 
+@pytest.mark.slow
 def test_one_message_names_all_ten_seeded_faults_with_place_value_and_remedy(tmp_path):
     path = write(
         tmp_path,
@@ -112,6 +113,7 @@ def test_a_missing_or_broken_file_says_what_there_is(tmp_path):
         load(write(tmp_path, "- 1\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cpt_7b", "cpt_70b", "quickstart"])
 def test_a_dry_run_derives_every_number_without_a_process_group(name):
     code = (
@@ -132,6 +134,7 @@ def test_a_dry_run_derives_every_number_without_a_process_group(name):
         assert "14.12 GiB" in done.stdout  # 18 bytes x N / 8
 
 
+@pytest.mark.slow
 def test_a_dry_run_finds_what_is_wrong_with_shards_that_are_here(tmp_path):
     ground = tiny.ground(tmp_path)
     base = [sys.executable, "launch/pretrain.py", str(ground / "recipe.yaml"), "--dry-run"]

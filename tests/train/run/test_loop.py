@@ -11,6 +11,8 @@ import torch
 from tests.made import tiny
 from tests.made.ranks import run_ranks
 
+pytestmark = pytest.mark.slow
+
 STEPS = 10
 
 

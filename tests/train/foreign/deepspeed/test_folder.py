@@ -23,6 +23,8 @@ from train.foreign.torch_save.file import StoredTensor, TorchFileError, read_tor
 from train.model_files.dtypes import BF16, FP32, DType
 from train.model_files.stream import CHUNK_BYTES, RING, ReadError
 
+pytestmark = pytest.mark.slow
+
 EMBEDDING = "model.embed_tokens.weight"
 CASES = {
     1: [Case("s1_fp32", 1), Case("s2_bf16", 2, "bf16"), Case("s3_bf16", 3, "bf16", groups=2)],

@@ -280,6 +280,7 @@ def test_a_recipe_pointed_at_metas_folder_is_told_the_command(small):
         read_folder(small)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path):
     """270 MB of weights pass through in a few pieces."""
     code = """

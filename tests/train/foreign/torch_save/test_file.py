@@ -128,6 +128,7 @@ def test_a_model_as_people_save_it_is_read(tmp_path):
     assert got["plain"][:10] == saved["plain"][:10] and sorted(got["plain"][10]) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_class_of_someone_elses_is_a_name_and_is_never_imported(tmp_path):
     (tmp_path / "someones_config.py").write_text("import os\nclass Config:\n    def __setstate__(self, state):\n        os._exit(7)\n")
     made = f"""
@@ -173,6 +174,7 @@ def test_large_files_with_wide_zip_fields_are_read(tmp_path):
     assert content(read_torch_file(path)).tolist() == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_file_saved_without_checksums_is_read(tmp_path):
     code = f"import torch; torch.serialization.set_crc32_options(False); torch.save(torch.ones(3), {str(tmp_path / 'x.pt')!r})"
     processes.run([sys.executable, "-c", code], check=True)
@@ -369,6 +371,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path, name):
     assert not ran.exists() and "nothing was run" in said and "source you trust" in said
 
 
+@pytest.mark.slow
 def test_the_bombs_are_live(tmp_path):
     """Python's own pickle, in a process of its own, does what they ask."""
     for i, name in enumerate(HARMFUL):
@@ -485,6 +488,7 @@ assert grown < 300_000, grown
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_bombs_of_size_are_refused_within_bounded_memory(tmp_path):
     many = {
         "deflated": (lambda p: write_zip(p, b"\x80\x02" + b"N" * (300 << 20) + b".", compression=zipfile.ZIP_DEFLATED), "is compressed"),
