@@ -29,19 +29,10 @@ def ground(tmp_path_factory) -> Path:
 def start(ground: Path, name: str, *words: str) -> subprocess.Popen:
     """A run of that name on two ranks; what it says goes to NAME.log."""
     launcher = Path(sys.executable).with_name("deepspeed")
-    command = [
-        launcher,
-        "--num_gpus",
-        2,
-        "--master_port",
-        processes.free_port(),
-        "launch/pretrain.py",
-        ground / "recipe.yaml",
-        f"name={name}",
-    ]
+    command = [launcher, "--num_gpus", 2, "--master_port", processes.free_port(), "launch/pretrain.py", ground / "recipe.yaml"]
     env = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": f"{launcher.parent}:{os.environ['PATH']}"}
     with open(ground / f"{name}.log", "a") as log:
-        return processes.start([*command, *words], env=env, stdout=log, stderr=subprocess.STDOUT)
+        return processes.start([*command, f"name={name}", *words], env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
 def wait_for_step(ground: Path, name: str, step: int, process: subprocess.Popen) -> None:
@@ -94,6 +85,22 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(ground, stopped):
     assert steps[: step + 5] == list(range(1, step + 6)), "every step once, in order, across the stop"
 
 
+def test_a_dead_rank_ends_the_run_and_a_dead_launcher_leaves_no_orphans(ground, stopped):
+    _, _, process = stopped
+    wait_for_step(ground, "stopped", 20, process)
+    ranks_alive(ground, "stopped")[1].kill()
+    assert process.wait(PATIENCE) != 0
+    processes.wait_until(lambda: not ranks_alive(ground, "stopped"), seconds=30)
+
+    process = start(ground, "orphans")
+    wait_for_step(ground, "orphans", 5, process)
+    ranks = ranks_alive(ground, "orphans")
+    assert set(ranks) == {0, 1}
+    ranks[0].parent().kill()  # DeepSpeed's own launch.py
+    processes.wait_until(lambda: not ranks_alive(ground, "orphans"), seconds=30)
+    processes.end(process)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_stop_saves_although_nobody_reads_what_is_printed(ground, number):
     """Ctrl-C in `… 2>&1 | tee log` ends tee, too; a closed terminal takes its words with it."""
@@ -117,22 +124,6 @@ def test_ranks_save_and_end_with_the_runner_that_dies_without_a_word_to_their_la
     processes.end(process)
     assert len(list((ground / "runs" / "runner" / "checkpoints").glob("step_*"))) == 1
     assert "the end of the launcher: saving and stopping" in (ground / "runs" / "runner" / "log.txt").read_text()
-
-
-def test_a_dead_rank_ends_the_run_and_a_dead_launcher_leaves_no_orphans(ground, stopped):
-    _, _, process = stopped
-    wait_for_step(ground, "stopped", 20, process)
-    ranks_alive(ground, "stopped")[1].kill()
-    assert process.wait(PATIENCE) != 0
-    processes.wait_until(lambda: not ranks_alive(ground, "stopped"), seconds=30)
-
-    process = start(ground, "orphans")
-    wait_for_step(ground, "orphans", 5, process)
-    ranks = ranks_alive(ground, "orphans")
-    assert set(ranks) == {0, 1}
-    ranks[0].parent().kill()  # DeepSpeed's own launch.py
-    processes.wait_until(lambda: not ranks_alive(ground, "orphans"), seconds=30)
-    processes.end(process)
 
 
 def test_a_mistake_in_the_data_ends_in_one_message_from_one_rank(ground):
