@@ -259,3 +259,15 @@ def test_pages_and_picture_show_every_room_above_the_rooms_it_calls():
                 # benchmark/ is drawn beside the rooms it measures
                 assert room == "benchmark" or drawn[room] < drawn[other], f"launch/house.svg: {room} calls {other}"
     assert set(drawn) == known
+
+
+def test_tests_start_commands_and_ranks_in_two_places_which_bound_and_end_them():
+    for path in (ROOT / "tests").rglob("*.py"):
+        if path.name in ("processes.py", "ranks.py") and path.parent.name == "made":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert not re.match(r"(subprocess\.(run|call|check_|Popen)|os\.(system|popen|spawn|exec)|multiprocessing\.)", called), (
+                path,
+                called,
+            )
