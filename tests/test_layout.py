@@ -163,7 +163,7 @@ def test_tests_lie_as_the_code_lies():
         for room in {p.parent for p in modules(package) if p.name not in ("__init__.py", "__main__.py")} - {ROOT / package}:
             around = [r for r in (room, room.parent) if r != ROOT / package]  # a room within a room may be guarded by its tests
             assert any(any((ROOT / "tests" / r.relative_to(ROOT)).glob("test_*.py")) for r in around), f"no tests guard {room}"
-    assert {p.name for p in (ROOT / "tests").glob("*.py")} == {"__init__.py", "conftest.py", "test_layout.py"}
+    assert {p.name for p in (ROOT / "tests").glob("*.py")} == {"__init__.py", "conftest.py", "test_harness.py", "test_layout.py"}
 
 
 def test_files_import_each_other_in_no_circle():
