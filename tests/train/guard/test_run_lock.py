@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.made import tiny
 from tests.made.ranks import run_ranks
 from tests.train.run.test_loop import refused
@@ -19,6 +21,7 @@ def two_at_once(world, recipe_path: Path) -> tuple[str, str]:
     return first, refused(world, recipe_path, ["name=once", "steps=1", "schedule.warmup_steps=0"])
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_lives(tmp_path):
     ground = tiny.ground(tmp_path)
     for first, second in run_ranks(two_at_once, 2, ground / "recipe.yaml"):

@@ -158,6 +158,7 @@ def refused_run(world, recipe: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_and_a_dry_run_refuse_before_anything_is_measured_or_loaded(tmp_path, capfd):
     from launch.pretrain import main
 

@@ -1,12 +1,11 @@
 """What is written into a model folder, read by transformers 5 as installed, and by the rules of transformers 4 as written down here."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
-from tests.made import tiny
+from tests.made import processes, tiny
 from train.model_files.companions import companion_files, config_text
 from train.model_files.dtypes import BF16, FP32
 from train.model_files.old_readers import old_merges, old_tokenizer
@@ -295,6 +294,7 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path, name, content):
         companion_files(tmp_path, {}, FP32)
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch():
     code = "import sys; import train.model_files.companions; assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    processes.run([sys.executable, "-c", code], check=True)

@@ -75,10 +75,12 @@ def shared_by(world) -> int:
     return world.local_size
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_node_are_those_that_share_it():
     assert run_ranks(shared_by, 2) == [2, 2]
 
 
+@pytest.mark.slow
 def test_tasks_that_srun_alone_has_started_train_together(tmp_path):
     ground = tiny.ground(tmp_path)
     job = str(int.from_bytes(os.urandom(2), "big"))
