@@ -26,6 +26,7 @@ PART_BYTES = 64 << 20
 GROUP_FILES = 16
 MAX_LINE = 64 << 20  # a longer line is read in pieces, none of which is a record
 JSON_NAME = re.compile(r"\.(jsonl?|ndjson)(\.gz|\.zst|\.bz2|\.xz)?$", re.IGNORECASE)
+PACKED_SOURCE = (".gz", ".tgz", ".tar")
 NO_DATA = re.compile(r"/(?:\.|(?:_temporary|_delta_log|_spark_metadata)/)")
 SOURCE_NAME = re.compile(r"^(.+?)(?:\.tar\.gz|\.tgz|\.tar|\.gz|\.tex|\.pdf)$", re.IGNORECASE)
 
@@ -156,24 +157,35 @@ def _papers_in(fs: Any, folder: str, strange: list[str]) -> list[str]:
 
 
 def _is_shelf(fs: Any, folder: str) -> bool:
-    """Whether a folder holds papers, and is none itself: by its name, or by sources and folders in it that are called by ids."""
+    """Whether a folder holds papers, and is none itself: by its name, or by sources and folders below it that are called by ids."""
     base = posixpath.basename(folder)
-    if paper_id(base):
+    if name_of(folder)[1]:
         return False
     if re.fullmatch(r"\d{4}|arXiv_src_.*", base):
         return True
-    entries = fs.ls(folder, detail=True)
-    names = [entry["name"] for entry in entries]
-    if any(name.lower().endswith(".tex") and not name_of(name)[1] for name in names):
+    names = fs.find(folder)
+    direct = [name for name in names if posixpath.dirname(name) == folder]
+    if any(_is_tex(name) and not name_of(name)[1] for name in direct):
         return False
-    if any(SOURCE_NAME.match(posixpath.basename(name)) and not name.lower().endswith(".tex") and name_of(name)[1] for name in names):
+    if base.lower() in ARCHIVES:
+        return bool(names)
+    if any(SOURCE_NAME.match(posixpath.basename(name)) and not _is_tex(name) and name_of(name)[1] for name in direct):
         return True
-    inner = [entry["name"] for entry in entries if entry["type"] == "directory"]
-    return any(name_of(name)[1] or _is_named_shelf(name) for name in inner) or (base.lower() in ARCHIVES and bool(inner))
+    if any(name.lower().endswith(PACKED_SOURCE) and name_of(name)[1] for name in names):
+        return True
+    below = {place for name in names for place in _folders_between(folder, name)}
+    return (
+        any(name_of(place)[1] for place in below) or len({found[0] for name in names if _is_tex(name) and (found := name_of(name)[1])}) > 1
+    )
 
 
-def _is_named_shelf(folder: str) -> bool:
-    return bool(re.fullmatch(r"\d{4}", posixpath.basename(folder))) or posixpath.basename(folder).lower() in ARCHIVES
+def _is_tex(name: str) -> bool:
+    return name.lower().endswith(".tex")
+
+
+def _folders_between(folder: str, name: str) -> list[str]:
+    parts = posixpath.dirname(name)[len(folder) :].strip("/").split("/")
+    return [f"{folder}/{'/'.join(parts[: k + 1])}" for k in range(len(parts)) if parts[k]]
 
 
 def _holds_tex(fs: Any, folder: str) -> bool:
