@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         print(message)
         return
     with claimed(args.out, folder):
-        if not adopt_plan(folder, plan) and (message := _already_made(args.out, plan, inputs)):
+        if not adopt_plan(folder, plan, lambda: _remove_delivered(out)) and (message := _already_made(args.out, plan, inputs)):
             clear(folder)  # another command has finished between our look and our claim
             print(message)
             return
@@ -82,6 +83,12 @@ def _places(args: argparse.Namespace) -> tuple[Path | None, Path]:
     if out and (out / FOLDERS["train"]).exists() and not (out / RECORD).exists() and not folder.exists():
         raise ArxivError(f"{args.out}/documents exists and was not made here; choose another --out")
     return out, folder
+
+
+def _remove_delivered(out: Path | None) -> None:
+    """What an unfinished run has put into a local OUT already; what was there before it began was refused."""
+    for name in FOLDERS.values() if out else ():
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _already_made(out: str, plan: dict[str, Any], inputs: dict[str, list[Any]]) -> str | None:

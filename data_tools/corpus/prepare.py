@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="jsonl, json, parquet, csv, txt (plain or compressed), folder, URL (s3://… too) or Hub name",
+        help="jsonl, json, parquet, arrow, csv, tsv, txt (plain, .gz, .zst, .bz2, .xz), folder, pattern, URL (s3://… too) or Hub name",
     )
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="DIR", help="folder of the model's tokenizer")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; local, or fsspec's (s3://…) with --work")
@@ -51,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--id-field", default="id", metavar="F", help="field with the id (default: id); rows without one are named by their text's hash"
     )
     parser.add_argument(
-        "--where", action="append", default=[], metavar="FIELD=VALUE", help="keep only rows where it is so; may be repeated"
+        "--where",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="keep only rows where it is so; may be repeated; true, null and numbers however they are written",
     )
     parser.add_argument(
         "--split", action="append", default=[], metavar="NAME=SHARE", help="hold out a share by hash of the id: OUT/train and OUT/NAME"
@@ -91,7 +95,7 @@ def _make(args: argparse.Namespace, out: Path, plan: Plan, tokenizer: Tokenizer,
     with claimed(out) as work_folder:
         if not (work_folder / "plan.json").exists():
             _refuse_foreign(folders)
-        if adopt_plan(work_folder, plan.to_json()):
+        if adopt_plan(work_folder, plan.to_json(), lambda: _remove_shards(folders)):
             print(f"{out}: going on with unfinished work", file=sys.stderr)
         try:
             text = read_text(inputs, arguments, work_folder, runner)
@@ -115,6 +119,12 @@ def _refuse_foreign(folders: list[Path]) -> None:
     for folder in folders:
         if folder.exists() and (strange := sorted(folder.glob("*.arrow"))):
             raise PrepareError(f"{strange[0]}: not of an unfinished run of this command; name another --out, or move it away")
+
+
+def _remove_shards(folders: list[Path]) -> None:
+    """Those of an unfinished run; foreign ones were refused when it began."""
+    for shard in [shard for folder in folders for shard in folder.glob("*.arrow")]:
+        shard.unlink()
 
 
 def _refuse_changed(out: Path, work_folder: Path, plan: Plan, now: Plan) -> None:

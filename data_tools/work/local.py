@@ -26,6 +26,10 @@ def run(step: TaskStep, count: int, workers: int) -> None:
     _front_pid = os.getpid()
     try:
         LocalPipelineExecutor([step], tasks=count, workers=workers, logging_dir=step.folder).run()
+    except BaseException:
+        for worker in multiprocess.active_children():  # a pool that was left in its wait leaves them behind
+            worker.kill()
+        raise
     finally:
         _front_pid = 0
 

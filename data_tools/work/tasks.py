@@ -19,7 +19,7 @@ from typing import Any
 
 from data_tools.work.ledger import WorkError, describe_error, finished, first_error, open_ledger, result_path
 from data_tools.work.task_step import TaskStep
-from data_tools.work.watch import watched
+from data_tools.work.watch import WorkerLost, watched
 
 EXECUTORS = ("local", "slurm", "ray")
 
@@ -95,6 +95,8 @@ def run_tasks(
                 error = caught
         if (message := first_error(folder)) is not None:
             raise WorkError(message) from error
+        if isinstance(error, WorkerLost) and len(finished(folder)) == len(tasks):
+            error = None  # a worker was killed that had nothing more to do
         if isinstance(error, KeyboardInterrupt):
             raise error
         if error is not None:

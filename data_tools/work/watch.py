@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -12,6 +13,8 @@ from typing import TextIO
 from data_tools.work.ledger import finished, first_error, write_error
 from data_tools.work.progress import Progress
 from data_tools.work.task_step import TaskStep
+
+PATIENCE = 15  # seconds without a process at work before the wait is ended
 
 
 class WorkerLost(Exception):
@@ -24,7 +27,7 @@ def watched(step: TaskStep, label: str, sizes: Sequence[int], unit: str) -> Iter
     folder, stop = Path(step.folder), threading.Event()
 
     def look(stderr: TextIO) -> None:
-        dead_before: set[int] = set()
+        quiet = _Quiet(folder, len(sizes))
         with Progress(label, sum(sizes), unit=unit, stream=stderr) as progress:
             while True:
                 ended = stop.wait(1)
@@ -32,23 +35,44 @@ def watched(step: TaskStep, label: str, sizes: Sequence[int], unit: str) -> Iter
                 progress.show(sum(sizes[k] for k in done))
                 if ended:
                     return
-                dead = _dead(folder) - done if step.executor == "local" else set()
-                if (lost := dead & dead_before) and first_error(folder) is None:
-                    write_error(
-                        folder, min(lost), f"task {min(lost)}: its worker was killed, as happens when memory runs out; try fewer --workers"
-                    )
-                    end_the_wait()
-                    return
-                dead_before = dead
+                if step.executor == "local" and quiet.is_over(done):
+                    break
+        while not stop.wait(2):  # the pool's own end may wait for a dead worker, too
+            end_the_wait()
 
     with _noise_to(folder / "console.log") as stderr, _wait_that_can_be_ended() as end_the_wait:
         thread = threading.Thread(target=look, args=(stderr,), daemon=True)
         thread.start()
         try:
             yield
+        except WorkerLost:
+            pass  # a second one, while the first was on its way
         finally:
             stop.set()
             thread.join()
+
+
+class _Quiet:
+    """Whether the pool waits for what will never come, because a worker was killed: in a task, or idle with the pool's lock in its hands."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.dead_before: set[int] = set()
+        self.since = time.monotonic()
+
+    def is_over(self, done: set[int]) -> bool:
+        """True when there is nothing to wait for; then a task that is not finished has its error written."""
+        begun, dead = _begun_and_dead(self.folder)
+        lost, self.dead_before = (dead - done) & self.dead_before, dead - done
+        if begun - dead - done or not dead and len(done) < self.count:
+            self.since = time.monotonic()  # somebody is at work, or nobody has begun
+        if not lost and time.monotonic() - self.since < PATIENCE:
+            return False
+        undone = lost or set(range(self.count)) - done
+        if undone and first_error(self.folder) is None:
+            message = f"task {min(undone)}: its worker was killed, as happens when memory runs out; try fewer --workers"
+            write_error(self.folder, min(undone), message)
+        return True
 
 
 @contextlib.contextmanager
@@ -82,11 +106,12 @@ def _noise_to(path: Path) -> Iterator[TextIO]:
             setup_default_logger()
 
 
-def _dead(folder: Path) -> set[int]:
-    """Tasks whose process is gone."""
-    dead = set()
+def _begun_and_dead(folder: Path) -> tuple[set[int], set[int]]:
+    """Tasks that some process began, and those of them whose process is gone."""
+    begun, dead = set(), set()
     for marker in (folder / "running").iterdir():
-        pid = marker.read_text()
-        if pid and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            dead.add(int(marker.name))
-    return dead
+        if pid := marker.read_text():
+            begun.add(int(marker.name))
+            if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                dead.add(int(marker.name))
+    return begun, dead

@@ -17,7 +17,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
         yield work
 
 
-def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
+def adopt_plan(work: Path, plan: dict[str, Any], forget: Callable[[], None] = lambda: None) -> bool:
     """Keep the plan; True when unfinished work on the same plan lies here. Raises PrepareError when it is work on another.
 
-    Work whose inputs changed meanwhile, as a cut file that was copied again, is begun anew, and that is said.
+    Work whose inputs changed meanwhile, as a cut file that was copied again, is begun anew, and that is said; `forget` then removes
+    what of it lies outside this folder.
     """
     path, data = work / "plan.json", json.dumps(plan, indent=1).encode()
     if not path.exists():
@@ -72,21 +73,24 @@ def adopt_plan(work: Path, plan: dict[str, Any]) -> bool:
     differences = describe_differences(there, here)
     if not differences:
         return True
-    if _rest(there) != _rest(here) or not _same_inputs(there, here):
+    if there != GIVEN_UP and (_rest(there) != _rest(here) or not _same_inputs(there, here)):
         raise PrepareError(
             f"{work}: unfinished work of another command or version ({'; '.join(differences[:5])}); "
             f"finish that one, delete {work}, or name another --out"
         )
-    print(
-        f"{work}: inputs changed since this work was begun ({_changed(there, here)}): what was made of them is made anew", file=sys.stderr
-    )
+    if there != GIVEN_UP:
+        changed = _changed(there, here)
+        print(f"{work}: inputs changed since this work was begun ({changed}): what was made of them is made anew", file=sys.stderr)
+        write_atomically(path, json.dumps(GIVEN_UP).encode())  # a kill meanwhile leaves nothing that could be gone on with
     for old in work.iterdir():
-        if old.name != "lock":
+        if old.name not in ("lock", path.name):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
+    forget()
     write_atomically(path, data)
     return False
 
 
+GIVEN_UP = {"given_up": True}
 INPUTS = ("inputs", "files", "latex_state")  # of a plan: what is read, and the state in which it was found
 
 

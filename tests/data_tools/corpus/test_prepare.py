@@ -263,6 +263,20 @@ def test_unfinished_work_of_another_command_is_kept_and_named(tmp_path: Path, to
     assert "going on with unfinished work" in capsys.readouterr().err
 
 
+def test_a_cut_input_copied_again_is_read_anew(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, other = write_lines(tmp_path / "a.jsonl.gz", rows(500)), write_lines(tmp_path / "b.jsonl", rows(3))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    prepare(tokenizer, tmp_path / "out", other, path, status=1)
+    assert "a.jsonl.gz: cut short or damaged" in capsys.readouterr().err
+    path.write_bytes(whole)
+    prepare(tokenizer, tmp_path / "out", other, path, "--source", "other", status=1)
+    assert 'arguments.source: "corpus" there, "other" here' in capsys.readouterr().err
+    shards = Shards.open(prepare(tokenizer, tmp_path / "out", other, path))
+    assert capsys.readouterr().err.count(f"inputs changed since this work was begun ({path}): what was made of them is made anew") == 1
+    assert len(shards) == 503
+
+
 def test_strange_shards_are_not_deleted(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.arrow").write_bytes(b"precious")

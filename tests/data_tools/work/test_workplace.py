@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.work.workplace import adopt_plan, claimed, clear, clear_leftovers
+from data_tools.work.workplace import PrepareError, adopt_plan, claimed, clear, clear_leftovers
 
 
 def begin(out: Path) -> None:
@@ -41,3 +41,43 @@ def test_what_a_kill_left_beside_finished_work_is_cleared(tmp_path: Path, monkey
         clear(work)
     clear_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "anew"),
+    [
+        ({"inputs": [{"path": "a", "bytes": 1}]}, {"inputs": [{"path": "a", "bytes": 2}]}, "a"),
+        ({"inputs": [{"path": "a", "mtime_ns": 1}]}, {"inputs": [{"path": "a", "mtime_ns": 2}]}, "a"),
+        ({"inputs": [{"path": "a"}]}, {"inputs": [{"path": "a"}, {"path": "b"}]}, "b"),
+        ({"inputs": [{"path": "a"}, {"path": "b"}]}, {"inputs": [{"path": "a"}]}, "b"),
+        ({"inputs": [], "latex_state": "x"}, {"inputs": [], "latex_state": "y"}, "LaTeX sources"),
+        ({"inputs": [{"path": "a"}]}, {"inputs": [{"path": "b"}]}, None),
+        ({"inputs": [{"path": "a", "bytes": 1}], "seed": 1}, {"inputs": [{"path": "a", "bytes": 2}], "seed": 2}, None),
+    ],
+)
+def test_changed_inputs_begin_anew_and_another_command_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: dict, here: dict, anew: str | None
+) -> None:
+    with claimed(tmp_path) as work:
+        assert not adopt_plan(work, there) and adopt_plan(work, there)
+        (work / "tasks" / "x").mkdir(parents=True)
+        if anew is None:
+            with pytest.raises(PrepareError, match="unfinished work of another command"):
+                adopt_plan(work, here)
+            assert (work / "tasks" / "x").is_dir() and adopt_plan(work, there)
+            return
+        assert not adopt_plan(work, here) and adopt_plan(work, here)
+        assert sorted(path.name for path in work.iterdir()) == ["lock", "plan.json"]
+        assert f"inputs changed since this work was begun ({anew}): what was made of them is made anew" in capsys.readouterr().err
+
+
+def test_a_kill_while_changed_inputs_begin_anew_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    before, now = ({"inputs": [{"path": "a", "bytes": size}]} for size in (1, 2))
+    with claimed(tmp_path) as work:
+        adopt_plan(work, before)
+        (work / "results").mkdir()
+        (tmp_path / "half").touch()
+        with pytest.raises(KeyboardInterrupt):
+            adopt_plan(work, now, lambda: interrupt(tmp_path))
+        assert not adopt_plan(work, before, (tmp_path / "half").unlink)
+        assert sorted(path.name for path in work.iterdir()) == ["lock", "plan.json"] and not (tmp_path / "half").exists()
