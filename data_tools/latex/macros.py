@@ -23,10 +23,16 @@ _COMMENT_NAME = re.compile(r"(?i)todo|fixme|comment$|^note$|^remark$|^authornote
 _LAYOUT = re.compile(
     r"\\(?:text)?color\*?\s*(?:\[[^\]]{0,80}\])?\s*\{[^{}]{0,80}\}|\\fbox(?:rule|sep)[^{}\s]{0,20}|\\[a-zA-Z@]+\*?|\$[^$]{0,40}\$|[{}\s~]"
 )
-# `[AB: #1]`: somebody's name before what he says, in brackets; not `[Fig: #1]`
-_SIGNED = re.compile(
-    r"[\[(<*|]{1,3}(?!(?i:fig|tab|sec|eq|ref|see|cf|cite|app))[A-Z][A-Za-z]{0,11}(?:[.\-&/]?[A-Z][a-z]{0,11}){0,3}\.?(?:--|[:>-])#\d[\])>*|]{1,3}"
+# what is to be told from the author's words in a macro's text once its layout is gone: somebody's initials or name before or behind
+# what he says, `[AB: #1]`, `[#1 --AB]`, `[AB] #1`, `AB: #1`, and not `[Fig: #1]`; or a task, `TODO: #1`
+_OPENS, _CLOSES = r"[\[(<*|{]{1,3}", r"[\])>*|}]{1,3}"
+_INITIALS = r"(?!(?i:fig|tab|sec|eq|ref|see|cf|cite|app|id:))[A-Z][A-Za-z]{0,11}(?:[.\-&/]?[A-Z][a-z]{0,11}){0,3}\.?"
+_REMARK = re.compile(
+    rf"{_OPENS}{_INITIALS}(?:--|[:>])#\d{_CLOSES}|{_OPENS}#\d[-:]{{1,3}}[A-Z]{{2,3}}{_CLOSES}|^\[[A-Z]{{2,3}}\]#\d$|^(?!ID)[A-Z]{{2,3}}:#\d$"
+    r"|(?i:\b(?:todo|fixme|xxx)):?#\d"
 )
+_NAMED_REMARK = re.compile(r"(?i)(?:comment|note|remark)s?$")
+_ENCLOSED = re.compile(rf"^{_OPENS}#\d{_CLOSES}$")
 # what draws a sign out of others: its tools, and the signs by name or by number
 _DRAWING = re.compile(
     r"\\(?:buildrel|lower|raise|[rl]lap|raisebox|stackrel|vcenter|halign|ialign|ooalign|mathpalette|mathchoice|m?kern|mskip|atop|spose|"
@@ -137,9 +143,15 @@ def _is_remark(name: str, macro: Macro) -> bool:
         return False
     if _COMMENT_NAME.search(name) and ("color" in macro.body or re.search("(?i)todo|fixme", name)):
         return True
-    shown = _LAYOUT.sub("", macro.body.replace(r"$\langle$", "<").replace(r"$\rangle$", ">"))
-    return _SIGNED.search(shown) is not None or (
-        "color" in macro.body and re.search(r"[\[(*]+[^#]{0,40}#\d|[A-Za-z]{2,}:#\d", shown) is not None
+    body = re.sub(r"\$?(?:\\langle\s*)+\$?|\\\{", "<", re.sub(r"\$?(?:\\rangle\s*)+\$?|\\\}", ">", macro.body))
+    if len(macro.kinds) == 2 and re.fullmatch("O[A-Z]{1,3}", macro.kinds[0]):
+        body = body.replace("#1", macro.kinds[0][1:])
+    shown = _LAYOUT.sub("", body)
+    return (
+        _REMARK.search(shown) is not None
+        or _NAMED_REMARK.search(name) is not None
+        and _ENCLOSED.search(shown) is not None
+        or ("color" in macro.body and re.search(r"[\[(*]+[^#]{0,40}#\d|[A-Za-z]{2,}:#\d", shown) is not None)
     )
 
 

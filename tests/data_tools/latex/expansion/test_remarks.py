@@ -117,6 +117,50 @@ CASES = [
     (r"We \old{lost}measured it.", r"\newcommand{\old}[1]{\textcolor{red}{\sout{#1}}}"),
     (r"We \ins{measured} it.", r"\newcommand{\ins}[1]{\uline{#1}}"),
 ]
+AUTHORS = [  # definitions of \ann, a remark to a co-author
+    r"\newcommand{\ann}[1]{\textbf{\color{red}AB: #1}}",
+    r"\def\ann#1{{\bf [AB: #1]}}",
+    r"\newcommand{\ann}[1]{\textsc{[Ann: #1]}}",
+    r"\newcommand{\ann}[1]{\emph{[A.~B.: #1]}}",
+    r"\newcommand\ann[1]{{\color{blue} [[#1]]}}",
+    r"\newcommand{\ann}[1]{{\it\small(AB -- #1)}}",
+    r"\newcommand{\mycomment}[1]{[#1]}\let\ann\mycomment",
+    r"\newcommand{\ann}[1]{\textcolor{red}{\textbf{(#1)}}}",
+    r"\newcommand{\ann}[1]{{\bf[Ann Bee: #1]}}",
+    r"\newcommand{\ann}[1]{\texttt{<AB: #1>}}",
+    r"\newcommand{\ann}[1]{**AB: #1**}",
+    r"\newcommand{\ann}[1]{\fbox{AB: #1}}",
+    r"\newcommand{\ann}[2][AB]{{\bf [#1: #2]}}",
+    r"\newcommand{\ann}[1]{\{AB: #1\}}",
+    r"\newcommand{\ann}[1]{\hl{[AB: #1]}}",
+    r"\newcommand{\ann}[1]{{\sf [AB] #1}}",
+    r"\newcommand{\ann}[1]{\marginnote{#1}}",
+    r"\newcommand{\ann}[1]{{\bf $\langle\langle$AB: #1$\rangle\rangle$}}",
+    r"\newcommand{\ann}[1]{{\bf [TODO: #1]}}",
+    r"\newcommand{\ann}[1]{\textbf{TODO: #1}}",
+    r"\newcommand{\ann}[1]{\textbf{[FIXME #1]}}",
+    r"\newcommand{\ann}[1]{\textbf{[CHECK: #1]}}",
+    r"\newcommand{\todo}[1]{\textbf{#1}}\let\ann\todo",
+    r"\newcommand{\ann}[1]{\ignorespaces}",
+    r"\newcommand{\ann}[1]{\textbf{[\textcolor{red}{AB}: #1]}}",
+    r"\newcommand{\ann}[1]{\textbf{[[[#1 --AB]]]}}",
+    r"\newcommand{\ann}[1]{\footnotesize[#1 - AB]}",
+]
+WORDS = [  # definitions of \ann whose words are the paper's
+    r"\newcommand{\ann}[1]{[#1]}",
+    r"\newcommand{\ann}[1]{(Fig.~#1)}",
+    r"\newcommand{\ann}[1]{[Figure: #1]}",
+    r"\newcommand{\ann}[1]{\textbf{#1}}",
+    r"\newcommand{\ann}[1]{HD~#1}",
+    r"\newcommand{\ann}[1]{[Fe/H]=#1}",
+    r"\newcommand{\ann}[1]{\textit{Note:} #1}",
+    r"\newcommand{\ann}[1]{[O\,{\sc #1}]}",
+    r"\newcommand{\ann}[1]{(Paper~#1)}",
+    r"\newcommand{\ann}[1]{\colorbox{yellow}{#1}}",
+    r"\newcommand{\ann}[1]{\textcolor{red}{#1}}",
+    r"\newcommand{\ann}[1]{\uline{#1}}",
+    r"\newcommand{\ann}[1]{\emph{#1}}",
+]
 OTHERS = [  # (passage, what a reader sees, preamble)
     (r"We [see] \brk{measured} it.", "We [see] [measured] it.", r"\newcommand{\brk}[1]{[#1]}"),
     (r"In \fg{1} it.", "In (Fig. 1) it.", r"\newcommand{\fg}[1]{(Fig.~#1)}"),
@@ -141,3 +185,13 @@ def test_aastex_names_the_old_text_first_and_the_changes_package_the_new() -> No
     assert words(r"We \replaced{lost}{measured} it.", document_class="aastex631") == NEW
     assert words(r"We \replaced{measured}{lost} it.") == NEW
     assert words(r"We \replaced{measured}{lost} it.", r"\usepackage{changes}", document_class="aastex631") == NEW
+
+
+@pytest.mark.parametrize("definition", AUTHORS)
+def test_an_authors_remark_to_a_co_author_goes(definition: str) -> None:
+    assert words(r"We \ann{x} measured it.", definition) == NEW
+
+
+@pytest.mark.parametrize("definition", WORDS)
+def test_an_authors_way_to_set_words_stays(definition: str) -> None:
+    assert "vega" in words(r"We \ann{vega} measured it.", definition)
