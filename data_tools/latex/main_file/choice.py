@@ -134,6 +134,17 @@ class _Draft:
     def stem_words(self) -> list[str]:
         return _words(posixpath.splitext(posixpath.basename(self.name.lower()))[0])
 
+    @cached_property
+    def family(self) -> list[str]:
+        """Words of its name that are of no version."""
+        return [word for word in self.stem_words if not _VERSION.fullmatch(word)] or self.stem_words[:1]
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        stem = posixpath.splitext(posixpath.basename(self.name.lower()))[0]
+        said = max((_LATER.get(word, 0) for word in self.stem_words), default=0)
+        return said, *(int(number[:12]) for number in re.findall(r"\d+", stem)[:6])
+
 
 def _without_hidden(text: str) -> str:
     r"""Without listings, comment environments and what stands in \iffalse."""
@@ -235,16 +246,14 @@ class _Asked:
 
     def is_called_so(self, draft: _Draft) -> int:
         """Called `ms`, `main`, … with a version or none; `paper_for_v2` is not."""
-        words = [word for word in draft.stem_words if not _VERSION.fullmatch(word)] or draft.stem_words[:1]
-        return len(words) == 1 and bool(_PAPER.fullmatch(words[0]))
+        return len(draft.family) == 1 and bool(_PAPER.fullmatch(draft.family[0]))
 
     def has_an_abstract(self, draft: _Draft) -> int:
         return any(_ABSTRACT.search(self.drafts[name].text) for name in self.whole(draft.name) if name in self.drafts)
 
-    def version(self, draft: _Draft) -> tuple[int, ...]:
-        stem = posixpath.splitext(posixpath.basename(draft.name.lower()))[0]
-        said = max((_LATER.get(word, 0) for word in draft.stem_words), default=0)
-        return said, *(int(number[:12]) for number in re.findall(r"\d+", stem)[:6])
+    def is_the_latest(self, draft: _Draft) -> int:
+        """Of the files that are called alike but for version, date or `final`."""
+        return all(other.version <= draft.version for other in self.drafts.values() if other.is_document and other.family == draft.family)
 
     def length(self, draft: _Draft) -> tuple[int, int]:
         return sum(self.drafts[name].size for name in self.whole(draft.name) if name in self.drafts), draft.size
@@ -261,7 +270,7 @@ def _ask(papers: Mapping[str, _Draft], asked: _Asked, deadline: Deadline) -> Cho
         ("the others are templates by their names", asked.is_no_template),
         ("it is called as papers are", asked.is_called_so),
         ("it has an abstract", asked.has_an_abstract),
-        ("it is the later version by its name", asked.version),
+        ("it is the later version by its name", asked.is_the_latest),
         ("it is the longest", asked.length),
     ]
     left, rivals = sorted(papers), tuple(sorted(papers))

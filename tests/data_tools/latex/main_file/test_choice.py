@@ -91,6 +91,7 @@ CASES: dict[str, dict[str, bytes]] = {  # the right file is called right.tex, or
     "the final version": {"paper_final.tex": tex(), "paper_v3.tex": LONG, "right": b"paper_final.tex"},
     "the revised version": {"ms_rev1.tex": tex(), "ms.tex": LONG, "right": b"ms_rev1.tex"},
     "the version by date": {"draft_20190410.tex": tex(), "draft_20190304.tex": LONG, "right": b"draft_20190410.tex"},
+    "numbers of names that are not alike are no versions": {"right.tex": LONG, "colm2024_conference.tex": tex(), "abc7.tex": tex()},
     "an old copy": {"ms.tex": tex(), "ms_old.tex": LONG, "right": b"ms.tex"},
     "a folder of old copies": {"right.tex": tex(), "old/main.tex": LONG, "old/main.bbl": b""},
     "a folder below": {"right.tex": tex(), "more/b.tex": LONG},
