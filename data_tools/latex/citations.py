@@ -72,6 +72,8 @@ def cite_words(command: str, works: list[Work | None], notes: tuple[str, str], b
 
 def _kept(note: str) -> str:
     """A note without what only says where to look; "" where it says no more."""
+    if len(note) > 600:  # a passage, whatever it says
+        return note
     if _APPARATUS.fullmatch(note) or _FOR.fullmatch(note):
         return ""
     return _TRAILING.sub("", note).strip(" ,;")

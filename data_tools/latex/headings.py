@@ -29,9 +29,9 @@ _ALIASES = {
         "part": "addpart",
         "chapter": "addchap Chapter chapterstar unnumberedchapter mychapter",
         "section": "addsec Section SECTION specialsection head heading sectionhead titlea bmhead nonumsection unnumberedsection sectionstar starsection"
-        " mysection nsection newsection asection",
-        "subsection": "subhead subheading titleb Subsection SubSection subsectionstar addsubsec mysubsection nsubsection",
-        "subsubsection": "subsubhead subsubheading titlec Subsubsection SubSubSection subsubsectionstar mysubsubsection",
+        " mysection nsection newsection asection newsec",
+        "subsection": "subhead subheading titleb Subsection SubSection subsectionstar addsubsec mysubsection nsubsection subsec",
+        "subsubsection": "subsubhead subsubheading titlec Subsubsection SubSubSection subsubsectionstar mysubsubsection subsubsec",
     }.items()
     for name in names.split()
 }
@@ -210,16 +210,16 @@ def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
     """The headings of a paper that has none other: those that look as its introduction or conclusion does, and what counts below."""
     plain = [h for h in found if not h.styles and not h.capitals]
     if not ({h.number for h in plain} >= {1, 2} and any(INTRODUCTION.search(h.name) for h in plain)):
-        found = [h for h in found if h not in plain]  # items of a list, not headings
+        found = [h for h in found if h.styles or h.capitals]  # the others are items of a list
     core = [h for h in found if h.opens_or_closes and (h.alone or h.depth == 1 or h.styles - {"slanted"})]
     if not core:
         numbers = [h for h in found if h.depth == 1 and h.alone and (h.styles or h.capitals)]
         core = numbers if len(numbers) >= 3 else []
-    looks = {h.look for h in core}
+    looks, chosen = {h.look for h in core}, set(core)
     counted = {h.look for h in core if h.depth}
     taken = []
     for h in found:
-        if h in core or h.look in looks and h.depth < 2 and (h.alone or h.depth or _KNOWN.search(h.name)):
+        if h in chosen or h.look in looks and h.depth < 2 and (h.alone or h.depth or _KNOWN.search(h.name)):
             taken.append((h, 1))
         elif h.alone and (h.styles or h.capitals) and h.name == "abstract":
             taken.append((h, 1))
@@ -243,8 +243,8 @@ def _among_real(found: list[_Heading], headings: list[tuple[str, str, int, int]]
             core.append(h)
         elif not opens and h.start > first and not any(CONCLUSION.search(name) or SUMMARY.search(name) for name in names):
             core.append(h)
-    looks = {h.look for h in core if h.depth}
-    return [(h, 1) for h in found if h in core or h.look in looks and h.depth == 1]
+    looks, chosen = {h.look for h in core if h.depth}, set(core)
+    return [(h, 1) for h in found if h in chosen or h.look in looks and h.depth == 1]
 
 
 def _by_hand(text: str, deadline: Deadline) -> list[_Heading]:
@@ -310,7 +310,7 @@ def _is_capital(text: str) -> bool:
 
 def _past_layout(text: str, at: int, styles: set[str]) -> int:
     """Past spaces, skips and the openings of centred lines; what styles were switched on there is noted."""
-    while True:
+    for _ in range(40):  # more is no heading's
         at = _SPACE.match(text, at).end()
         edge = _EDGE.match(text, at)
         if edge:
@@ -348,6 +348,7 @@ def _past_layout(text: str, at: int, styles: set[str]) -> int:
                 at = part.end() if part else at
         else:
             return at
+    return at
 
 
 def _unwrap(text: str, at: int, styles: set[str], deadline: Deadline) -> tuple[str, int] | None:

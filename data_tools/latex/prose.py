@@ -313,6 +313,7 @@ class _Reader:
             return
         angled = _ANGLED.match(self._text, self._at)  # apacite's note before
         self._at = angled.end() if angled else self._at
+        self._deadline.check(every=64)
         notes = ([angled[1]] if angled else []) + self._options()
         keys = self._argument()
         if keys is None:

@@ -28,6 +28,7 @@ _PART = re.compile(
     r"\\(?P<word>[a-zA-Z]+)(?:\s*\{(?P<of>[^{}]{0,40})\})?|\^\s{0,3}\{?\s{0,3}(?P<power>[-+−]?\d{1,2}(?:[./]\d{1,2})?)\}?"
     r"|_\s?(?:\{(?P<below>[^{}]{0,30})\}|(?P<letter>\\[a-zA-Z]+|\w))|(?P<plain>[^\\\s{}^.~_,;]+)"
 )
+_MAX_UNIT, _MAX_PARTS = 2_000, 60
 _POWERS = {"squared": "2", "cubed": "3"}
 _BEFORE = {"square": "2", "cubic": "3"}
 _MATHS = frozenset(
@@ -111,7 +112,9 @@ class Units:
         r"""`\kilo\metre\per\second` → [("km", ""), ("s", "-1")]."""
         shown: list[tuple[str, str]] = []
         prefix, per, next_power = "", False, ""
-        for part in _PART.finditer(_unwrapped(text)):
+        for part in _PART.finditer(_unwrapped(text[:_MAX_UNIT])):
+            if len(shown) > _MAX_PARTS:  # a macro that multiplies
+                break
             word, power = part["word"], part["power"]
             after = self.powers.get(word, _POWERS.get(word, "")) if word else ""
             if word in ("tothe", "raiseto"):
@@ -139,7 +142,7 @@ class Units:
             else:
                 body = self._meant(word) if word else None
                 if body is not None and depth < 5:
-                    several = self.parts(body, depth + 1)
+                    several = self.parts(body, depth + 1)[:_MAX_PARTS]
                 elif word and (word in self.prefixes or word in UNIT_PREFIXES and word not in UNITS):
                     prefix = self.prefixes.get(word) or UNIT_PREFIXES[word]
                     continue

@@ -1,5 +1,7 @@
 r"""Headings in every dress: those of the classes, and those set by hand in papers that have none other."""
 
+import time
+
 import pytest
 
 from data_tools.latex.headings import plain_title
@@ -121,6 +123,7 @@ DRESSES = [
     "\\section*{}\n{\\bf @X}\n\n",
     "{\\bf @N.} {\\bf @X}\n\n",
     "\\centerline{\\bf @N~~~@X}\\vskip 5mm\n",
+    "\\newsec{@X}\n",
 ]
 
 
@@ -177,6 +180,13 @@ def test_numbered_headings_by_hand_need_no_known_name_when_they_go_on_counting()
     names = ("Why we look", "What we saw", "What it means")
     found = read("".join(f"{{\\bf {i}. {name}}}\n\n{DATA}\n\n" for i, name in enumerate(names, 1)))
     assert [plain_title(s["title"]) for s in found.sections] == [name.lower() for name in names]
+
+
+def test_many_openings_of_headings_cost_no_more_than_a_refusal() -> None:
+    for many in ("\n\n1. Introduction" * 20_000, "\n\\begin{center}" * 20_000, "\n\n{\\bf 1. " * 20_000, "\n\n" + "\\noindent" * 50_000):
+        start = time.thread_time()
+        assert read(f"{DATA}{many}{DATA}").text
+        assert time.thread_time() - start < 4, many[:20]
 
 
 def test_sections_of_copernicus_and_of_nature() -> None:

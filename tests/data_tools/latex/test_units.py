@@ -82,3 +82,8 @@ def test_units_of_the_papers_own(preamble: str, tex: str, shown: str) -> None:
 
 def test_what_is_no_quantity_stays() -> None:
     assert words(r"$\qty(\frac{a}{b})$ and $x$") == r"$\qty(\frac{a}{b})$ and $x$"
+
+
+def test_units_that_multiply_end() -> None:
+    own = "".join(rf"\DeclareSIUnit\{name}{{" + rf"\{below} " * 30 + "}" for name, below in zip("uvwxy", "vwxyz", strict=True))
+    assert len(words(r"\SI{5}{\u}", own)) < 1000
