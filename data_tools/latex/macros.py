@@ -6,7 +6,7 @@ to a co-author shows nothing, and a sign drawn of other signs (`<` above `\sim`)
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from data_tools.latex.limits import Deadline
@@ -39,9 +39,11 @@ _DRAWING = re.compile(
     r"underset|overset|hbox\s?to|hb@xt@|smash|shortstack|substack|lineskip|baselineskip|joinrel)(?![a-zA-Z])"
 )
 _ABOUT = re.compile(
-    r"\\(?:thick)?(?:sim|approx)\b|\\mathchar\s?\"3?218|\\char\"?0?7E|\\@?v(?:er)?(?:sim|eq)|\\@versim|\\(?:tilde|~)\s?\{\s?\}"
+    r"\\(?:thick)?(?:sim|approx)\b|\\mathchar\s?\"[37]?218|\\char\"?0?7E|\\@?v(?:er)?(?:sim|eq)|\\@versim|\\(?:tilde|~)\s?\{\s?\}"
 )
-_LESS, _MORE = re.compile(r"<|\\lt\b|\\mathchar\s?\"3?13C"), re.compile(r">|\\gt\b|\\mathchar\s?\"3?13E")
+_LESS = re.compile(r"<|\\lt\b|\\mathchar\s?\"3?13C|\\char\s?(?:'0?74|\"3C|60)")
+_MORE = re.compile(r">|\\gt\b|\\mathchar\s?\"3?13E|\\char\s?(?:'0?76|\"3E|62)")
+_PLACED = re.compile(r"\\(?:lower|raise)\s?-?[\d.]{1,9}\s?(?:true)?\s?[a-z]{2}|\\(?:hbox|mbox|mathrel|ensuremath|[,;!>: ])|[{}$\s]")
 _MAX_DRAWING = 1200
 NO_VALUE = "-NoValue-"
 
@@ -129,10 +131,13 @@ def bracket(text: str, at: int) -> tuple[str, int] | None:
 # -- judging
 
 
-def judged(name: str, macro: Macro) -> Macro:
+def judged(name: str, macro: Macro, known: Mapping[str, Macro]) -> Macro:
     """The macro as a reader needs it: a remark shows nothing, a drawing is the sign it draws and is not looked at again."""
     if _is_remark(name, macro):
         return Macro("", macro.kinds)
+    placed = known.get(_PLACED.sub("", macro.body)[1:]) if not macro.kinds and len(macro.body) < 200 else None
+    if placed is not None and placed.stop and placed.body.startswith(r"\ifmmode"):
+        return placed  # a drawn sign moved up or down
     drawn = _drawn(name, macro)
     return Macro(drawn, stop=True) if drawn else macro
 

@@ -45,14 +45,15 @@ DROP = {name: count for count, names in {
     altaffilmarks figsetgrpnum figsetgrptitle figsetplot figsetgrpnote figsetnum figsettitle savenotes arabic Roman roman
     alph Alph fnsymbol value phantomsubcaption bibliographyunit putbib leftheader rightheader hangcaption
     linethickness mathversion tcbset endnote sidenote tablenote subcaption verbatiminput VerbatimInput selectcolormodel markleft submitted submittedto
+    externaldocument BVerbatimInput LVerbatimInput nobibliography attachfile fvset csundef csuse markversion processversion
     authoremail needspace ihead ohead ifoot ofoot KOMAoptions rofoot lofoot rehead lehead lohead rohead pdfstringdefDisableCommands""",
-    2: """setul setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
+    2: """setul newminted newmint newmintinline newtcblisting setlength addtolength setcounter addtocounter plottwo altaffiltext icmlaffiliation icmlcorrespondingauthor icmlauthor defcitealias
     renewcommand newcommand providecommand acrodef acro DeclareMathOperator newenvironment resizebox multicolumn multirow fontsize newtheorem
     rule newglossaryentry fcolorbox addtocontents markboth settowidth settoheight settodepth newfont sbox savebox counterwithin counterwithout
     numberwithin DeclareTextFontCommand fancypagestyle lstdefinestyle floatname listof newcolumntype nomenclature pdfbookmark bookmark colorlet
     restoresymbol articleid journalid cpright tablenotetext tablefoottext SetRunningHead jnlPage idline nomgroup 
     NewSymbolFont tikzstyle captionof """,
-    3: "definecolor newacronym addcontentsline crefname Crefname newfloat discretionary rowcolors NewTextAlphabet NewMathAlphabet specialrule newpsobject",
+    3: "lstnewenvironment DefineVerbatimEnvironment CustomVerbatimEnvironment specialcomment definecolor newacronym addcontentsline crefname Crefname newfloat discretionary rowcolors NewTextAlphabet NewMathAlphabet specialrule newpsobject",
     4: "titlespacing plotfour DeclareGraphicsRule usefont DeclareMathSymbol NewMathSymbol",
     5: "titleformat DeclareMathAlphabet DeclareSymbolFont",
     6: "bibpunct DeclareFontShape SetMathAlphabet",

@@ -87,6 +87,7 @@ class _Expander:
             "newif": branches.new_if, "newcount": branches.new_count, "chardef": branches.constant, "csname": self._stream.by_name,
             "usepackage": inputs.package, "RequirePackage": inputs.package, "documentclass": inputs.package, "documentstyle": inputs.package,
             "endinput": inputs.end_input, "includeonly": inputs.include_only, "inputencoding": inputs.inputencoding,
+            "DeclareOption": inputs.declare_option, "ExecuteOptions": inputs.execute_options, "opt": inputs.optional_text,
             "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
             "makeatletter": self._at_letter, "makeatother": self._at_letter, "@ifnextchar": branches.next_is, "@ifstar": branches.next_is,
             "@namedef": self._define_named, "@nameuse": self._use_named,
@@ -303,7 +304,7 @@ class _Expander:
         if name in PROTECTED or "@" in name and self._stream.stack[-1].file[-4:] == ".sty":  # a package's own machinery is not for readers
             self._machinery[name] = macro
         else:
-            self._stream.macros[name] = judged(name, macro)
+            self._stream.macros[name] = judged(name, macro, self._stream.macros)
 
     def _define_named(self, _: str) -> bool:
         name, body = self._stream.flat(self._stream.argument() or "").strip(), self._stream.argument()

@@ -16,6 +16,7 @@ class Inputs:
     def __init__(self, stream: Stream, files: Files, main: str, conditions: Conditions) -> None:
         self._stream, self._files, self._main, self._conditions = stream, files, main, conditions
         self._only: set[str] | None = None
+        self._options: dict[str, str] = {}  # what a package's options do
         self.remarks: dict[str, Macro] = remarks(frozenset())
 
     def has(self, name: str) -> bool:
@@ -32,7 +33,7 @@ class Inputs:
         for name in map(str.strip, names.split(",")):
             self._conditions.loaded[name + suffix] = options.replace(" ", "")
             if name == "inputenc":
-                self._files.codec = options.split(",")[-1].strip()
+                self._files.codec = options.split(",")[-1].strip().lower()
         for name in reversed(names.split(",")):  # what is put first is read last
             text = self._files.package(name.strip()) if not suffix else None
             if text is not None:
@@ -41,9 +42,35 @@ class Inputs:
         self.remarks = remarks(frozenset(known))
         return True
 
+    def declare_option(self, _: str) -> bool:
+        r"""`\DeclareOption{draft}{..}`: done where the package or the class is loaded with it."""
+        top = self._stream.here()
+        top.at += top.text.startswith("*", top.at)
+        name, code = self._stream.argument(), self._stream.argument() or ""
+        if name is not None:
+            self._options[name.strip()] = code
+        given = {option for options in self._conditions.loaded.values() for option in options.split(",")}
+        self._stream.push(code if name in given else "")
+        return True
+
+    def execute_options(self, _: str) -> bool:
+        r"""`\ExecuteOptions{draft}`"""
+        for name in reversed((self._stream.argument() or "").split(",")):
+            self._stream.push(self._options.get(name.strip(), ""))
+        return True
+
+    def optional_text(self, _: str) -> bool:
+        r"""`\opt{draft}{..}` of the optional package: shown where the package is loaded with one of the names."""
+        if "optional" not in self._conditions.loaded:
+            return False
+        names, text = self._stream.argument() or "", self._stream.argument() or ""
+        if set(names.replace(" ", "").split(",")) & set(self._conditions.loaded["optional"].split(",")):
+            self._stream.push(text)
+        return True
+
     def inputencoding(self, _: str) -> bool:
         r"""`\inputencoding{latin1}`"""
-        self._files.codec = (self._stream.argument() or "").strip()
+        self._files.codec = (self._stream.argument() or "").strip().lower()
         return True
 
     def include_only(self, _: str) -> bool:

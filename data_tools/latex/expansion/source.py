@@ -51,7 +51,9 @@ _NEW_INLINE = re.compile(
     r"|\\(?:newcommand|renewcommand|providecommand|let|def)\*?\s{0,3}\{?\\([a-zA-Z]{1,40})\}?\s{0,3}[={]?\s{0,3}\\(?:lstinline|verb|Verb)\b(?=[\s}])"
 )
 _SHORT = re.compile(
-    r"\\(?:MakeShortVerb|DefineShortVerb|lstMakeShortInline|SaveShortVerb)\*?" + _OPTION + r"\s{0,9}\{?\\?([^\sa-zA-Z\\{}])\}?"
+    r"\\(?:(?:Delete|Undefine)ShortVerb|lstDeleteShortInline|MakeShortVerb|DefineShortVerb|lstMakeShortInline|SaveShortVerb)\*?"
+    + _OPTION
+    + r"\s{0,9}\{?\\?([^\sa-zA-Z\\{}])\}?"
 )
 _DELIMITED = re.compile(r"([^a-zA-Z\s*\\{}])([^\n]{0,300}?)\1|\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,200}\}){0,200}\}){0,600})\}")
 _DEFINING = re.compile(r"[^{}\n]{0,200}(?:\{[^{}]{0,200}\}[^{}\n]{0,200}){0,9}\}\s{0,9}(?:%[^\n]{0,99}\n)?\s{0,9}\{[^{}]{0,200}")
@@ -70,8 +72,8 @@ def decode(data: bytes, name: str, inputenc: str = "") -> str:
         return _lines(data.decode("utf-8"))
     except UnicodeDecodeError:
         declared = _INPUTENC.search(head)
-        options = (declared[1] or declared[2]).decode().replace(",", " ").split() if declared else [inputenc]
-        codec = next((_CODECS[option] for option in options if option in _CODECS), None)
+        options = (declared[1] or declared[2]).decode().lower().replace(",", " ").split() if declared else [inputenc]
+        codec = next((_CODECS[option] for option in reversed(options) if option in _CODECS), None)
         return _lines(data.decode(codec or _guess(data), errors="replace"))
 
 
@@ -149,6 +151,7 @@ class Literals:
                 found = self._literal(text, token, kind)
             elif kind in ("new", "make", "declared"):
                 self._learn(text, token.start(), kind)
+                found = ("", at) if kind == "make" else None
             if found is not None:
                 shown, at = found
                 before = text[done : token.start()]
@@ -202,8 +205,9 @@ class Literals:
         if kind == "new":
             inline, name, language, alias = _NEW_INLINE.match(text, at).groups()
             self._inline[alias or name or language + (inline or "")] = 0
-        elif (mark := _SHORT.match(text, at)[1]) not in self._marks:
-            self._marks += mark
+        else:
+            made = _SHORT.match(text, at)
+            self._marks = self._marks.replace(made[1], "") + ("" if "Delete" in made[0] or "Undefine" in made[0] else made[1])
         self._pattern = self._compile()
 
 

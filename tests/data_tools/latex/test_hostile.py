@@ -112,7 +112,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], bytes], str | None]] = {
     "listings never closed": (lambda _: document(b"\\begin{verbatim}\\begin{comment}\\comment " * 60_000), ...),
     "hidden parts never closed": (lambda _: document(b"\\begin{hid} x " * 100_000, b"\\excludecomment{hid}"), ...),
     "inline verbatim never closed": (lambda _: document(b"\\verb| \\lstinline{ \\url{ {{ \n" * 100_000), ...),
-    "declared listings without end": (lambda _: document(b"\\newenvironment{a}{{x}{x}{x}" * 60_000 + b"\\MakeShortVerb{\\|}" * 1000), ...),
+    "declared listings without end": (lambda _: document(b"\\newenvironment{a}{{x}{x}{x}" * 5_000 + b"\\MakeShortVerb{\\|}" * 1000), ...),
     "a number that never ends": (lambda _: document(b"\\ifnum\\a>1 x\\fi", b"\\def\\a{\\a}"), "endless macros"),
     "a number of 1,000,000 digits": (lambda _: document(b"\\ifnum" + b"1" * 1_000_000 + b">1 x\\fi"), None),
     "a definition that doubles itself": (lambda _: document(b"\\edef\\a{\\a\\a x}" * 60, b"\\def\\a{x}"), "endless macros"),

@@ -201,3 +201,20 @@ def test_hidden_is_hidden_and_shown_is_shown(passage: str, seen: str, preamble: 
 def test_the_ways_are_many() -> None:
     assert len(CASES) > 150
     assert sum("%s" in passage for passage, *_ in CASES) > 100
+
+
+@pytest.mark.parametrize(("options", "seen"), [("", "final."), ("[draft]", "draft."), ("[final]", "final.")])
+def test_a_packages_options_are_those_it_is_loaded_with(options: str, seen: str) -> None:
+    package = (
+        rb"\newif\if@d\@dfalse\DeclareOption{draft}{\@dtrue}\DeclareOption*{}\ProcessOptions\newcommand{\x}{\if@d draft\else final\fi}"
+    )
+    assert words(r"\x.", rf"\usepackage{options}{{mine}}", {"mine.sty": package}) == seen
+
+
+def test_the_optional_package_shows_the_parts_it_is_loaded_for() -> None:
+    assert words(r"\opt{a}{Shown.}\opt{b}{SECRET}", r"\usepackage[a]{optional}") == "Shown."
+
+
+def test_only_the_files_named_in_includeonly_are_included() -> None:
+    files = {"a.tex": b"Shown.", "b.tex": b"SECRET"}
+    assert words(r"\include{a}\include{b}", r"\includeonly{a}", files) == "Shown."

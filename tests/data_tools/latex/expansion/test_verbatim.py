@@ -56,6 +56,61 @@ DECLARED = [
     (r"\newtcblisting[auto counter]{python}[1]{#1}", "python"),
     (r"\newminted{python}{}", "pythoncode"),
 ]
+SETTINGS = [  # set something up and show nothing
+    r"\verbatiminput{f.txt}",
+    r"\VerbatimInput{f.txt}",
+    r"\VerbatimInput[fontsize=\small]{f.txt}",
+    r"\lstinputlisting[language=C]{f.c}",
+    r"\inputminted{python}{f.py}",
+    r"\inputminted[linenos]{python}{f.py}",
+    r"\includestandalone{f}",
+    r"\includesvg[width=2cm]{f}",
+    r"\externaldocument{f}",
+    r"\BVerbatimInput{f}",
+    r"\nobibliography*",
+    r"\nobibliography{f}",
+    r"\includepdf[pages=-]{f.pdf}",
+    r"\attachfile{f}",
+    r"\lstset{language=C}",
+    r"\setminted{fontsize=\small}",
+    r"\usemintedstyle{vs}",
+    r"\lstdefinestyle{x}{a=b}",
+    r"\lstMakeShortInline|",
+    r"\DefineShortVerb{\|}",
+    r"\MakeShortVerb{\|}",
+    r"\DeleteShortVerb{\|}",
+    r"\UndefineShortVerb{\|}",
+    r"\fvset{fontsize=\small}",
+    r"\newtoggle{a}",
+    r"\newboolean{a}",
+    r"\setbool{a}{true}",
+    r"\provideboolean{a}",
+    r"\newif\ifabc",
+    r"\excludecomment{x}",
+    r"\includeversion{x}",
+    r"\specialcomment{x}{a}{b}",
+    r"\makeatletter\makeatother",
+    r"\newcounter{x}",
+    r"\newcommandx{\x}[1][1=]{a}",
+    r"\NewDocumentCommand{\x}{m}{a}",
+    r"\DeclareMathOperator{\x}{a}",
+    r"\lstnewenvironment{x}{}{}",
+    r"\newminted{python}{}",
+    r"\newmint{python}{}",
+    r"\newmintinline{python}{}",
+    r"\newenvironment{x}{a}{b}",
+    r"\NewEnviron{x}{a}",
+    r"\newtcblisting{x}{a}",
+    r"\DefineVerbatimEnvironment{x}{Verbatim}{a}",
+    r"\let\x\y",
+    r"\undef\x",
+    r"\csundef{x}",
+    r"\includeonly{a}",
+    r"\markversion{x}",
+    r"\newenvironment*{x}{a}{b}",
+    r"\CustomVerbatimEnvironment{x}{y}{z}",
+    r"\lstnewenvironment{x}[1][]{a}{b}",
+]
 
 
 @pytest.mark.parametrize(("passage", "seen", "preamble"), CASES)
@@ -82,3 +137,12 @@ def test_listings_by_a_name_of_the_authors_go(preamble: str, name: str) -> None:
 
 def test_a_backslash_before_the_word_verb_is_no_verbatim() -> None:
     assert words(r"x\\verb|a| $y$") == "x verb|a| $y$"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_sets_something_up_shows_nothing(setting: str) -> None:
+    assert words(f"One. {setting} Two.") == "One. Two."
+
+
+def test_a_short_verb_ends_where_it_is_undone() -> None:
+    assert words(r"Use |a$b| and \DeleteShortVerb{\|}|c| $x$.", r"\MakeShortVerb{\|}") == "Use a$b and |c| $x$."

@@ -55,3 +55,14 @@ def test_no_redefinition_of_a_name_that_is_written_here_is_endless(name: str, de
 
 def test_a_macro_defined_by_itself_holds_what_it_held() -> None:
     assert words(r"\x.", r"\edef\x{a}\edef\x{\x, b}\edef\x{\x, c}") == "a, b, c."
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        r"\def\ltsima{$\; \buildrel < \over \sim \;$}\def\lsim{\lower.5ex\hbox{\ltsima}}",
+        r"\newcommand{\ltsimeq}{\mbox{$\, \stackrel{<}{\sim}\,$}}\newcommand{\lsim}{\ensuremath{\ltsimeq}}",
+    ],
+)
+def test_a_drawn_sign_that_is_placed_anew_is_the_sign(definition: str) -> None:
+    assert words(r"At $a \lsim b$ and \lsim\ 5.", definition) == r"At $a \lesssim b$ and $\lesssim$ 5."
