@@ -20,7 +20,7 @@ from data_tools.latex.citations import citation_names
 from data_tools.latex.expansion.expander import expand
 from data_tools.latex.expansion.source import cut_comments, decode, shown
 from data_tools.latex.formulas import protect, restore
-from data_tools.latex.limits import SECONDS_PER_PAPER, Deadline, PaperError
+from data_tools.latex.limits import MAX_SECTIONS, SECONDS_PER_PAPER, Deadline, PaperError
 from data_tools.latex.main_file.choice import choose_main, files_to_choose_from
 from data_tools.latex.prose import HEADING, Context, prose
 from data_tools.latex.references import acronyms, citation_aliases, number_labels
@@ -70,6 +70,8 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
             raise PaperError("no main file", f"{path} is not a file")
         tree, main = Tree(path.parent), path.name
     source = expand(Files(tree, main, notes, deadline), main, deadline)
+    if source.count("section{") > 10 * MAX_SECTIONS:
+        raise PaperError("too many sections", f"{source.count('section{')} headings; no paper has {10 * MAX_SECTIONS}")
     start = re.search(r"\\begin\s{0,9}\{document\}", source)
     if start is None:
         raise PaperError("not LaTeX", f"{main} has no \\begin{{document}}")
