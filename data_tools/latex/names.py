@@ -31,7 +31,7 @@ DROP = {name: count for count, names in {
     rowcolor columncolor includepdf input include linespread selectlanguage CJKfamily doi eprint tag tikz tikzset authorcomment citation cprotect
     icmltitlerunning icmlkeywords printAffiliationsAndNotice DeclareUnicodeCharacter newcounter newlength newif authornote cftpagenumbersoff ccsdesc
     shortcites subfloat gridline textcolor colorbox href parbox raisebox scalebox rotatebox hyperlink replaced foreignlanguage adjustbox
-    pagenumbering markright hyphenation enlargethispage addvspace includeonly typein typeout message errmessage wlog mark special insert vadjust
+    pagenumbering markright hyphenation enlargethispage addvspace includeonly typein typeout message errmessage wlog mark special vadjust
     pdfliteral pdfinfo pdfcatalog fontencoding fontfamily fontseries fontshape fancyhead fancyfoot fancyhf lhead chead rhead lfoot cfoot rfoot
     geometry newgeometry setstretch setlist sisetup lstset captionsetup floatstyle restylefloat theoremstyle swapnumbers urlstyle hyperbaseurl
     addbibresource setcitestyle printtables glossary glsadd glsaddall makeglossary extracolsep DeclareGraphicsExtensions

@@ -20,6 +20,7 @@ UNIT_COMMANDS = {
     **dict.fromkeys(("unitfrac", "nicefrac", "sfrac", "slantfrac", "case"), "omm"),
     **dict.fromkeys(("textsuperscript", "textsubscript"), "m"),
     "DeclareSIUnit": "omm",
+    "isotope": "oom",
     "newunit": "mm",
     **dict.fromkeys(("DeclareSIPrefix", "DeclareBinaryPrefix", "DeclareSIPower"), "mmm"),
     "DeclareSIQualifier": "mm",
@@ -57,6 +58,8 @@ class Units:
         if command in ("nicefrac", "sfrac", "slantfrac", "case"):
             mixed = " " if around[0].isdecimal() else ""
             return rf"\ifmmode\frac{{{given[1]}}}{{{given[2]}}}\else {mixed}{given[1].strip()}/{given[2].strip()}\fi"
+        if command == "isotope":
+            return (rf"\ensuremath{{^{{{given[0]}}}}}" if given[0] else "") + given[2]
         if command == "ang":
             return _angle(given[1])
         if command == "num":

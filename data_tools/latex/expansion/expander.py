@@ -142,8 +142,9 @@ class _Expander:
         at, given = top.at, []
         before = top.text[max(0, at - len(name) - 2) : at - len(name) - 1] if at > len(name) + 1 else ""
         for kind in UNIT_COMMANDS[name]:
-            follows = re.compile(r"\s{0,9}([\[{\\])").match(top.text, top.at)
-            value = self._stream.optional("") if kind == "o" else self._stream.argument() if follows and follows[1] != "[" else None
+            follows = re.compile(r"\s{0,9}([{\\])").match(top.text, top.at)
+            token = follows is not None and (follows[1] == "{" or name[:2] not in ("ca", "te"))  # not \case\x, \textsuperscript\x
+            value = self._stream.optional("") if kind == "o" else self._stream.argument() if token else None
             if value is None:
                 top.at = at
                 return False

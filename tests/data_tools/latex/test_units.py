@@ -35,6 +35,7 @@ def test_a_sign_above_the_point_keeps_the_figures_apart(sign: str) -> None:
         (r"10\textsuperscript{-3} and cm\textsuperscript{2} and s\textsuperscript{$-1$}", "10$^{-3}$ and cm$^{2}$ and s$^{-1}$"),
         (r"5\textsuperscript{th}, H\textsuperscript{+}, \textsuperscript{13}CO", r"5th, H$^{+}$, $^{13}$CO"),
         (r"\textsuperscript{2} Institute, H\textsubscript{2}O, T\textsubscript{eff}", r"2 Institute, H$_{2}$O, T$_{\rm eff}$"),
+        (r"\isotope[13]{C}, \isotope{C}, \nicefrac{1}{2}\,mm", r"$^{13}$C, C, 1/2 mm"),
         # numbers
         (r"\num{1.5e6}, \num{1e5}, \num{e3}, \num{-2.5d-3}, \num{12345}, \num{.5}", r"$1.5 \times 10^{6}$, $1 \times 10^{5}$, $10^{3}$, $-2.5 \times 10^{-3}$, 12345, 0.5"),
         (r"\num{1.2+-0.3}, \num{1.2 \pm 0.3 e4}, \num{1.5(2)e6}", r"$1.2\pm 0.3$, $(1.2 \pm 0.3) \times 10^{4}$, $1.5(2) \times 10^{6}$"),
