@@ -18,6 +18,7 @@ import numpy as np
 
 from data_tools.corpus.records import InputError, find_inputs, read_records, split_inputs
 from data_tools.prepare import call
+from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.reader import Shards
 from data_tools.tokens.tokenizer import Tokenizer
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     shards = Shards.open(args.shards, verify="size")
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
     if tokenizer is not None:
-        shards.require_tokenizer(tokenizer.fingerprint, where=f"--tokenizer {args.tokenizer}")
+        shards.require_tokenizer(tokenizer_fingerprints(args.tokenizer), where=f"--tokenizer {args.tokenizer}")
     if args.verify:
         print(verify(args.shards))
     if args.table:

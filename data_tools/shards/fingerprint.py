@@ -1,9 +1,11 @@
 """Which file of a model's folder decides its token ids, and the hash that shards remember it by."""
 
+import hashlib
 from pathlib import Path
 
 from data_tools.files.atomic import sha256_file
 from data_tools.shards.format import ShardError
+from data_tools.shards.merges import spellings
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -20,3 +22,12 @@ def tokenizer_file(folder: Path) -> Path:
 def tokenizer_fingerprint(folder: Path) -> str:
     """sha256 (hex) of the folder's `tokenizer_file`."""
     return sha256_file(tokenizer_file(folder))
+
+
+def tokenizer_fingerprints(folder: Path) -> tuple[str, ...]:
+    """The fingerprint, and that of the same tokenizer.json with merges in their other spelling: a checkpoint or an export of a model
+    may have that one."""
+    file = tokenizer_file(folder)
+    if file.suffix != ".json":
+        return (tokenizer_fingerprint(folder),)
+    return tuple(hashlib.sha256(text).hexdigest() for text in spellings(file.read_bytes()))

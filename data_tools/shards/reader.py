@@ -1,7 +1,7 @@
 """Shards as they are read: a folder opened only if it is what its manifest says, then numpy views into its mapped files.
 
 shards = Shards.open(Path("shards/astro"))
-shards.require_tokenizer(tokenizer_fingerprint(model_folder), where="model.path")
+shards.require_tokenizer(tokenizer_fingerprints(model_folder), where="model.path")
 shards.tokens(0)                                   # uint16 view into the mapped file, nothing copied
 """
 
@@ -87,11 +87,12 @@ class Shards:
         for file in self._files:
             file.check_unchanged()
 
-    def require_tokenizer(self, fingerprint: str, where: str) -> None:
-        """ShardError unless the shards were made with the tokenizer of this fingerprint; `where` says whose it is."""
-        if fingerprint != self.tokenizer["fingerprint"]:
+    def require_tokenizer(self, fingerprints: str | tuple[str, ...], where: str) -> None:
+        """ShardError unless the shards were made with the tokenizer of one of these fingerprints; `where` says whose they are."""
+        known = (fingerprints,) if isinstance(fingerprints, str) else fingerprints
+        if self.tokenizer["fingerprint"] not in known:
             raise ShardError(
-                f"{where}: tokenizer {fingerprint[:12]}…, but {self.folder} was made with {self.tokenizer['fingerprint'][:12]}…; "
+                f"{where}: tokenizer {known[0][:12]}…, but {self.folder} was made with {self.tokenizer['fingerprint'][:12]}…; "
                 "name that tokenizer's model, or prepare the shards again with this tokenizer"
             )
 

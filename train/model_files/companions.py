@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from data_tools.shards.merges import as_words
 from train.model_files.dtypes import DType
-from train.model_files.old_readers import old_config, old_dtype, old_merges, old_tokenizer
+from train.model_files.old_readers import old_config, old_dtype, old_tokenizer
 from train.model_files.shapes import parsed, read_config
 
 # what a model folder needs besides weights, so that transformers opens a checkpoint and chat templates travel along
@@ -64,7 +65,7 @@ def companion_files(companions: Path, instead: dict[str, str], dtype: DType) -> 
     files |= {name: text.encode() for name, text in instead.items()}
     files["config.json"] = config_text(files["config.json"], dtype, companions / "config.json").encode()
     if "tokenizer.json" in files:
-        files["tokenizer.json"] = old_merges(files["tokenizer.json"])
+        files["tokenizer.json"] = as_words(files["tokenizer.json"])
     template = files.get("chat_template.jinja")
     for name, jinja in (("tokenizer_config.json", template), ("special_tokens_map.json", None)):
         if name in files:

@@ -14,6 +14,7 @@ from pathlib import Path
 from train.model_files.companions import companion_files
 from train.model_files.dtypes import FP32, known
 from train.model_files.folder import ModelError
+from train.model_files.gguf_rope import scaling_of
 from train.model_files.writer import Writer
 from train.world.ranks import World
 
@@ -92,10 +93,15 @@ def _fetch(name: str) -> None:
 
 
 def unpack_gguf(file: Path, folder: Path) -> None:
-    """Dequantize a GGUF file into a Hugging Face folder of fp32 safetensors, published atomically. Needs the whole model in memory."""
+    """Dequantize a GGUF file into a Hugging Face folder of fp32 safetensors, published atomically. Needs the whole model in memory.
+
+    Raises:
+        ModelError: it stretches RoPE in a way that is not read here.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    scaling = scaling_of(file)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     config = model.config
@@ -111,6 +117,8 @@ def unpack_gguf(file: Path, folder: Path) -> None:
             writer.stream(name, [parameter.reshape(-1)])
         writer.close()
         config.architectures, config.dtype = [type(model).__name__], "float32"
+        if scaling and (config.rope_parameters or {}).get("rope_type", "default") == "default":
+            config.rope_parameters = (config.rope_parameters or {}) | scaling
         config.save_pretrained(tmp)
         tokenizer.save_pretrained(tmp)
         for name, content in companion_files(tmp, {}, FP32).items():

@@ -1,4 +1,4 @@
-"""config.json, tokenizer_config.json and tokenizer.json as transformers 5 writes them → such as older readers take alike.
+"""config.json and tokenizer_config.json as transformers 5 writes them → such as older readers take alike.
 
 transformers 5 keeps all of RoPE in `rope_parameters`, the dtype in `dtype`, a chat template in its own file, named and further
 special tokens under other names than before. What was built on transformers 4 (down to 4.44), and vLLM, TGI, llama.cpp and
@@ -8,10 +8,7 @@ with the values that transformers 5 reads; where a file has both and they differ
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import re
 from typing import Any
 
 Values = dict[str, Any]
@@ -184,19 +181,3 @@ def old_tokenizer(values: Values, template: str | None = None) -> Values:
     if isinstance(extra, list) and extra:
         values["additional_special_tokens"] = extra
     return values if template is None else values | {"chat_template": template.replace("\r\n", "\n")}
-
-
-@functools.lru_cache(maxsize=1)  # a run writes the same one into every checkpoint
-def old_merges(tokenizer_json: bytes) -> bytes:
-    """tokenizer.json with merges as `"a b"`, which all versions of tokenizers read; those before 0.20 know no `["a", "b"]`.
-
-    Left as it is where it has them so already, or where a blank in a piece lets them be told apart as pairs only.
-    """
-    if not re.search(rb'"merges"\s*:\s*\[\s*\[', tokenizer_json):
-        return tokenizer_json
-    content = json.loads(tokenizer_json)
-    merges = content["model"]["merges"]
-    if any(" " in piece for pair in merges for piece in pair):
-        return tokenizer_json
-    content["model"]["merges"] = [" ".join(pair) for pair in merges]
-    return json.dumps(content, indent=2, ensure_ascii=False).encode()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
 from train.data import mixture
@@ -193,9 +193,9 @@ def _data(recipe: Recipe, missing: list[str]) -> list[tuple[str, str]]:
     return rows
 
 
-def _tokenizer(recipe: Recipe) -> str | None:
+def _tokenizer(recipe: Recipe) -> tuple[str, ...] | None:
     try:
-        return tokenizer_fingerprint(Path(recipe.model.path))
+        return tokenizer_fingerprints(Path(recipe.model.path))
     except ShardError:
         return None
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import yaml
 
-from data_tools.shards.fingerprint import tokenizer_fingerprint
+from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.reader import Shards
 from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
@@ -159,7 +159,7 @@ def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> t
 
 def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Shards], dict[str, Shards]]:
     """Every folder of shards, verified by hash (the ranks share the work) and of the model's tokenizer."""
-    wanted = tokenizer_fingerprint(model)
+    wanted = tokenizer_fingerprints(model)
 
     def open_all(section: str, paths: dict[str, Path]) -> dict[str, Shards]:
         opened = {}

@@ -26,14 +26,11 @@ def test_a_model_that_is_not_there_is_said_in_one_line(path, said):
     assert path in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
-    """A tiny Llama written with the gguf package, unpacked, against the values that were written."""
+def write_gguf(file, model, beside=lambda writer: None) -> None:
+    """A tiny Llama as llama.cpp's converter writes it. beside: puts in what else there is to say."""
     import gguf
-    from safetensors.torch import load_file
 
-    model = tiny.tiny_model()
     c = model.config
-    file = tmp_path / "tiny.gguf"
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_context_length(256)
     writer.add_embedding_length(c.hidden_size)
@@ -65,10 +62,20 @@ def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
             heads = 4 if "q_proj" in name else 2
             value = value.reshape(heads, 2, -1, value.shape[1]).swapaxes(1, 2).reshape(value.shape)
         writer.add_tensor(names[name.removesuffix(".weight")] + ".weight", np.ascontiguousarray(value))
+    beside(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
+    """A tiny Llama written with the gguf package, unpacked, against the values that were written."""
+    from safetensors.torch import load_file
+
+    model = tiny.tiny_model()
+    file = tmp_path / "tiny.gguf"
+    write_gguf(file, model)
     folder = resolve(str(file), ALONE)
     assert folder == local_folder(str(file)) == tmp_path / "tiny-hf"
     got = load_file(folder / "model.safetensors")
@@ -79,6 +86,86 @@ def test_a_gguf_file_becomes_a_folder_with_its_values(tmp_path):
     assert (config["rope_theta"], config["rope_scaling"], config["torch_dtype"]) == (123456.0, None, "float32")  # for older readers
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] in ("PreTrainedTokenizerFast", "LlamaTokenizer")
     assert resolve(str(file), ALONE) == folder  # and a second time it is only found
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def divisors(factor: float, low: float, high: float, original: int, dims: int = 12, base: float = 123456.0) -> np.ndarray:
+    """Llama 3's, frequency by frequency, as llama.cpp's converter works them out."""
+    found = []
+    for i in range(0, dims, 2):
+        wavelength = 2 * np.pi * base ** (i / dims)
+        if wavelength < original / high:
+            found.append(1.0)
+        elif wavelength > original / low:
+            found.append(factor)
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, np.float32)
+
+
+def says(**values):
+    """Puts llama.rope.scaling.KEY into a file."""
+
+    def beside(writer) -> None:
+        for key, value in values.items():
+            add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+            add(f"llama.rope.scaling.{key}", value)
+
+    return beside
+
+
+def holds(name: str, tensor: np.ndarray):
+    return lambda writer: writer.add_tensor(name, tensor)
+
+
+STRETCHED = {
+    "Llama 3.1": (holds("rope_freqs.weight", divisors(32.0, 1.0, 4.0, 8192)), LLAMA3),
+    "another factor": (holds("rope_freqs.weight", divisors(8.0, 1.0, 4.0, 8192)), LLAMA3 | {"factor": 8.0}),
+    "ones": (holds("rope_freqs.weight", np.ones(6, np.float32)), {"rope_type": "default"}),
+    "linear": (says(type="linear", factor=4.0), {"rope_type": "linear", "factor": 4.0}),
+    "none": (says(type="none"), {"rope_type": "default"}),
+    "linear by one": (says(type="linear", factor=1.0), {"rope_type": "default"}),
+    "linear, as it was said once": (lambda writer: writer.add_float32("llama.rope.scale_linear", 2.0), {"rope_type": "linear", "factor": 2.0}),
+    "yarn": (
+        says(type="yarn", factor=4.0, original_context_length=64, yarn_beta_fast=16.0),
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STRETCHED)
+def test_a_gguf_file_keeps_how_it_stretches_rope(tmp_path, case):
+    from transformers import AutoConfig
+
+    beside, wanted = STRETCHED[case]
+    write_gguf(tmp_path / "tiny.gguf", tiny.tiny_model(), beside)
+    folder = resolve(str(tmp_path / "tiny.gguf"), ALONE)
+    assert AutoConfig.from_pretrained(folder).rope_parameters == wanted | {"rope_theta": 123456.0}
+
+
+REFUSED = {
+    "other frequencies": (holds("rope_freqs.weight", divisors(32.0, 1.0, 2.0, 100)), "its rope_freqs are not those of a Llama 3"),
+    "longrope": (says(type="longrope", factor=4.0), "rope.scaling.type=longrope"),
+    "long and short factors": (holds("rope_factors_long.weight", np.ones(6, np.float32)), "rope_factors_long.weight"),
+    "an attention factor": (says(type="yarn", factor=4.0, original_context_length=64, attn_factor=1.5), "attn_factor=1.5"),
+    "two ways at once": (
+        lambda writer: (says(type="linear", factor=4.0)(writer), holds("rope_freqs.weight", divisors(32.0, 1.0, 4.0, 8192))(writer)),
+        "rope_freqs and a factor",
+    ),
+    "yarn of no length": (says(type="yarn", factor=4.0), "rope.scaling.type=yarn"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_gguf_file_whose_rope_cannot_be_read_is_refused(tmp_path, case):
+    beside, said = REFUSED[case]
+    write_gguf(tmp_path / "tiny.gguf", tiny.tiny_model(), beside)
+    with pytest.raises(ModelError, match="give the Hugging Face folder it was made from") as error:
+        resolve(str(tmp_path / "tiny.gguf"), ALONE)
+    assert said in str(error.value) and not (tmp_path / "tiny-hf").exists()
 
 
 def test_slices_cover_every_element_once():

@@ -8,7 +8,7 @@ import pytest
 from tests.made import processes, tiny
 from train.model_files.companions import companion_files, config_text
 from train.model_files.dtypes import BF16, FP32
-from train.model_files.old_readers import old_merges, old_tokenizer
+from train.model_files.old_readers import old_tokenizer
 from train.model_files.shapes import ConfigError
 
 SMALL = dict(
@@ -248,31 +248,6 @@ def test_a_tokenizer_config_names_tokens_and_class_as_both_know_them(tmp_path, c
         tokenizer = AutoTokenizer.from_pretrained(tmp_path)
         read.append((type(tokenizer), tokenizer.all_special_tokens, tokenizer.extra_special_tokens, tokenizer("<a> a<b>").input_ids))
     assert read[0] == read[1]
-
-
-def with_pairs(folder, merges: list) -> bytes:
-    """A folder's tokenizer.json, with merges."""
-    content = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary |= {"".join(pair): max(vocabulary.values()) + 1 + i for i, pair in enumerate(merges)}
-    content["model"]["merges"] = merges
-    return json.dumps(content, indent=2, ensure_ascii=False).encode()
-
-
-def test_merges_are_spelled_as_all_versions_of_tokenizers_read_them(tmp_path):
-    from tokenizers import Tokenizer
-
-    tiny.write_tokenizer(tmp_path)
-    pairs = with_pairs(tmp_path, [["a", "b"], ["ab", "é".encode("latin-1").decode("latin-1")]])
-    text = old_merges(pairs)
-    assert json.loads(text)["model"]["merges"] == ["a b", "ab é"] and old_merges(text) == text
-    assert json.loads(text) | {"model": 0} == json.loads(pairs) | {"model": 0}
-    for one in ("abé", "ab", "aab b"):
-        assert Tokenizer.from_str(text.decode()).encode(one).ids == Tokenizer.from_str(pairs.decode()).encode(one).ids
-    blank = with_pairs(tmp_path, [["a", " b"]])
-    assert old_merges(blank) == blank  # "a  b" would be three things
-    plain = (tmp_path / "tokenizer.json").read_bytes()
-    assert old_merges(plain) == plain
 
 
 def test_a_chat_template_stands_where_all_readers_look(tmp_path):
