@@ -149,7 +149,7 @@ def _papers_in(fs: Any, folder: str, strange: list[str]) -> list[str]:
             found += inside
             if not inside and fs.find(name):
                 strange.append(f"{name}/")
-        elif SOURCE_NAME.match(posixpath.basename(name)) and (not name.lower().endswith(".pdf") or name_of(name)[1]):
+        elif _is_source(name):
             found.append(name)
         elif not posixpath.basename(name).startswith("."):
             strange.append(name)
@@ -169,7 +169,7 @@ def _is_shelf(fs: Any, folder: str) -> bool:
         return False
     if base.lower() in ARCHIVES:
         return bool(names)
-    if any(SOURCE_NAME.match(posixpath.basename(name)) and not _is_tex(name) and name_of(name)[1] for name in direct):
+    if any(_is_source(name) and not _is_tex(name) and name_of(name)[1] for name in direct):
         return True
     if any(name.lower().endswith(PACKED_SOURCE) and name_of(name)[1] for name in names):
         return True
@@ -177,6 +177,14 @@ def _is_shelf(fs: Any, folder: str) -> bool:
     return (
         any(name_of(place)[1] for place in below) or len({found[0] for name in names if _is_tex(name) and (found := name_of(name)[1])}) > 1
     )
+
+
+def _is_source(name: str) -> bool:
+    """By its name: an ending of sources, or an id without any, as arXiv's e-print pages are saved."""
+    base = posixpath.basename(name)
+    if SOURCE_NAME.match(base):
+        return not base.lower().endswith(".pdf") or bool(name_of(name)[1])
+    return bool(re.search(r"\d(?:v\d+)?$", base) and name_of(name)[1])
 
 
 def _is_tex(name: str) -> bool:

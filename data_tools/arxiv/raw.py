@@ -132,8 +132,13 @@ def read_latex(task: dict[str, Any]) -> dict[str, Any]:
     wanted = _wanted(work, plan_stamp(work)) if plan["has_metadata"] else None
     counts: Counter[str] = Counter()
     strange: list[str] = []
+    damaged: list[str] = []  # dumps that could not be read to the end
     with Buckets(work / "latex" / f"{task['number']:05d}", plan["buckets"]) as out, PaperReader(plan["seconds_per_paper"]) as reader:
         for name, source in _sources(task["share"]):
+            if isinstance(source, ArchiveError) and name == task["share"].get("bulk"):
+                damaged.append(f"{name}: {source.detail}")
+                if wanted is not None:
+                    continue
             counts["sources"] += 1
             stem, found = name_of(name)
             key, version = found or (stem, 0)
@@ -153,7 +158,7 @@ def read_latex(task: dict[str, Any]) -> dict[str, Any]:
                 entry |= {"reason": error.reason, "detail": error.detail}
                 counts[f"refused {error.reason}"] += 1
             out.write(entry)
-    return {"counts": counts, "strange": strange[:3]}
+    return {"counts": counts, "strange": strange[:3], "damaged": damaged}
 
 
 def _sources(share: dict[str, Any]) -> Iterator[tuple[str, bytes | Path | ArchiveError]]:

@@ -85,6 +85,8 @@ def last_lines(plan: dict[str, Any], results: dict[str, list[Any]], counts: dict
         }
         told = ", ".join(f"{number:,} {what}" for what, number in unused.items() if number)
         lines.append(line + f"; not used: {told}" * bool(told))
+    damaged = [dump for result in results["latex"] for dump in result["damaged"]]
+    lines += [f"LaTeX: {dump}; what follows in this dump was not read: copy it again, and make the documents anew" for dump in damaged]
     if strange:
         few = f"{', '.join(strange[:3])}{' …' * (len(strange) > 3)}"
         lines.append(

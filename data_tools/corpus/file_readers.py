@@ -139,14 +139,25 @@ def _read_table(part: Part, delimiter: str) -> Iterator[Numbered]:
                 header = _header(part.path, row)
             elif len(row) > len(header):
                 yield line, f"not a row of the table ({len(row)} cells under {len(header)} names)"
+            elif not _is_utf8(row):
+                yield line, "not UTF-8"
             else:
                 yield line, dict(zip(header, row + [None] * (len(header) - len(row))))
+
+
+def _is_utf8(row: list[str]) -> bool:
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_text(file: BinaryIO) -> io.TextIOBase:
     head = file.peek(4) if hasattr(file, "peek") else b""
     encoding = next((name for mark, name in BOMS if head.startswith(mark)), "utf-8-sig")
-    return io.TextIOWrapper(file, encoding=encoding, newline="")
+    # bytes that are not UTF-8 are let through as marks, so that only their own rows are lost
+    return io.TextIOWrapper(file, encoding=encoding, errors="strict" if encoding == "utf-16" else "surrogateescape", newline="")
 
 
 def _header(path: str, names: list[str]) -> list[str]:

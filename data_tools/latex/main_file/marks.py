@@ -26,7 +26,7 @@ class Marks:
 
     def may_be_read(self, name: str) -> bool:
         """Ancillary files are beside the paper, whatever they hold."""
-        return name.split("/")[0].lower() != "anc"
+        return "anc" not in name.lower().split("/")[:-1]
 
 
 def read_marks(files: Mapping[str, bytes]) -> Marks:

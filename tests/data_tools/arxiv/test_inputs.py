@@ -126,6 +126,7 @@ LAYOUTS = {
     "a folder a paper of the old style": {"astro-ph/9301003/ms.tex": "astro-ph/9301003", "astro-ph/9301004/ms.tex": "astro-ph/9301004"},
     "several archives": {"hep-th/9901001.tar.gz": "hep-th/9901001", "astro-ph/9301003.tex": "astro-ph/9301003", "gr-qc/0001001v3.tar": "gr-qc/0001001"},
     "underscores": {"astro-ph_9301003v1.tar.gz": "astro-ph/9301003", "arXiv_0704.0003.tar.gz": "0704.0003"},
+    "saved without an ending": {"0704.0003v1": "0704.0003", "hep-th/9901001": "hep-th/9901001", "0704.0003.json": None},
     "months": {"0704/0704.0003.gz": "0704.0003", "2301/2301.00002v1.tar.gz": "2301.00002"},
     "brackets": {"my [old] papers::1/0704.0003.tar.gz": "0704.0003"},
 }  # fmt: skip
@@ -168,6 +169,14 @@ def test_the_last_lines_say_what_was_used_and_what_was_not(tmp_path: Path, capsy
         f"1 whose name is no arXiv id ({src}/draft.tex), 1 refused (pdf 1), 1 of another version of one used",
         f"LaTeX: 1 files and folders beside the sources were passed over ({src}/old.zip): sources are .tex, .gz, .tar.gz, .tar",
     ]
+
+
+def test_a_cut_dump_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bulk = tar({f"0704/{record(n)['id']}.gz": gzip.compress(paper(n)) for n in (3, 6, 9)})
+    (tmp_path / "dump.tar").write_bytes(bulk[:2000])
+    metadata = write_lines(tmp_path / "m.jsonl", [record(n) for n in (3, 6, 9)])
+    assert make("--metadata", metadata, "--latex", tmp_path / "dump.tar", "--out", tmp_path / "out") == 0
+    assert f"LaTeX: {tmp_path}/dump.tar: " in (said := capsys.readouterr().out) and "what follows in this dump was not read" in said
 
 
 NOTHING: dict[str, tuple[list[Any], list[str], str]] = {

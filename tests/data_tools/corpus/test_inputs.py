@@ -292,3 +292,9 @@ def test_a_row_with_too_many_cells_is_bad_and_one_with_too_few_has_none(tmp_path
         and found[4] == (7, {"id": "5", "text": "two\nlines"})
     )
     assert found[1] == (3, "not a row of the table (3 cells under 2 names)") and found[3][1].startswith("not a row of the table (")
+
+
+def test_rows_of_a_table_that_are_not_utf8_are_bad_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,text\n" + b"1,plain\n" * 3000 + b"2,caf\xe9\n" + b"3,plain\n" * 3000)
+    found = records(tmp_path / "a.csv")
+    assert len(found) == 6001 and [row for row in found if isinstance(row, str)] == ["not UTF-8"]
