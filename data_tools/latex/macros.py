@@ -14,6 +14,7 @@ from data_tools.latex.names import ASTRONOMY, REMARKS
 
 TOKEN = re.compile(r"\\(?:([a-zA-Z@]+)|(.))", re.S)
 SPACE = re.compile(r"[ \t]*\n?[ \t]*")
+_LINE_END = re.compile(r"[ \t]*\n")
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _BRACKET = re.compile(r"\\.|[{}\]]|\n\n", re.S)
 _PARAMETER = re.compile(r"#(#|[1-9])")
@@ -79,10 +80,23 @@ def join(pieces: Iterable[str]) -> str:
     out: list[str] = []
     last = ""
     for piece in pieces:
+        piece = same_line(out, piece)
         if piece:
             out.append(apart(last, piece) + piece)
             last = piece
     return "".join(out)
+
+
+def same_line(before: list[str], piece: str) -> str:
+    """A piece without the end of a line of which nothing is left, for that is no blank line and ends no paragraph."""
+    end = _LINE_END.match(piece)
+    if end is None:
+        return piece
+    for text in reversed(before[-6:]):
+        bare = text.rstrip(" \t")
+        if bare:
+            return piece[end.end() :] if bare[-1] == "\n" else piece
+    return piece
 
 
 def fill(body: str, values: list[str]) -> str:

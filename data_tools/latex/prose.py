@@ -14,7 +14,7 @@ from data_tools.latex.citations import CITE, Work, cite_words, cites_by_name
 from data_tools.latex.formulas import CLOSE, OPEN
 from data_tools.latex.layout import accent_of_number, skip_layout
 from data_tools.latex.limits import Deadline
-from data_tools.latex.macros import bracket, group
+from data_tools.latex.macros import bracket, group, same_line
 from data_tools.latex.names import ACCENTS, BOXES, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, MACHINERY, SYMBOLS
 from data_tools.latex.references import ACRONYM, acronym_words
 
@@ -65,11 +65,14 @@ class _Reader:
         self._closings: dict[int, tuple[str, int]] = {}  # at this brace: put this, go on there
 
     def run(self) -> str:
+        display = False  # an environment's edge or a line's end by itself keeps its line
         while token := _TOKEN.search(self._text, self._at):
             self._deadline.check(every=2048)
-            self._out.append(self._text[self._at : token.start()])
+            passage = self._text[self._at : token.start()]
+            self._out.append(passage if display else same_line(self._out, passage))
             self._at = token.end()
             word, symbol, brace, other = token.groups()
+            display = word in ("begin", "end") or symbol == "\\"
             if word:
                 self._word(word)
             elif symbol:
@@ -79,7 +82,7 @@ class _Reader:
                 self._out.append(shown)
             elif other:
                 self._out.append("" if other == "#" else " ")
-        self._out.append(self._text[self._at :])
+        self._out.append(self._text[self._at :] if display else same_line(self._out, self._text[self._at :]))
         return "".join(self._out)
 
     # -- arguments

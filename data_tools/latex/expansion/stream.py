@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_tools.latex.limits import MAX_MACRO_CALLS, MAX_MACRO_DEPTH, MAX_PAPER_CHARS, Deadline, PaperError
-from data_tools.latex.macros import NO_VALUE, SPACE, TOKEN, Macro, apart, bracket, fill, group
+from data_tools.latex.macros import NO_VALUE, SPACE, TOKEN, Macro, apart, bracket, fill, group, same_line
 
 MAX_FLAT = 12
 AFTER_WORD = re.compile(r"[ \t]*(?:\n(?![ \t]*\n)[ \t]*)?")
-_NEWLINE = re.compile(r"[ \t]*\n")
 _BLANK = re.compile(r"[ \t]*")
 
 
@@ -90,21 +89,14 @@ class Stream:
             piece = apart(last, piece) + piece
             if piece[0] == "[" and (last == r"\item" or last == r"\\"):
                 piece = "{}" + piece
-            elif (newline := _NEWLINE.match(piece)) and self._ends_line():
-                piece = piece[newline.end() :]  # a line of which nothing is left is no blank line
+            else:
+                piece = same_line(self._out, piece)
         self._out.append(piece)
 
     def put_command(self, token: str) -> None:
         """Put out a command as it stands."""
         self._out.append(token)
         self.met = False
-
-    def _ends_line(self) -> bool:
-        for piece in reversed(self._out[-6:]):
-            bare = piece.rstrip(" \t")
-            if bare:
-                return bare[-1] == "\n"
-        return False
 
     def token(self) -> str | None:
         """The next token, a character or `\\name`; None at the end of all."""

@@ -110,3 +110,11 @@ def test_a_paragraph_ends_only_where_a_line_is_blank() -> None:
     source = "\\documentclass{a}\\begin{document}\\section{Introduction}\nOne\n\\def\\x{}\ntwo\n\\x\n\\input{sub}\nthree\n\n\\x\nfour "
     files = {"ms.tex": (source + "words " * 30 + "\\end{document}").encode(), "sub.tex": b"sub\n"}
     assert read_paper(files, "ms.tex").introduction.startswith("One two sub three\n\nfour words")
+
+
+@pytest.mark.parametrize(
+    "gone", ["\\label{x}", "\\noindent", "\\index{x}", "\\footnote{x}", "\\todo{x}", "\\begin{figure}x\\end{figure}", "\\iffalse x\\fi"]
+)
+def test_a_line_of_which_nothing_is_left_ends_no_paragraph(gone: str) -> None:
+    source = "\\documentclass{a}\\begin{document}\\section{Introduction}\nOne\n%s\ntwo.\n\n%s\nThree " + "words " * 30 + "\\end{document}"
+    assert read_paper({"ms.tex": source.replace("%s", gone).encode()}).introduction.startswith("One two.\n\nThree words")
