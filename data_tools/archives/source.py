@@ -20,6 +20,7 @@ from data_tools.archives.limits import CAPS, ArchiveError, Caps
 from data_tools.archives.tar_stream import BLOCK, checksum_ok, safe_name, tar_members
 
 TEXT_NAME = re.compile(r"\.(tex|ltx|latex|bbl|sty|cls|txt|inc|tikz|def)$|(^|/)[^./]+$|(^|/)00README\.\w+$", re.IGNORECASE)
+README = re.compile(r"(^|/)00README(\.\w+)?$", re.IGNORECASE)  # what arXiv was told about the files; no TeX itself
 
 
 def read_source(data: bytes, caps: Caps = CAPS) -> dict[str, bytes]:
@@ -67,7 +68,7 @@ def read_folder(folder: Path, caps: Caps = CAPS) -> dict[str, bytes]:
             content = path.read_bytes()
             if _kind(content[:BLOCK]) == "tex":
                 tree[path.relative_to(folder).as_posix()] = content
-    if not tree:
+    if all(map(README.search, tree)):
         raise ArchiveError("no_tex", f"{count} files, none of them TeX")
     return tree
 
@@ -188,7 +189,7 @@ def _read_tar(stream: BinaryIO, caps: Caps) -> dict[str, bytes]:
         content = member.read()
         if _kind(content[:BLOCK]) == "tex":  # a name without an ending may be anything
             tree[name] = content
-    if not tree:
+    if all(map(README.search, tree)):
         nested = [name for name in seen if name.endswith((".gz", ".tar", ".zip", ".tgz"))]
         if nested:
             raise ArchiveError("nested_archive", f"no TeX, but {nested[0][:80]!r}; only one level is opened")

@@ -90,6 +90,7 @@ def hostile() -> dict[str, tuple[str, bytes]]:
         "nothing": ("empty", b""),
         "control characters": ("unsafe_name", tar([("ms\n.tex", TEX)])),
         "no TeX": ("no_tex", tar([("fig.eps", b"%!PS")])),
+        "no TeX but arXiv's remarks": ("no_tex", tar([("paper.pdf", b"%PDF-1.5"), ("00README.json", b'{"sources": []}')])),
     }
 
 
