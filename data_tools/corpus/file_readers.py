@@ -7,6 +7,7 @@ import codecs
 import csv
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
@@ -118,31 +119,64 @@ def _read_table(part: Part, delimiter: str) -> Iterator[Numbered]:
     """Rows under their header, every cell the text that stands there. The number is that of the row's first line."""
     csv.field_size_limit(2**31 - 1)
     with open_packed(part.path) as file:
-        rows = csv.reader(_as_text(file), delimiter=delimiter, strict=True)
+        lines = _Lines(_as_text(file))
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
-            line = rows.line_num + 1
+            number = lines.begin_row()
             try:
                 row = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
-                if "unexpected end of data" in str(error):
-                    raise InputError(
-                        f"{part.path}:{line}: a quotation mark opens a cell that never ends; close it, or double the marks in a quoted cell"
-                    ) from error
-                yield line, f"not a row of the table ({error})"
+                if delimiter == "," and len(lines.taken) > 1:  # what it has run over cannot be counted as rows
+                    raise InputError(f"{part.path}:{number}: {QUOTES} ({error})") from error
+                row = lines.first_as_written() if delimiter == "\t" else str(error)
+            if delimiter == "\t" and len(lines.taken) > 1 and any("\t" in cell and "\n" in cell for cell in row):
+                row = lines.first_as_written()  # two rows, and in each a cell that begins or ends with a quotation mark
+            if isinstance(row, str):
+                yield number, f"not a row of the table ({row})"
+            elif not row:
                 continue
-            if not row:
-                continue
-            if header is None:
+            elif header is None:
                 header = _header(part.path, row)
             elif len(row) > len(header):
-                yield line, f"not a row of the table ({len(row)} cells under {len(header)} names)"
+                yield number, f"not a row of the table ({len(row)} cells under {len(header)} names)"
             elif not _is_utf8(row):
-                yield line, "not UTF-8"
+                yield number, "not UTF-8"
             else:
-                yield line, dict(zip(header, row + [None] * (len(header) - len(row))))
+                yield number, dict(zip(header, row + [None] * (len(header) - len(row))))
+
+
+QUOTES = "a quotation mark opens a cell that does not end as cells do; close it, or double the marks in a quoted cell"
+
+
+class _Lines:
+    """Lines of a table for csv, which can be taken back where they were no quoted cell."""
+
+    def __init__(self, file: io.TextIOBase) -> None:
+        self.file, self.waiting, self.number = file, deque[str](), 0
+        self.taken: list[str] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else next(self.file)
+        self.taken.append(line)
+        return line
+
+    def begin_row(self) -> int:
+        """The number of its first line."""
+        self.number += len(self.taken)
+        self.taken = []
+        return self.number + 1
+
+    def first_as_written(self) -> list[str]:
+        """Cells of the row's first line, in which marks mean nothing: tables with tabs have no quoting by rights; the other lines wait again."""
+        self.waiting.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+        return self.taken[0].rstrip("\r\n").split("\t")
 
 
 def _is_utf8(row: list[str]) -> bool:

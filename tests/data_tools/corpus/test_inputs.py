@@ -269,7 +269,12 @@ def test_a_cut_or_foreign_archive_is_told_with_its_name(tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv", b'id,text\n1,"never closed\n2,x\n', r"a.csv:2: a quotation mark opens a cell that never ends"),
+        (
+            "a.csv",
+            b'id,text\n1,"never closed\n2,x\n',
+            r"a.csv:2: a quotation mark opens a cell that does not end .* .unexpected end of data.$",
+        ),
+        ("a.csv", b'id,text\n1,"Oumuamua\n2,x\n3,"Oumuamua again\n', r"a.csv:2: a quotation mark opens a cell that does not end"),
         ("a.csv", b"id,id\n1,2\n", "a.csv:1: two columns are called 'id'"),
         ("a.json", b'[{"id": 1}, {"id": 2', "a.json: not JSON at character .* after record 1"),
         ("a.json", b'[{"id": 1},', "a.json: the array that should end .* cut short, after record 1"),
@@ -298,3 +303,19 @@ def test_rows_of_a_table_that_are_not_utf8_are_bad_and_no_other(tmp_path: Path) 
     (tmp_path / "a.csv").write_bytes(b"id,text\n" + b"1,plain\n" * 3000 + b"2,caf\xe9\n" + b"3,plain\n" * 3000)
     found = records(tmp_path / "a.csv")
     assert len(found) == 6001 and [row for row in found if isinstance(row, str)] == ["not UTF-8"]
+
+
+def test_marks_in_a_table_with_tabs_are_quotes_only_where_they_stand_as_such(tmp_path: Path) -> None:
+    rows = [
+        '1\t"Oumuamua is odd',
+        "2\tplain",
+        '3\t"Hot" Jupiters',
+        '4\tends with a "quote"',
+        '5\t"quoted, with ""marks"" and\na line"',
+        '6\t"',
+        "7\tlast",
+    ]
+    (tmp_path / "a.tsv").write_text("id\ttext\n" + "\n".join(rows) + "\n")
+    found = [pair for part in split_inputs(find_inputs([str(tmp_path / "a.tsv")])) for pair in read_records(part)]
+    texts = ['"Oumuamua is odd', "plain", '"Hot" Jupiters', 'ends with a "quote"', 'quoted, with "marks" and\na line', '"', "last"]
+    assert [record["text"] for _, record in found] == texts and [number for number, _ in found] == [2, 3, 4, 5, 6, 8, 9]
