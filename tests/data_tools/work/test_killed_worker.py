@@ -39,6 +39,7 @@ def kill_worker_of(place: Path, task: int, process: subprocess.Popen) -> None:
     os.kill(int(marker.read_text()), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a dead worker is seen in /proc")
 def test_a_worker_killed_at_work_ends_the_command_with_one_message_and_it_goes_on_again(tmp_path: Path) -> None:
     process = front(tmp_path, 8)
@@ -53,6 +54,7 @@ def test_a_worker_killed_at_work_ends_the_command_with_one_message_and_it_goes_o
     assert (tmp_path / "trace").read_text().split().count("0") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a dead worker is seen in /proc")
 def test_a_worker_killed_while_it_waits_for_work_loses_nothing(tmp_path: Path) -> None:
     process = front(tmp_path, 3)
