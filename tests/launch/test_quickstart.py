@@ -72,6 +72,7 @@ def test_no_twelve_words_in_a_row_are_shared_between_training_and_heldout_texts(
     assert train & heldout == set()
 
 
+@pytest.mark.slow
 def test_another_text_keeps_what_was_made_of_the_one_before_and_a_bad_one_touches_nothing(tmp_path, capfd):
     tiny.write_tokenizer(tmp_path / "model")
     data, run = tmp_path / "quickstart-data", tmp_path / "quickstart"

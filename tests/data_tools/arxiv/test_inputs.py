@@ -49,6 +49,7 @@ def ids(out: Path) -> list[str]:
     return sorted(row["id"] for row in documents(out) + documents(out, "heldout"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_metadata_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
     (tmp_path / "m.json").write_bytes(SHAPES[shape]())
@@ -56,6 +57,7 @@ def test_metadata_are_read_in_every_shape(tmp_path: Path, shape: str) -> None:
     assert ids(tmp_path / "out") == IDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", PACKERS)
 def test_metadata_are_read_in_every_compression_and_from_folders_of_parts(tmp_path: Path, packed: str) -> None:
     folder = tmp_path / "m[1]::a b"
@@ -234,6 +236,7 @@ def test_the_title_of_the_metadata_finds_the_paper_and_the_document_says_why(tmp
     assert counts["main file chosen: its title is the metadata's"] == 1
 
 
+@pytest.mark.slow
 def test_a_cut_input_copied_again_is_read_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = gzip.compress("".join(json.dumps(record(k)) + "\n" for k in range(1, 200)).encode())
     metadata = tmp_path / "m.jsonl.gz"
@@ -249,6 +252,7 @@ def test_a_cut_input_copied_again_is_read_anew(tmp_path: Path, capsys: pytest.Ca
     assert len(ids(tmp_path / "out")) == 199
 
 
+@pytest.mark.slow
 def test_sources_that_changed_are_read_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     metadata, src = write_lines(tmp_path / "m.jsonl", [record(3), record(4)]), tmp_path / "src"
     src.mkdir()

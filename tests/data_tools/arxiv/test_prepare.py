@@ -123,6 +123,7 @@ def test_provenance_names_inputs_and_files_by_hash(made: Path) -> None:
     assert not (made / ".work").exists()
 
 
+@pytest.mark.slow
 def test_workers_and_the_cut_of_the_input_into_files_do_not_change_a_byte(tmp_path: Path) -> None:
     rows = [record(number) for number in range(90)] + [
         record(5, abstract=sentences("other", 5)),

@@ -133,6 +133,7 @@ def test_5000_random_chats_supervise_exactly_the_assistants_words_and_their_end_
     assert min(seen[name] for name in TEMPLATES) >= 5000 and seen["cut"] > 1000 and seen["refused"] > 200 < seen["marked"], seen
 
 
+@pytest.mark.slow
 def test_random_spans_of_answers_supervise_the_tokens_whose_words_they_cover(cases, tmp_path):
     """Against the tokenizers' own offsets, which the encoder does not use."""
     import sentencepiece

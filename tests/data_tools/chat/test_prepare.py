@@ -267,6 +267,7 @@ def test_marks_written_as_text_are_said(llama2, tmp_path, capsys):
     assert "template chatml: marks are control tokens" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="the real chat files are not beside this checkout")
 def test_real_files_give_as_many_conversations_as_they_hold(tmp_path, capsys):
     good = {name: rows for name, (rows, reason) in REAL_FILES.items() if reason is None}

@@ -94,6 +94,7 @@ def test_bos_and_eos_can_be_left_out(tmp_path: Path, tokenizer: Path) -> None:
     assert (shards.tokenizer["add_bos"], shards.tokenizer["add_eos"]) == (False, False)
 
 
+@pytest.mark.slow
 def test_workers_and_the_cut_of_the_input_into_files_change_no_byte(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_rows_without_an_id_are_named_by_their_text(tmp_path: Path, tokenizer: P
     assert [one.id(i) for i in range(5)] == [other.id(i) for i in range(5)][::-1] and one.id(0).startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_the_same_rows_come_from_every_kind_of_file(tmp_path: Path, tokenizer: Path) -> None:
     table = rows(20)
     write_lines(tmp_path / "a.jsonl", table)

@@ -94,6 +94,7 @@ def test_a_failure_is_one_message_and_the_next_start_does_only_the_rest(tmp_path
     assert trace(tmp_path).count(0) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_told_in_a_background_job_too(tmp_path: Path) -> None:
     """A script's `command &` ignores SIGINT: what ends the wait for a dead worker must not be that."""
     tasks = tasks_for(tmp_path, 3)

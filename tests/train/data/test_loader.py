@@ -80,6 +80,7 @@ def test_the_rows_of_every_step_are_the_same_at_any_ranks_micro_batches_workers_
         assert steps(20, packing=packing, **shape) == (wanted, documents), shape
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=30),

@@ -206,6 +206,7 @@ class Counted:
         self.close()
 
 
+@pytest.mark.slow
 def test_a_folder_on_a_store_loads_as_one_on_the_disk_and_is_read_once(tmp_path):
     folder = folder_of(tmp_path / "m", torch.float16, files=2)
     tensors = whole(folder)

@@ -41,6 +41,7 @@ def test_a_runs_folder_that_cannot_be_written_is_a_fault(ground, capsys):
         assert "cannot be written (" in text and "give another folder by runs=" in text
 
 
+@pytest.mark.slow
 def test_a_run_into_a_folder_that_cannot_be_written_ends_in_one_line(ground, capsys):
     assert main([str(ground / "recipe.yaml"), "runs=/proc/nothing/here"]) == 1
     err = capsys.readouterr().err.splitlines()

@@ -247,6 +247,7 @@ def test_tensors_that_lie_about_their_place_are_refused(tmp_path, changes, said)
     assert said in refused(path)
 
 
+@pytest.mark.slow
 def test_every_truncation_and_every_flipped_byte_of_the_frame_is_refused_or_harmless(tmp_path):
     """Cut anywhere: refused. A byte changed anywhere but in a tensor's data: refused, or nothing read from it changes."""
     path = tmp_path / "x.pt"
