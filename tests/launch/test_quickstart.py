@@ -5,10 +5,15 @@ import re
 import subprocess
 
 import pytest
+import torch
 
+from launch import quickstart
 from launch.quickstart import alone, prepare, warn_of_many_passes
 from tests.made import tiny
 from tests.made.where import ROOT
+from train.guard import run_lock
+from train.recipe.vocabulary import Data, Model, Recipe
+from train.world.ranks import World
 
 ABSTRACTS = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
 
@@ -101,7 +106,13 @@ def test_another_text_keeps_what_was_made_of_the_one_before_and_a_bad_one_touche
     assert "passes over the same" in capfd.readouterr().err
 
 
-def test_two_quickstarts_do_not_share_a_folder(tmp_path):
+def test_two_quickstarts_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.quickstart.LOCK", tmp_path / "runs" / quickstart.LOCK.name)
+    run = Recipe(name="quickstart", model=Model(path="m"), data=Data(sources={}), tokens_per_step=1, runs=tmp_path / "runs").run_dir
+    with alone(quickstart.LOCK):  # the run within it takes the lock of its own name
+        held = run_lock.take(run, World(0, 1, 0, torch.device("cpu")))
+        assert held is not None
+        held.close()
     with alone(tmp_path / "runs" / ".lock"), pytest.raises(BlockingIOError), alone(tmp_path / "runs" / ".lock"):
         pass
     with alone(tmp_path / "runs" / ".lock"):
