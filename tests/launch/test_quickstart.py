@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from launch import quickstart
-from launch.quickstart import alone, prepare, warn_of_many_passes
+from launch.quickstart import prepare, warn_of_many_passes
 from tests.made import tiny
 from tests.made.where import ROOT
 from train.guard import run_lock
 from train.recipe.vocabulary import Data, Model, Recipe
+from train.world.file_lock import hold
 from train.world.ranks import World
 
 ABSTRACTS = ROOT / "launch" / "recipes" / "quickstart_abstracts.jsonl"
@@ -106,14 +107,12 @@ def test_another_text_keeps_what_was_made_of_the_one_before_and_a_bad_one_touche
     assert "passes over the same" in capfd.readouterr().err
 
 
-def test_two_quickstarts_do_not_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("launch.quickstart.LOCK", tmp_path / "runs" / quickstart.LOCK.name)
-    run = Recipe(name="quickstart", model=Model(path="m"), data=Data(sources={}), tokens_per_step=1, runs=tmp_path / "runs").run_dir
-    with alone(quickstart.LOCK):  # the run within it takes the lock of its own name
+def test_two_quickstarts_do_not_share_a_folder_and_the_run_within_one_takes_its_own_lock(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Recipe(name="quickstart", model=Model(path="m"), data=Data(sources={}), tokens_per_step=1).run_dir
+    with hold(quickstart.LOCK):
         held = run_lock.take(run, World(0, 1, 0, torch.device("cpu")))
         assert held is not None
         held.close()
-    with alone(tmp_path / "runs" / ".lock"), pytest.raises(BlockingIOError), alone(tmp_path / "runs" / ".lock"):
-        pass
-    with alone(tmp_path / "runs" / ".lock"):
-        pass
+        assert quickstart.main([]) == 1 and "another quickstart is at work in this folder" in capsys.readouterr().err
+    assert list((tmp_path / "runs").iterdir()) == []
