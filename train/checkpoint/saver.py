@@ -87,6 +87,7 @@ class Saver:
             CheckpointError, RetentionError: on every rank; in the background, of the save before this one.
         """
         self.finish()
+        self.world.beat.phase("saving")
         begun = time.perf_counter()
         slices = trainer_state.live(self.engine)
         if not self.background:
@@ -125,6 +126,7 @@ class Saver:
             CheckpointError, RetentionError: its error, on every rank.
         """
         if self._thread:
+            self.world.beat.phase("saving")
             self._thread.join()
             self._thread = None
         if self._error:
@@ -155,6 +157,7 @@ class Saver:
     def _write(self, slices: Slices, extras: Extras, begun: float) -> None:
         path = checkpoint.save(slices, self.root, extras, self._side)
         self.newest = path
+        self.world.beat.checkpoint(str(path))
         gone = retain(self.root, self.keep.last, self.keep.every, self.keep.best, path, self._side)
         self.last_seconds = time.perf_counter() - begun
         deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""

@@ -105,6 +105,7 @@ def load(engine: Engine, folder: Path, world: World) -> None:
         engine.create_adam_state(index["adam_step"])
     engine.release()
     for name, p in engine.parameters.items():
+        world.beat.mark()
         for key in (MASTER, *MOMENTS) if index["adam_step"] > 0 else (MASTER,):
             entries = [r[f"{key}/{name}"] for r in ranks]
             value = _slice_from(entries, p.ds_numel, weights.slice_range(p.ds_numel, world.rank, world.size), p.ds_tensor.numel())

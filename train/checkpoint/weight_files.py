@@ -31,6 +31,7 @@ def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str
     fault: OSError | None = None
     for turn in range(max(len(f.tensors) for f in files)):
         for f in (f for f in files if turn < len(f.tensors)):
+            world.beat.mark()
             name = f.tensors[turn]
             parts = gather_slices(slices.weight(name), math.prod(slices.shapes[name]), f.owner, world)
             if parts is None or fault:

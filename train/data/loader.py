@@ -89,6 +89,17 @@ class Loader:
         places = zip(source.tolist(), index.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)
         return [(self.source_names[k], self.shards[k].id(i), start, stop) for k, i, start, stop in places]
 
+    def rank_documents(self, most: int) -> tuple[list[str], int]:
+        """Names (source/id) of the first `most` documents of this rank's part of the step last returned, and how many segments it has."""
+        assert self._last is not None, "no step has been taken"
+        rows = self._last.rows
+        mine = np.concatenate([part.ravel() for part in self._row_numbers])
+        mine = mine[(mine != PADDING_ROW) & (mine < len(rows))]
+        segments = np.concatenate([np.arange(a, b) for a, b in zip(rows.row_starts[mine], rows.row_starts[mine + 1], strict=True)] or [[]])
+        source, index = packing.locate(rows.document[segments[:most].astype(np.int64)], self.shards)
+        names = [f"{self.source_names[k]}/{self.shards[k].id(i)}" for k, i in zip(source.tolist(), index.tolist(), strict=True)]
+        return list(dict.fromkeys(names)), len(segments)
+
     def state_dict(self) -> dict[str, Any]:
         """Where the caller stands: after the step last returned, whatever is built ahead."""
         plan = self.plans.fingerprint(self._used.epoch)

@@ -57,6 +57,7 @@ def take(
     [supervised] = world.sum([sum(b.supervised for b in batches)])
     losses, per_source = forward_backward(engine, batches, int(supervised), world)
     counts, tokens, squares = _contents(batches, len(sources))
+    world.beat.phase("agreement")
     mine = own()
     sums = world.sum([float(sum(losses)), *sum(per_source).double().tolist(), *counts, *map(float, mine.values()), tokens, squares])
     n = len(sources)

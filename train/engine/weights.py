@@ -87,6 +87,7 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
     sums = dict.fromkeys([*parameters, *extra], 0)
     loaded.as_loaded = dict.fromkeys(parameters, 0)
     for what, at, piece in read_ahead([_wanted(n, e, parameters.get(n), world) for n, e in _in_file_order(found | extra)]):
+        world.beat.mark()
         in_file = checksum(piece, at)
         sums[what.name] += in_file
         loaded.bytes_read += piece.nbytes
@@ -174,6 +175,7 @@ def settle(
     """
     wrong = []
     for name, parameter in parameters.items():
+        world.beat.mark()
         first, stop = slice_range(parameter.ds_numel, world.rank, world.size)
         in_file = loaded.waiting.get(name)
         if in_file is not None:

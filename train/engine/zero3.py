@@ -71,12 +71,15 @@ class Engine:
             sum of token losses and its per-source parts, on the device, detached: reading them is the caller's synchronisation.
         """
         self._ds.set_gradient_accumulation_boundary(last)
+        self.world.beat.phase("forward")
         loss, per_source = self._ds(batch)
+        self.world.beat.phase("backward")
         self._ds.backward(loss * (self.world.size / step_tokens), scale_wrt_gas=False)
         return loss.detach(), per_source
 
     def step(self) -> float:
         """Clip and update; returns the gradient norm before clipping. A non-finite norm changes nothing."""
+        self.world.beat.phase("optimizer")
         self._ds.step()
         self.grad_norm = float(self._ds.get_global_grad_norm())
         return self.grad_norm
@@ -84,6 +87,7 @@ class Engine:
     @torch.no_grad()
     def losses(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of token losses and per-source parts, forward only. Every rank must call it equally often."""
+        self.world.beat.mark()
         self.model.eval()
         loss, per_source = self.model(batch)
         self.model.train()
@@ -91,6 +95,7 @@ class Engine:
 
     @torch.no_grad()
     def logits(self, batch: Any) -> torch.Tensor:
+        self.world.beat.mark()
         self.model.eval()
         out = self.model.logits(batch)
         self.model.train()

@@ -16,6 +16,7 @@ from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe
 from train.run.rates import StepNumbers
 from train.run.start import Started, TrainState, start
+from train.world.beat import DOCUMENTS_TOLD
 from train.world.ranks import World
 
 
@@ -51,7 +52,10 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
             loader.data_wait_seconds = 0.0
             lr = learning_rate(recipe, state.step)
             engine.set_lr(lr)
-            totals = step.take(engine, loader.next_step(), loader.source_names, world, own, before_update)
+            world.beat.at_step(state.step + 1)
+            batches = loader.next_step()
+            world.beat.documents(*loader.rank_documents(DOCUMENTS_TOLD))
+            totals = step.take(engine, batches, loader.source_names, world, own, before_update)
             state = state.after(totals)
             log.step(StepNumbers(
                 step=state.step, loss=totals.loss, lr=lr, grad_norm=totals.grad_norm, tokens=state.tokens, step_tokens=totals.tokens,
@@ -77,6 +81,7 @@ def _due(every: int, state: TrainState) -> bool:
 
 
 def _evaluate(started: Started, state: TrainState) -> TrainState:
+    started.world.beat.phase("evaluation")
     found = started.heldout.evaluate()
     started.log.answers(state.step, found.answers)
     started.log.heldout(state.step, state.tokens, found.scores)

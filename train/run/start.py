@@ -111,6 +111,7 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         shards, heldout_shards = _open_data(recipe, folder, world)
         base = BaseModel(weights, folder, ChatFormat.of(shards.values()))
         _preflight(recipe, base, root, world)
+        world.beat.phase("loading")
         engine, fingerprint = _engine(recipe, base, len(shards), world)
         loader = Loader(shards, _settings(recipe), world.rank, world.size)
         held.callback(loader.close)
@@ -132,6 +133,8 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
         saver.newest = found
+        if found:
+            world.beat.checkpoint(str(found))
         held.callback(saver.abandon)
         h = recipe.heldout
         prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None

@@ -11,11 +11,12 @@ import functools
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
+from train.world.beat import Beat
 from train.world.launchers import WorldError, place_of
 
 
@@ -27,6 +28,7 @@ class World:
     device: torch.device
     group: dist.ProcessGroup | None = None  # None: the default one
     told_local_size: int | None = None  # ranks of this node, as the launcher says
+    beat: Beat = field(default_factory=Beat, compare=False)  # what this rank is doing, for who watches it
 
     @classmethod
     def from_env(cls) -> World:
@@ -85,9 +87,9 @@ class World:
     def side(self, timeout_seconds: int) -> World:
         """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
         if self.size == 1:
-            return dataclasses.replace(self, device=torch.device("cpu"))
+            return dataclasses.replace(self, device=torch.device("cpu"), beat=Beat())
         group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
-        return dataclasses.replace(self, device=torch.device("cpu"), group=group)
+        return dataclasses.replace(self, device=torch.device("cpu"), group=group, beat=Beat())  # the steps' signs of life are not its own
 
     def sum(self, values: list[float]) -> list[float]:
         """Add up a few numbers over all ranks, in float64."""
@@ -95,35 +97,40 @@ class World:
             return list(values)
         # float64 sums counts of tokens exactly up to 2^53
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total, group=self.group)
-        return total.tolist()
+        with self.beat.meeting():
+            dist.all_reduce(total, group=self.group)
+            return total.tolist()
 
     def max(self, values: list[float]) -> list[float]:
         """The largest of each number over all ranks."""
         if self.size == 1:
             return list(values)
         top = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
-        return top.tolist()
+        with self.beat.meeting():
+            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=self.group)
+            return top.tolist()
 
     def gather(self, value: object) -> list:
         """Every rank's small picklable value, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
+        with self.beat.meeting():
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def broadcast(self, value: object) -> object:
         """Rank 0's small picklable value on every rank."""
         box = [value]
         if self.size > 1:
-            dist.broadcast_object_list(box, src=0, group=self.group)
+            with self.beat.meeting():
+                dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def barrier(self) -> None:
         if self.size > 1:
-            dist.barrier(group=self.group)
+            with self.beat.meeting():
+                dist.barrier(group=self.group)
 
     def log0(self, text: str) -> None:
         """One line for people, from rank 0 only."""

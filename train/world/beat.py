@@ -1,0 +1,116 @@
+"""What a rank is doing, in memory that it shares with the process that watches it (train/guard/watcher.py).
+
+beat.at_step(7); beat.phase("forward"); beat.mark() …     the rank: a few bytes written, no system call, no word to other ranks
+said(block)                                               its watcher, which still reads them when the rank is dead or stuck
+
+    0  marks, meetings, step                u64 each; marks move with every sign of progress, meetings with every word among the ranks
+   24  meeting                              u8: 1 while the rank is in a collective of ours
+   25  phase                                31 bytes, filled up with zeros
+   64  length, JSON                         u32 and text: documents of this rank's batch, newest checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+SIZE = 16384
+_HEAD = struct.Struct("<QQQB31s")
+_TEXT_AT = 64
+_LENGTH = struct.Struct("<I")
+DOCUMENTS_TOLD = 64
+
+
+@dataclass(frozen=True)
+class Said:
+    """A rank's last words, as its watcher reads them."""
+
+    marks: int = 0
+    meetings: int = 0
+    step: int = 0
+    meeting: bool = False
+    phase: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Beat:
+    """The signs of life of one rank; without a block to write them to they cost nothing and go nowhere."""
+
+    def __init__(self) -> None:
+        self._block: mmap.mmap | None = None
+        self._marks = self._meetings = self._step = 0
+        self._phase = "starting"
+        self._details: dict[str, Any] = {}
+
+    def tell(self, block: mmap.mmap | None) -> None:
+        """Write to this block from now on; None: to none."""
+        self._block = block
+        self._write_details()
+        self._write()
+
+    def phase(self, name: str) -> None:
+        """What the rank does from now on: loading, data, forward, backward, optimizer, evaluation, saving."""
+        self._phase = name
+        self.mark()
+
+    def mark(self) -> None:
+        """A sign of progress within a phase."""
+        self._marks += 1
+        self._write()
+
+    def at_step(self, step: int) -> None:
+        """A step begins; the documents of the one before are no longer the rank's."""
+        self._step = step
+        self._details.pop("documents", None)
+        self.phase("data")
+
+    def documents(self, names: list[str], count: int) -> None:
+        """What this rank's batch is made of: the first names, and how many there are."""
+        self._details |= {"documents": names[:DOCUMENTS_TOLD], "document_count": count}
+        self._write_details()
+
+    def checkpoint(self, path: str) -> None:
+        """The newest complete checkpoint; may be told from the thread that saves."""
+        self._details |= {"checkpoint": path}
+        self._write_details()
+
+    @contextlib.contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Around a word that all ranks must say: who has said fewer than the others has not arrived."""
+        self._meetings += 1
+        self._marks += 1
+        self._write(1)
+        yield
+        self._marks += 1
+        self._write()
+
+    def _write(self, meeting: int = 0) -> None:
+        if self._block is not None:
+            _HEAD.pack_into(self._block, 0, self._marks, self._meetings, self._step, meeting, self._phase.encode()[:31])
+
+    def _write_details(self) -> None:
+        if self._block is None:
+            return
+        text = json.dumps(self._details).encode()
+        if len(text) > SIZE - _TEXT_AT - _LENGTH.size:  # very long names
+            text = json.dumps({k: v for k, v in self._details.items() if k != "documents"}).encode()
+        _LENGTH.pack_into(self._block, _TEXT_AT, 0)  # who reads in between finds none, not half of them
+        self._block[_TEXT_AT + _LENGTH.size : _TEXT_AT + _LENGTH.size + len(text)] = text
+        _LENGTH.pack_into(self._block, _TEXT_AT, len(text))
+
+
+def said(block: mmap.mmap) -> Said:
+    """What stands in a block."""
+    marks, meetings, step, meeting, phase = _HEAD.unpack_from(block, 0)
+    [length] = _LENGTH.unpack_from(block, _TEXT_AT)
+    begin = _TEXT_AT + _LENGTH.size
+    try:
+        details = json.loads(block[begin : begin + min(length, SIZE - begin)]) if length else {}
+    except ValueError:  # read while it was written
+        details = {}
+    return Said(marks, meetings, step, bool(meeting), phase.rstrip(b"\0").decode(errors="replace"), details)
