@@ -97,7 +97,7 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
     from train.world.ranks import World
 
     world = World.from_env()
-    from train.guard.signals import PREEMPTED
+    from train.guard.outcome import PREEMPTED
     from train.run.loop import run
 
     outcome = run(recipe, world, args.resume)

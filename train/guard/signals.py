@@ -14,7 +14,6 @@ from types import FrameType
 from train.world.ranks import World
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-PREEMPTED = 75  # EX_TEMPFAIL: saved and stopped before the end; run the same command again
 
 
 class Guard:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from train.engine import step
 from train.evaluation import probe
+from train.guard import outcome
 from train.guard.nonfinite import NonFiniteSteps
 from train.guard.signals import Guard
 from train.model_files.folder import WeightsError
@@ -73,7 +74,13 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
             if stop:
                 break
         saver.finish()
-        return Outcome(state, state.step >= recipe.total_steps, saver.newest)
+        started.record.step, started.record.checkpoint, started.record.save_seconds = state.step, saver.newest, saver.last_seconds or None
+        finished = state.step >= recipe.total_steps
+        if finished:
+            started.record.end("finished", outcome.FINISHED, "")
+        else:
+            started.record.end("preempted", outcome.PREEMPTED, guard.signal or "a signal to another rank")
+        return Outcome(state, finished, saver.newest)
 
 
 def _due(every: int, state: TrainState) -> bool:

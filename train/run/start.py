@@ -35,7 +35,7 @@ from train.engine.step import StepTotals
 from train.engine.zero3 import Engine
 from train.evaluation.completion import Prompts, load_tokenizer
 from train.evaluation.heldout import Heldout
-from train.guard import run_lock
+from train.guard import outcome, run_lock
 from train.model.causal_lm import config_of
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
@@ -90,6 +90,7 @@ class Started:
     saver: Saver
     state: TrainState
     resumed: bool
+    record: outcome.Record
 
     def extras(self, state: TrainState, probe: dict[str, torch.Tensor]) -> checkpoint.Extras:
         """What goes into a checkpoint taken now."""
@@ -104,6 +105,7 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
     with ExitStack() as held:
         if lock := run_lock.take(recipe.run_dir, world):
             held.callback(lock.close)
+        record = held.enter_context(outcome.recorded(recipe.run_dir, world))
         root = place(recipe.checkpoints)
         found, saved = _checkpoint(recipe, root, resume_from, world)
         weights = found or resolve(recipe.model.path, world)
@@ -132,14 +134,15 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         held.callback(log.close)
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
-        saver.newest = found
+        saver.newest = record.checkpoint = found
+        record.step = state.step
         if found:
             world.beat.checkpoint(str(found))
         held.callback(saver.abandon)
         h = recipe.heldout
         prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None
         heldout = Heldout(engine, world, heldout_shards, recipe.data.seq_len, h.max_rows, recipe.micro_batch, prompts)
-        yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, resumed=found is not None)
+        yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, found is not None, record)
 
 
 def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> tuple[Path | None, dict[str, Any] | None]:
