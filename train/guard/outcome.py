@@ -69,7 +69,7 @@ def true_code(found: Outcome | None, launcher_code: int, since: float = 0.0) -> 
     of_this = found if found and found.started >= since - CLOCKS_SECONDS else None
     if of_this and of_this.exit_code is not None:
         return of_this.exit_code
-    if of_this and launcher_code in (FINISHED, PREEMPTED):  # still "running", and gone: it died without a word
+    if launcher_code in (FINISHED, PREEMPTED):  # refused before it began, or still "running", and gone: it died without a word
         return FAILED
     return launcher_code if launcher_code >= 0 else 128 - launcher_code
 
@@ -81,7 +81,7 @@ class Record:
         self.step, self.checkpoint, self.save_seconds = 0, None, None
         self._file = run_dir / FILE if world.rank == 0 else None
         self._told = threading.Lock()
-        before = read(run_dir)
+        before, self._new = read(run_dir), not run_dir.exists()
         self._attempt = before.attempt + 1 if before else 1
         self._started = time.time()
         self.save_seconds_before = before.save_seconds if before else None
@@ -91,6 +91,8 @@ class Record:
         """How the run ended; later words about it are not heard."""
         if self._told.acquire(blocking=False):
             self._write(ended, exit_code, cause)
+            if self._new and ended == "failed":
+                self._forget()
 
     def _write(self, ended: Ended, exit_code: int | None, cause: str) -> None:
         if self._file is None:
@@ -104,6 +106,12 @@ class Record:
             write_durably(self._file, json.dumps(dataclasses.asdict(outcome)) + "\n")
         except OSError as error:  # a full disk must not hide what happened, nor stop what goes well
             print(f"{self._file}: cannot be written ({error.strerror}); it does not say how this run goes", file=sys.stderr, flush=True)
+
+    def _forget(self) -> None:
+        """Nothing stays of a run that was refused before it began: its folder holds this file alone."""
+        if self._file and [p.name for p in self._file.parent.iterdir()] == [FILE]:
+            self._file.unlink()
+            self._file.parent.rmdir()
 
 
 @contextlib.contextmanager

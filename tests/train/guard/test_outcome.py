@@ -32,6 +32,16 @@ def test_a_run_is_running_until_its_end_is_told_and_the_first_end_stands(tmp_pat
     assert again.attempt == 2 and again.save_seconds == 1.5, "what a save took is known to the next attempt"
 
 
+def test_nothing_stays_of_a_run_that_is_refused_before_it_begins(tmp_path):
+    with pytest.raises(ValueError), outcome.recorded(tmp_path / "runs" / "new", RANKS[0]):
+        raise ValueError("shards/a: gone")
+    assert not (tmp_path / "runs" / "new").exists()
+    with pytest.raises(ValueError), outcome.recorded(tmp_path / "runs" / "new", RANKS[0]):
+        (tmp_path / "runs" / "new" / "recipe.yaml").write_text("")
+        raise ValueError("shards/a: gone")
+    assert outcome.read(tmp_path / "runs" / "new").ended == "failed"
+
+
 def test_what_a_run_raises_is_its_end(tmp_path):
     for error, code in ((ValueError("shards/a: gone\nmore"), 1), (KeyboardInterrupt(), 130)):
         with pytest.raises(type(error)), outcome.recorded(tmp_path, RANKS[0]):
@@ -60,7 +70,7 @@ def test_a_record_that_cannot_be_written_ends_nothing(tmp_path, capsys):
         ("finished", 0, 143, 0), ("finished", 0, 0, 0), ("preempted", 75, 1, 75), ("preempted", 75, 0, 75), ("preempted", 75, -15, 75),
         ("failed", 1, 0, 1), ("failed", 1, 75, 1), ("failed", 130, 1, 130),
         ("running", None, 0, 1), ("running", None, 75, 1), ("running", None, 247, 247), ("running", None, -9, 137),
-        (None, None, 0, 0), (None, None, 1, 1), (None, None, -15, 143),
+        (None, None, 0, 1), (None, None, 75, 1), (None, None, 1, 1), (None, None, -15, 143),
     ],
 )  # fmt: skip
 def test_the_true_code_is_the_runs_own_and_a_death_without_a_word_is_never_0(ended, code, launcher, true):
