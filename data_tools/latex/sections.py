@@ -12,7 +12,9 @@ Sections without prose never count, the first section never is the conclusion.
 import re
 from dataclasses import dataclass
 
-from data_tools.latex.headings import APPENDIX, BACK, CONCLUSION, INTRODUCTION, LEVELS, OPENING, SUMMARY, find_headings, plain_title
+from data_tools.latex.headings.find import find_headings
+from data_tools.latex.headings.spelled import LEVELS
+from data_tools.latex.headings.titles import APPENDIX, BACK, CONCLUSION, INTRODUCTION, OPENING, SUMMARY, plain_title
 from data_tools.latex.limits import MAX_SECTIONS, Deadline, PaperError
 from data_tools.latex.macros import bracket, group, join
 from data_tools.latex.names import DROP_ENVIRONMENTS

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from data_tools.latex.headings import plain_title
+from data_tools.latex.headings.titles import plain_title
 from data_tools.latex.paper import Paper, read_paper
 
 INTRODUCTION = """First sentence of the introduction stands here. It goes on for a while with words.

@@ -1,65 +1,21 @@
-r"""Headings in every dress → \section and its kin; what a title is called.
+r"""Headings set by hand → \section.
 
-First the spellings of classes and macro files (`\section *{X}`, KOMA's \addsec, \begin{section}{X}, amsppt's \head X \endhead,
-plain TeX's \beginsection). Then, where a paper has no such headings, or lacks its introduction or conclusion among them, the
-ones set by hand: a paragraph of its own that is `{\bf 1. Introduction}`, `\centerline{\sc Introduction}`, `1. INTRODUCTION`.
-These are believed only together: one is called introduction or conclusion, the others look like it or go on counting.
+A paragraph of its own that is `{\bf 1. Introduction}`, `\centerline{\sc Introduction}`, `1. INTRODUCTION`; a letter's run-in
+`\textit{Introduction.}---`. These are believed only together: one is called introduction or conclusion, the others look like it or
+go on counting.
 """
 
 import re
 from dataclasses import dataclass
 
+from data_tools.latex.headings.spelled import LEVELS
+from data_tools.latex.headings.titles import BACK, CONCLUSION, INTRODUCTION, KNOWN, SUMMARY, plain_title
 from data_tools.latex.layout import skip_layout
 from data_tools.latex.limits import Deadline
-from data_tools.latex.macros import bracket, group
+from data_tools.latex.macros import group
 from data_tools.latex.names import DROP
 
-LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
 _SPACE = re.compile(r"\s*")
-_HEADING = re.compile(
-    r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
-    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
-)
-
-_STARRED = re.compile(r"\\(part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)(?![a-zA-Z@])\s{0,9}(?:(\*)\s{0,9})?(?=[\[{])")
-_EMPTY = re.compile(r"\\(?:sub){0,2}section\*?\s?\{\s{0,9}\}")
-_ALIASES = {
-    name: level
-    for level, names in {
-        "part": "addpart",
-        "chapter": "addchap Chapter chapterstar unnumberedchapter mychapter",
-        "section": "addsec Section SECTION specialsection head heading sectionhead titlea bmhead nonumsection unnumberedsection sectionstar starsection"
-        " mysection nsection newsection asection newsec",
-        "subsection": "subhead subheading titleb Subsection SubSection subsectionstar addsubsec mysubsection nsubsection subsec",
-        "subsubsection": "subsubhead subsubheading titlec Subsubsection SubSubSection subsubsectionstar mysubsubsection subsubsec",
-    }.items()
-    for name in names.split()
-}
-_ALIAS = re.compile(r"\\([a-zA-Z]{4,24})\s{0,9}\*?\s{0,9}(?=[\[{])")
-_ENDED = re.compile(r"\\((?:sub){0,2}head|heading|subheading)(?![a-zA-Z{])\s{0,9}([^\n{}]{1,200}?)\s{0,9}\\end\1(?![a-zA-Z])")
-_BEGINSECTION = re.compile(r"\\beginsection(?![a-zA-Z])\s{0,9}(.{1,200}?)\s{0,9}(?:\\par(?![a-zA-Z])|\n[ \t]*\n)", re.S)
-_AS_ENVIRONMENT = re.compile(
-    r"\\begin\s{0,9}\{((?:sub){0,2}section|chapter)\*?\}\s{0,9}(?=[\[{])|\\end\s{0,9}\{(?:(?:sub){0,2}section|chapter)\*?\}"
-)
-_NAMED = re.compile(r"\\begin\s{0,9}\{(introduction|conclusions?|methods)\}|\\end\s{0,9}\{(?:introduction|conclusions?|methods)\}", re.I)
-# Copernicus' classes name two sections by commands of their own
-_COPERNICUS = re.compile(r"\\(introduction|conclusions)(?![a-zA-Z])\s{0,9}(?:\[([^\]\n]{1,80})\])?(?!\s{0,9}\{)")
-_NUMBER = re.compile(r"^(?:\W*(?i:section|chapter)?\s*(?:[0-9]{1,2}(?:\.[0-9]{0,2})*|[IVX]{1,5}\.?|[A-Z]\.)[.:)\s]\s*)")
-INTRODUCTION = re.compile(r"\bintro(?:duction|ductory)?\b|^introducci[oó]n$")
-OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
-CONCLUSION = re.compile(r"\bconclu(?:sions?|ding|de)\b")
-SUMMARY = re.compile(
-    r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
-    r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
-)
-BACK = re.compile(
-    r"acknowled?ge?ment|^acknowledge|^thanks$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?|^contributions?$"
-    r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|data (?:and .{0,30})?availability|code availability|software availability"
-    r"|availability of (?:data|code)|^(?:software|facilities|facility)(?:,? and .{0,20})?$|^related resources|^supporting information|^orcid|author information|^credit author"
-    r"|^dedication|^keywords?$|^authors?$|^declarations?$|^supplementary (?:materials?|data)$|ethics statement|reproducibility statement"
-)
-APPENDIX = re.compile(r"^(?:appendix|appendices|supplement)")
-
 _TITLE = r"\s{0,9}((?:[0-9IVX]{1,4}\.\s{0,3})?[A-Z][\w ,&\\'()\ue000\ue001-]{2,80}?)\s{0,9}[.:]?\s{0,9}(?:---|--|\u2014)?\s{0,9}"
 _RUN_IN = re.compile(
     r"(?:(?<=\n\n)|(?<=\n \n))[ \t]{0,9}(?:\\(?:noindent|medskip|bigskip|par|indent)\s{0,9}){0,3}(?:"
@@ -69,66 +25,6 @@ _RUN_IN = re.compile(
     + r"\}\s{0,3}[.:]?\s{0,3}(?:---|--|\u2014|\\textemdash|(?<=[.:-]\})|(?<=[.:]))"
     r"|\\(?:centerline|leftline)\s{0,9}\{\s{0,9}\{?\s{0,9}(?:\\(?:bf|large|Large|sc|it)\s{1,9}){0,3}" + _TITLE + r"\}{1,2})"
 )
-_KNOWN = re.compile(
-    r"^(?:(?:the |our )?(?:introduct\w+|observations?|data|samples?|methods?|methodology|results?|analysis|discussions?|models?|theory|simulations?"
-    r"|conclu\w+|summary|abstract|background|motivation|acknowled\w+|references|appendix|theoretical \w+|numerical \w+|basic equations|experiments?)"
-    r"(?:$| and | of | with | reduction| analysis))"
-)
-
-
-def find_headings(text: str, deadline: Deadline) -> tuple[str, list[tuple[str, str, int, int]]]:
-    """The body with its headings as LaTeX spells them, and for each (level, title, start, end); ("appendix", "", ...) where that begins."""
-    text = spell_headings(text)
-    headings = _headings(text, deadline)
-    real = [(level, plain_title(title)) for level, title, *_ in headings if level in LEVELS]
-    real = [(level, title) for level, title in real if not BACK.search(title)]
-    marked = mark_by_hand(text, headings if real else [], deadline)
-    if marked == text and not real:
-        marked = name_run_in_headings(text)
-    return marked, headings if marked == text else _headings(marked, deadline)
-
-
-def spell_headings(text: str) -> str:
-    r"""`\section *{X}`, `\addsec{X}`, `\begin{section}{X}`, `\head X\endhead` and the like as `\section*{X}`."""
-    text = _EMPTY.sub("\n\n", text)
-    text = _AS_ENVIRONMENT.sub(lambda m: f"\n\n\\{m[1]}" if m[1] else "\n\n", text)
-    text = _STARRED.sub(lambda m: f"\\{m[1]}{m[2] or ''}", text)
-    text = _ALIAS.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*" if m[1] in _ALIASES else m[0], text)
-    if r"\end" in text:
-        text = _ENDED.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*{{{m[2]}}}\n", text)
-    text = _BEGINSECTION.sub(lambda m: f"\n\n\\section*{{{' '.join(m[1].split())}}}\n\n", text)
-    text = _NAMED.sub(lambda m: f"\n\n\\section*{{{m[1].capitalize()}}}\n" if m[1] else "\n\n", text)
-    return _COPERNICUS.sub(lambda m: f"\n\n\\section{{{m[2] or m[1].capitalize()}}}\n", text)
-
-
-def _headings(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:
-    """(level, title, start, end) of every heading that has a title, and where the appendix begins."""
-    headings = []
-    for found in _HEADING.finditer(text):
-        deadline.check(every=64)
-        if found[1] is None:
-            headings.append(("appendix", "", found.start(), found.end()))
-            continue
-        at = found.end()
-        option = bracket(text, at) if text.startswith("[", at) else None
-        at = _SPACE.match(text, option[1] if option else at).end()
-        title = group(text, at, deadline) if text.startswith("{", at) else None
-        if title and re.search(r"\w", re.sub(r"\\[a-zA-Z]+", "", title[0])) and "#" not in title[0] and len(title[0]) < 1000:
-            headings.append((found[1], title[0], found.start(), title[1]))
-    return headings
-
-
-def name_run_in_headings(text: str) -> str:
-    r"""A letter's `\textit{Introduction.}---` and `\centerline{\bf 1. INTRODUCTION}` as sections, if it has both a first and others."""
-    found = [m for m in _RUN_IN.finditer(text) if m[2] or m[3] or m[1]]
-    titles = [plain_title(m[1] or m[2] or m[3]) for m in found]
-    if len(found) < 2 or not any(INTRODUCTION.search(t) or CONCLUSION.search(t) or SUMMARY.search(t) for t in titles):
-        return text
-    return _RUN_IN.sub(lambda m: f"\n\n\\section*{{{(m[1] or m[2] or m[3]).strip(' .:')}}}\n", text)
-
-
-# -- headings set by hand
-
 _PARAGRAPH = re.compile(
     r"(?:\n[ \t]*\n|\\par(?![a-zA-Z@]))\s*|\\begin\s{0,9}\{document\}|\\maketitle(?![a-zA-Z])"
     r"|(?=\\begin\s{0,9}\{(?:center|flushleft)\})|\n(?=[ \t]*\\(?:(?:big|med|small)skip|vskip|vspace|centerline|leftline|line)(?![a-zA-Z]))"
@@ -219,11 +115,11 @@ def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
     counted = {h.look for h in core if h.depth}
     taken = []
     for h in found:
-        if h in chosen or h.look in looks and h.depth < 2 and (h.alone or h.depth or _KNOWN.search(h.name)):
+        if h in chosen or h.look in looks and h.depth < 2 and (h.alone or h.depth or KNOWN.search(h.name)):
             taken.append((h, 1))
         elif h.alone and (h.styles or h.capitals) and h.name == "abstract":
             taken.append((h, 1))
-        elif h.alone and h.styles and BACK.search(h.name) or h.alone and h.capitals and _KNOWN.search(h.name):
+        elif h.alone and h.styles and BACK.search(h.name) or h.alone and h.capitals and KNOWN.search(h.name):
             taken.append((h, 1))
         elif h.alone and (h.depth > 1 and counted or h.styles and counted and not h.depth):
             taken.append((h, 2))
@@ -385,10 +281,10 @@ def _past_heading(text: str, at: int) -> tuple[int, bool]:
     return at, closed or at >= len(text) or text[at] == "\n"
 
 
-def plain_title(title: str) -> str:
-    """A section's title for comparing: lower case, no number, `and` for &."""
-    title = title.replace("\n", " ").strip()
-    if re.fullmatch(r"(?:\w[ .]{1,3}){4,60}\w\W?", title):  # I N T R O D U C T I O N
-        title = re.sub(r"[ .]", "", title).replace("AND", " AND ")
-    title = _NUMBER.sub("", title)
-    return " ".join(re.sub(r"[^\w\s]", " ", title.lower().replace("&", " and ")).split())
+def name_run_in_headings(text: str) -> str:
+    r"""A letter's `\textit{Introduction.}---` and `\centerline{\bf 1. INTRODUCTION}` as sections, if it has both a first and others."""
+    found = [m for m in _RUN_IN.finditer(text) if m[2] or m[3] or m[1]]
+    titles = [plain_title(m[1] or m[2] or m[3]) for m in found]
+    if len(found) < 2 or not any(INTRODUCTION.search(t) or CONCLUSION.search(t) or SUMMARY.search(t) for t in titles):
+        return text
+    return _RUN_IN.sub(lambda m: f"\n\n\\section*{{{(m[1] or m[2] or m[3]).strip(' .:')}}}\n", text)

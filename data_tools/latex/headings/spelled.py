@@ -1,0 +1,70 @@
+r"""Headings as classes and macro files spell them → \section and its kin, and where these stand.
+
+`\section *{X}`, KOMA's \addsec, \begin{section}{X}, amsppt's \head X \endhead, plain TeX's \beginsection.
+"""
+
+import re
+
+from data_tools.latex.limits import Deadline
+from data_tools.latex.macros import bracket, group
+
+LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
+_SPACE = re.compile(r"\s*")
+_HEADING = re.compile(
+    r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
+    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
+)
+
+_STARRED = re.compile(r"\\(part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)(?![a-zA-Z@])\s{0,9}(?:(\*)\s{0,9})?(?=[\[{])")
+_EMPTY = re.compile(r"\\(?:sub){0,2}section\*?\s?\{\s{0,9}\}")
+_ALIASES = {
+    name: level
+    for level, names in {
+        "part": "addpart",
+        "chapter": "addchap Chapter chapterstar unnumberedchapter mychapter",
+        "section": "addsec Section SECTION specialsection head heading sectionhead titlea bmhead nonumsection unnumberedsection sectionstar starsection"
+        " mysection nsection newsection asection newsec",
+        "subsection": "subhead subheading titleb Subsection SubSection subsectionstar addsubsec mysubsection nsubsection subsec",
+        "subsubsection": "subsubhead subsubheading titlec Subsubsection SubSubSection subsubsectionstar mysubsubsection subsubsec",
+    }.items()
+    for name in names.split()
+}
+_ALIAS = re.compile(r"\\([a-zA-Z]{4,24})\s{0,9}\*?\s{0,9}(?=[\[{])")
+_ENDED = re.compile(r"\\((?:sub){0,2}head|heading|subheading)(?![a-zA-Z{])\s{0,9}([^\n{}]{1,200}?)\s{0,9}\\end\1(?![a-zA-Z])")
+_BEGINSECTION = re.compile(r"\\beginsection(?![a-zA-Z])\s{0,9}(.{1,200}?)\s{0,9}(?:\\par(?![a-zA-Z])|\n[ \t]*\n)", re.S)
+_AS_ENVIRONMENT = re.compile(
+    r"\\begin\s{0,9}\{((?:sub){0,2}section|chapter)\*?\}\s{0,9}(?=[\[{])|\\end\s{0,9}\{(?:(?:sub){0,2}section|chapter)\*?\}"
+)
+_NAMED = re.compile(r"\\begin\s{0,9}\{(introduction|conclusions?|methods)\}|\\end\s{0,9}\{(?:introduction|conclusions?|methods)\}", re.I)
+# Copernicus' classes name two sections by commands of their own
+_COPERNICUS = re.compile(r"\\(introduction|conclusions)(?![a-zA-Z])\s{0,9}(?:\[([^\]\n]{1,80})\])?(?!\s{0,9}\{)")
+
+
+def spell_headings(text: str) -> str:
+    r"""`\section *{X}`, `\addsec{X}`, `\begin{section}{X}`, `\head X\endhead` and the like as `\section*{X}`."""
+    text = _EMPTY.sub("\n\n", text)
+    text = _AS_ENVIRONMENT.sub(lambda m: f"\n\n\\{m[1]}" if m[1] else "\n\n", text)
+    text = _STARRED.sub(lambda m: f"\\{m[1]}{m[2] or ''}", text)
+    text = _ALIAS.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*" if m[1] in _ALIASES else m[0], text)
+    if r"\end" in text:
+        text = _ENDED.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*{{{m[2]}}}\n", text)
+    text = _BEGINSECTION.sub(lambda m: f"\n\n\\section*{{{' '.join(m[1].split())}}}\n\n", text)
+    text = _NAMED.sub(lambda m: f"\n\n\\section*{{{m[1].capitalize()}}}\n" if m[1] else "\n\n", text)
+    return _COPERNICUS.sub(lambda m: f"\n\n\\section{{{m[2] or m[1].capitalize()}}}\n", text)
+
+
+def headings_of(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:
+    """(level, title, start, end) of every heading that has a title, and where the appendix begins."""
+    headings = []
+    for found in _HEADING.finditer(text):
+        deadline.check(every=64)
+        if found[1] is None:
+            headings.append(("appendix", "", found.start(), found.end()))
+            continue
+        at = found.end()
+        option = bracket(text, at) if text.startswith("[", at) else None
+        at = _SPACE.match(text, option[1] if option else at).end()
+        title = group(text, at, deadline) if text.startswith("{", at) else None
+        if title and re.search(r"\w", re.sub(r"\\[a-zA-Z]+", "", title[0])) and "#" not in title[0] and len(title[0]) < 1000:
+            headings.append((found[1], title[0], found.start(), title[1]))
+    return headings
