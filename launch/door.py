@@ -7,9 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from data_tools.work.errors import is_users_fault
 from train.world.output import lasting
+
+if TYPE_CHECKING:
+    from train.recipe.vocabulary import Recipe
 
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal after saving (run the same command again); 1 failed; 2 usage.
 
@@ -43,6 +47,14 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     parser.add_argument(
         "--resume", default="auto", metavar="auto|never|PATH", help="which checkpoint to go on from (default: the newest that verifies)"
     )
+    parser.add_argument(
+        "--keys",
+        nargs="?",
+        const="",
+        action=_Keys,
+        metavar="WORD",
+        help="all keys of a recipe; with a WORD: those that have it in their name",
+    )
     parser.add_argument("--local_rank", type=int, default=None, help=argparse.SUPPRESS)  # DeepSpeed's launcher gives it
     args = parser.parse_intermixed_args(argv)  # options may stand between key=value words
     if args.local_rank is not None:
@@ -53,6 +65,17 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     rank = int(os.environ.get("RANK", 0))
     with lasting():
         return _guarded(args, check, rank)
+
+
+class _Keys(argparse.Action):
+    """Ends the command, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: str, option: str | None = None) -> None:
+        from train.recipe import reference
+
+        text = reference.as_page() if values == "page" else reference.as_text(values)
+        print(text or f"no key has {values!r} in its name; --keys alone shows all")
+        parser.exit(0 if text else 2)
 
 
 def _gpu_bytes(text: str) -> float:
@@ -82,7 +105,10 @@ def _guarded(args: argparse.Namespace, check: Callable | None, rank: int) -> int
 def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
     from train.recipe.load import load
 
-    recipe = load(args.recipe, args.overrides)
+    written = load(args.recipe, args.overrides)
+    recipe, said = _settled(written, args)
+    if said and rank == 0:
+        print(said, file=sys.stdout if args.dry_run else sys.stderr, flush=True)
     for warning in check(recipe) if check else []:
         if rank == 0:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -107,6 +133,15 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
         return 0
     world.log0(f"stopped at step {outcome.state.step} of {recipe.total_steps}, saved{where}; the same command goes on from there")
     return PREEMPTED
+
+
+def _settled(recipe: Recipe, args: argparse.Namespace) -> tuple[Recipe, str]:
+    """A dry run goes on without shards that are not here yet, and says so."""
+    from train.preflight.epochs import settled
+
+    if args.dry_run and not all(source.path.exists() for source in recipe.data.sources.values()):
+        return recipe, ""
+    return settled(recipe, args.recipe)
 
 
 def _complain(error: Exception, rank: int) -> int:

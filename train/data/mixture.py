@@ -9,6 +9,7 @@ without any source needing more than one pass, so that the next epoch goes on wh
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,30 @@ def _shares(totals: Sequence[int], specs: Sequence[SourceSpec], limits: Sequence
         return most
     per_weight = min(most[k] / specs[k].weight for k in active)  # the source that ends first sets the epoch's length
     return [min(m, round(per_weight * spec.weight)) for m, spec in zip(most, specs, strict=True)]
+
+
+def end_of_passes(totals: Sequence[int], specs: Sequence[SourceSpec], passes: float) -> tuple[int, float]:
+    """Whole epochs, and the part of the next, in which the source with the largest weight is read `passes` times; without weights: all are.
+
+    Raises:
+        MixtureError: weights that name no such source, or one that may not be read so often.
+    """
+    if specs[0].weight is None:
+        return math.floor(passes), passes - math.floor(passes)
+    largest = max(spec.weight for spec in specs)
+    first, *others = [k for k, spec in enumerate(specs) if spec.weight == largest]
+    if others:
+        names = ", ".join(specs[k].name for k in (first, *others))
+        raise MixtureError(f"epochs={passes:g}: of which source? {names} have the same weight; make one larger, or give tokens= or steps=")
+    limits = [_limit(total, spec) for total, spec in zip(totals, specs, strict=True)]
+    used, epoch, wanted = [0] * len(specs), 0, passes * totals[first]
+    if limits[first] is not None and limits[first] < wanted or not totals[first]:
+        raise MixtureError(f"epochs={passes:g}: the sources give fewer ({_limits_text(totals, specs)}); {_REMEDY}")
+    while True:
+        shares = _shares(totals, specs, limits, used)
+        if used[first] + shares[first] >= wanted:
+            return epoch, (wanted - used[first]) / shares[first]
+        used, epoch = [u + s for u, s in zip(used, shares, strict=True)], epoch + 1
 
 
 def _limit(total: int, spec: SourceSpec) -> int | None:

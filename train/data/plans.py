@@ -4,6 +4,7 @@ shards' lengths and fingerprints, the recipe's data settings → `Plans.rows(epo
 `Plans.fingerprint(epoch)`, by which a resume knows that its rows are those of the saved run.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from train.data import mixture, packing
 from train.data.mixture import SourceSpec
 from train.data.packing import Rows
 
+PLANNED = 32  # epochs that are planned to know their rows
 KEPT = 3  # plans: of the caller's epoch, the builder's, the next
 
 
@@ -83,8 +85,19 @@ class Plans:
             self.rows(epoch)
         return self._depends_on | {"rows": self._digests[epoch]}
 
+    def rows_of_passes(self, passes: float) -> int:
+        """Rows until the source with the largest weight, without weights every source, has been read `passes` times. Raises MixtureError."""
+        whole, part = mixture.end_of_passes([int(n.sum()) for n in self._lengths], self.settings.specs, passes)
+        planned = [len(self.rows(epoch)) for epoch in range(min(whole, PLANNED))]
+        rows = sum(planned) * whole / max(1, len(planned))  # of more epochs than that the later ones are as long as those on average
+        return math.ceil(rows + (part * len(self.rows(min(whole, PLANNED))) if part else 0))
+
     def require_tokens(self, tokens: int) -> None:
-        mixture.require_tokens([int(n.sum()) for n in self._lengths], self.settings.specs, tokens)
+        """Raises MixtureError when the sources cannot fill the rows of that many tokens; whole packing leaves some of each row empty."""
+        totals = [int(n.sum()) for n in self._lengths]
+        there = mixture.tokens_available(totals, self.settings.specs)
+        if there is not None and there < tokens:
+            mixture.require_tokens(totals, self.settings.specs, math.floor(tokens * self.rows(0).fill))
 
     def close(self) -> None:
         self._planner.shutdown()

@@ -103,7 +103,9 @@ def _faults_of(place: str, shards: Shards, recipe: Recipe) -> list[str]:
 
 
 def _warnings(recipe: Recipe, opened: dict[str, Shards]) -> list[str]:
-    found = [w for w in [too_weak(recipe.optim.lr, recipe.total_steps, lr_sum(recipe))] if w]
+    found = []
+    if recipe.epochs is None:  # else the length is not known before the shards are here
+        found = [w for w in [too_weak(recipe.optim.lr, recipe.total_steps, lr_sum(recipe))] if w]
     for place, shards in opened.items():
         longer = int((shards.lengths > recipe.data.seq_len).sum())
         if longer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import shutil
@@ -14,14 +15,15 @@ from typing import Literal
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
-from train.data import mixture
 from train.data.mixture import SourceSpec
+from train.data.plans import Plans
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import WeightsError, read_folder
 from train.model_files.header import SafetensorsError
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
+from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
 from train.recipe.load import find_file
 from train.recipe.vocabulary import Recipe
@@ -82,11 +84,14 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     Raises:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
+    written = recipe
+    if recipe.epochs is not None:  # its shards are not here: sizes are those of a run that keeps all the checkpoints it may
+        c = recipe.checkpoint
+        recipe = dataclasses.replace(recipe, epochs=None, steps=max(1, c.every_steps) * (c.keep_last + c.keep_best + 1))
     on_cuda = meant_for_cuda(recipe) if device is None else device == "cuda"
     config = merged_config(recipe, ranks, on_cuda)
     accumulation = config["gradient_accumulation_steps"]
     padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
-    steps, warmup = recipe.total_steps, recipe.warmup_steps
     shape = shape_of_path(recipe.model.path)
     _require_supported(recipe)
     memory = plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
@@ -94,6 +99,8 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     if shape and not Path(recipe.model.path).exists():
         missing.append(f"model.path={recipe.model.path}: not downloaded; sizes below are of the published model")
     facts = _data(recipe, missing)
+    if written.epochs is not None:
+        missing.append(f"epochs={written.epochs:g}: its steps are known when the shards of all data.sources are here")
     rows: list[tuple[str, str]] = [
         ("run", f"{recipe.name} → {recipe.run_dir}"),
         (
@@ -112,9 +119,7 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
                 else ""
             ),
         ),
-        ("steps", f"{steps:,}"),
-        ("tokens", f"{steps * recipe.tokens_per_step:,}"),
-        ("warm-up", f"{warmup:g} steps = {round(warmup * recipe.tokens_per_step):,} tokens"),
+        *_length(recipe, written),
         ("learning rate", f"{recipe.schedule.kind} from {recipe.optim.lr:g} to {_final_lr(recipe):g}"),
         (
             "optimizer",
@@ -130,6 +135,17 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     faults = [*_unready(recipe), *_too_large(recipe, shape, memory, gpu_bytes, on_cuda)]
     text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"] if not faults else []
     return Explained("\n".join(text), faults)
+
+
+def _length(recipe: Recipe, written: Recipe) -> list[tuple[str, str]]:
+    if written.epochs is not None:
+        return [("steps", f"not known yet: {passes(written)}")]
+    steps, warmup = recipe.total_steps, recipe.warmup_steps
+    return [
+        ("steps", f"{steps:,}"),
+        ("tokens", f"{steps * recipe.tokens_per_step:,}"),
+        ("warm-up", f"{warmup:g} steps = {round(warmup * recipe.tokens_per_step):,} tokens"),
+    ]
 
 
 def _unready(recipe: Recipe) -> Iterator[str]:
@@ -167,7 +183,7 @@ def _final_lr(recipe: Recipe) -> float:
 
 def _data(recipe: Recipe, missing: list[str]) -> list[tuple[str, str]]:
     """Facts of the shards that are here; missing ones are noted."""
-    rows, totals, specs = [], [], []
+    rows, opened, specs = [], [], []
     named = [(f"data.sources.{n}", s.path, SourceSpec(n, s.weight, s.max_repeats)) for n, s in recipe.data.sources.items()]
     named += [(f"heldout.sources.{n}", s.path, None) for n, s in recipe.heldout.sources.items()]
     tokenizer = _tokenizer(recipe)
@@ -182,15 +198,24 @@ def _data(recipe: Recipe, missing: list[str]) -> list[tuple[str, str]]:
             (place.split(".", 2)[0] + " " + place.split(".", 2)[2], f"{len(shards):,} documents, {int(shards.lengths.sum()):,} tokens")
         )
         if spec:
-            totals.append(int(shards.lengths.sum()))
+            opened.append(shards)
             specs.append(spec)
     wanted = recipe.total_steps * recipe.tokens_per_step
     if len(specs) == len(recipe.data.sources):
-        mixture.require_tokens(totals, specs, wanted)
+        _require_tokens(recipe, opened, wanted)
+        totals = [int(shards.lengths.sum()) for shards in opened]
         weights = [s.weight or t for s, t in zip(specs, totals, strict=True)]
         for spec, total, weight in zip(specs, totals, weights, strict=True):
             rows.append((f"passes over {spec.name}", f"{wanted * weight / sum(weights) / total:.2f}"))
     return rows
+
+
+def _require_tokens(recipe: Recipe, shards: list[Shards], tokens: int) -> None:
+    plans = Plans(shards, data_settings(recipe))
+    try:
+        plans.require_tokens(tokens)
+    finally:
+        plans.close()
 
 
 def _tokenizer(recipe: Recipe) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from train.recipe.typed_yaml import LENGTHS
 from train.recipe.vocabulary import total_steps, warmup_steps
 
 WARMUPS = ("warmup_ratio", "warmup_steps", "warmup_tokens")
@@ -25,13 +26,15 @@ def _touches(broken: list[str], key: list[str]) -> bool:
 
 
 def _length_once(r: Any) -> list[str]:
-    if (r.steps is None) != (r.tokens is None):
+    given = {key: getattr(r, key) for key in LENGTHS if getattr(r, key) is not None}
+    if len(given) == 1:
         return []
-    return [f"steps={r.steps}, tokens={r.tokens}: give the run's length once, as steps=N or tokens=N"]
+    said = ", ".join(f"{key}={value:g}" if key == "epochs" else f"{key}={value}" for key, value in given.items()) or "no length"
+    return [f"{said}: give the run's length once, as steps=N, tokens=N or epochs=N"]
 
 
 def _warmup_ends(r: Any) -> list[str]:
-    if (r.steps is None) == (r.tokens is None) or total_steps(r) <= 1 or warmup_steps(r) < total_steps(r):
+    if r.epochs is not None or (r.steps is None) == (r.tokens is None) or total_steps(r) <= 1 or warmup_steps(r) < total_steps(r):
         return []
     return [f"schedule: warm-up of {warmup_steps(r):g} steps leaves nothing of the run's {total_steps(r)}; shorten it"]
 
@@ -75,8 +78,8 @@ def _something_to_evaluate(r: Any) -> list[str]:
 
 
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
-    (("steps", "tokens"), _length_once),
-    (("steps", "tokens", "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
+    (LENGTHS, _length_once),
+    ((*LENGTHS, "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
     (("tokens_per_step", "data.seq_len"), _whole_rows),
     (tuple(f"schedule.{key}" for key in WARMUPS), _warmup_once),
     (("data.sources.*.weight",), _all_weighted_or_none),

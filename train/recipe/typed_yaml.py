@@ -18,6 +18,7 @@ import yaml
 
 from train.recipe.written import Fault, Scalar, read, read_word
 
+LENGTHS = ("steps", "tokens", "epochs")  # the keys that say how long a run is
 TRUE, FALSE, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "null", "~")  # YAML's own words
 
 
@@ -40,9 +41,9 @@ def override(values: dict, word: str, lines: dict[str, str], faults: list[Fault]
         return
     at[last] = read_word(text)
     lines[key] = "command line"
-    other = {"steps": "tokens", "tokens": "steps"}.get(key)
-    if other and lines.get(other) != "command line":
-        values.pop(other, None)  # the length on the command line replaces the file's, whichever unit either has
+    for other in LENGTHS if key in LENGTHS else ():
+        if lines.get(other) != "command line":
+            values.pop(other, None)  # the length on the command line replaces the file's, whichever unit either has
 
 
 def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: list[Fault]) -> Any:

@@ -1,7 +1,7 @@
 """The recipe's whole vocabulary on one page: every key, its type, its default, what a value must be.
 
-load.py reads it from YAML and words; checks.py sees what no single key can show. Nothing in this room imports torch: a recipe
-is checked in milliseconds.
+A key's comment, above it or behind it, is its line in the reference (reference.py). load.py reads keys from YAML and words;
+checks.py sees what no single key can show. Nothing in this room imports torch: a recipe is checked in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 
 class RecipeError(ValueError):
@@ -35,78 +35,117 @@ _POSITIVE = {"check": lambda v: v > 0, "rule": "above 0"}
 _NAME = {"check": lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", v) is not None, "rule": "letters, digits, '.', '_' and '-'"}
 
 
+# what a number counts is part of its type
+Tokens = Annotated[int, "tokens"]
+Rows = Annotated[int, "rows"]
+Steps = Annotated[int, "steps"]
+Seconds = Annotated[int, "seconds"]
+Share = Annotated[float, "share"]
+Norm = Annotated[float, "L2 norm"]
+Loss = Annotated[float, "nats a token"]
+Passes = Annotated[float, "passes"]
+Tflops = Annotated[float, "TFLOP/s"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    path: str = field(metadata={"path": True})  # folder of safetensors, GGUF file, or Hub name
-    dtype: Literal["bf16", "fp32"] = "bf16"  # compute dtype; masters and Adam's moments are fp32 always
+    """The weights a run starts from, and how they are computed."""
+
+    # a Hugging Face folder of safetensors, a GGUF file, or a Hub name
+    path: str = field(metadata={"path": True})
+    dtype: Literal["bf16", "fp32"] = "bf16"  # what is computed in; masters and Adam's moments are fp32 always
+    # the kernel: flash-attn, torch's varlen kernel (CUDA) or SDPA a document; auto takes the first of these that is there
     attention: Literal["auto", "flash", "torch_varlen", "sdpa"] = "auto"
+    # which decoder layers are computed again in the backward instead of kept: less memory, up to a third more work
     activation_checkpointing: Literal["none", "full", "every_other"] = "none"
     compile: bool = False  # torch.compile of each decoder layer
-    fused_kernels: Literal["auto", "none"] = "auto"  # liger's on CUDA when installed
-    loss_chunk: int = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
-    fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it
-    max_start_loss: float | None = field(default=None, metadata=_POSITIVE)  # refuse weights worse than this at step 0
+    fused_kernels: Literal["auto", "none"] = "auto"  # liger's RMSNorm, RoPE, SwiGLU and cross-entropy on CUDA, when installed
+    loss_chunk: Tokens = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
+    fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it at its start
+    # held-out loss above which the start is refused: wrong weights, or a wrong tokenizer
+    max_start_loss: Loss | None = field(default=None, metadata=_POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    path: Path  # folder of token shards
-    weight: float | None = field(default=None, metadata=_POSITIVE)  # share of tokens; all sources or none have one
-    max_repeats: float | None = field(default=None, metadata=_POSITIVE)  # times a source may be seen in all
+    """Token shards to train on."""
+
+    path: Path  # the folder of token shards
+    weight: float | None = field(default=None, metadata=_POSITIVE)  # share of the tokens, in proportion; all sources have one, or none
+    max_repeats: Passes | None = field(
+        default=None, metadata=_POSITIVE
+    )  # how often it may be read in all; then its weight goes to the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    sources: dict[str, Source]
-    seq_len: int = field(default=4096, metadata=_at_least(2))
-    packing: Literal["split", "whole"] = "split"
-    long_documents: Literal["cut", "drop"] = "cut"  # whole packing: documents longer than a row
-    seed: int = field(default=0, metadata=_at_least(0))
-    workers: int = field(default=1, metadata=_at_least(1))
+    """What is trained on, and how documents become rows."""
+
+    sources: dict[str, Source]  # the shards, each under a name that metrics and messages use
+    seq_len: Tokens = field(default=4096, metadata=_at_least(2))  # length of a row
+    packing: Literal["split", "whole"] = (
+        "split"  # split: documents are cut at row ends, no padding; whole: best fit, what fits a row is never cut
+    )
+    long_documents: Literal["cut", "drop"] = "cut"  # whole packing: what becomes of documents longer than a row
+    seed: int = field(default=0, metadata=_at_least(0))  # of the order of the documents
+    workers: int = field(default=1, metadata=_at_least(1))  # threads of a rank that pack rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutSource:
-    path: Path
+    """Token shards to evaluate on."""
+
+    path: Path  # the folder of token shards
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heldout:
-    sources: dict[str, HeldoutSource] = field(default_factory=dict)
-    every_steps: int = field(default=0, metadata=_at_least(0))  # 0: only before the first and after the last step
-    max_rows: int | None = field(default=None, metadata=_at_least(1))  # rows a source; none: all
+    """What a run is judged by while it trains."""
+
+    sources: dict[str, HeldoutSource] = field(default_factory=dict)  # shards that are never trained on, each under a name
+    every_steps: Steps = field(default=0, metadata=_at_least(0))  # how often; 0: only before the first and after the last step
+    max_rows: Rows | None = field(default=None, metadata=_at_least(1))  # rows of a source that are used; none: all
     prompts: tuple[str, ...] = ()  # answered greedily at every evaluation, into the log and TensorBoard
-    prompt_tokens: int = field(default=48, metadata=_at_least(1))
+    prompt_tokens: Tokens = field(default=48, metadata=_at_least(1))  # longest answer to a prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    lr: float = field(default=2e-5, metadata=_POSITIVE)
+    """AdamW."""
+
+    lr: float = field(default=2e-5, metadata=_POSITIVE)  # peak learning rate
+    # decay rates of the first and second moment
     betas: tuple[float, float] = field(
         default=(0.9, 0.95), metadata={"check": lambda v: all(0 <= b < 1 for b in v), "rule": "two numbers from 0 to below 1"}
     )
-    eps: float = field(default=1e-8, metadata=_POSITIVE)
-    weight_decay: float = field(default=0.1, metadata=_at_least(0))
-    clip: float = field(default=1.0, metadata=_at_least(0))  # global gradient norm; 0: no clipping
-    kernel: Literal["auto", "fused", "cpu", "torch"] = "auto"  # DeepSpeed's FusedAdam, DeepSpeedCPUAdam, or torch.optim.AdamW
+    eps: float = field(default=1e-8, metadata=_POSITIVE)  # added to the root of the second moment
+    weight_decay: float = field(default=0.1, metadata=_at_least(0))  # decoupled, of matrices; norms and biases have none
+    clip: Norm = field(default=1.0, metadata=_at_least(0))  # largest norm of the whole gradient; 0: no clipping
+    # DeepSpeed's FusedAdam, DeepSpeedCPUAdam, or torch.optim.AdamW; auto takes the one that fits the engine
+    kernel: Literal["auto", "fused", "cpu", "torch"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
+    """How the learning rate goes: linear warm-up, then the decay. Give the warm-up once; none of the three: 0.03 of the run."""
+
+    # cosine to the floor, wsd flat and then linear to the floor, or constant
     kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    warmup_ratio: float | None = field(default=None, metadata=_between(0, 1))  # of the run's length
-    warmup_steps: int | None = field(default=None, metadata=_at_least(0))
-    warmup_tokens: int | None = field(default=None, metadata=_at_least(0))
-    floor_ratio: float = field(default=0.1, metadata=_between(0, 1))  # final lr / peak lr
-    decay_ratio: float = field(default=0.2, metadata=_between(0, 1))  # wsd: the last part of the run that decays
+    warmup_ratio: Share | None = field(default=None, metadata=_between(0, 1))  # warm-up as a share of the run
+    warmup_steps: Steps | None = field(default=None, metadata=_at_least(0))  # warm-up in steps
+    warmup_tokens: Tokens | None = field(default=None, metadata=_at_least(0))  # warm-up in tokens
+    floor_ratio: Share = field(default=0.1, metadata=_between(0, 1))  # last learning rate as a share of the peak
+    decay_ratio: Share = field(default=0.2, metadata=_between(0, 1))  # wsd: the last part of the run, which decays
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    every_steps: int = field(default=500, metadata=_at_least(0))  # 0: only at the end
-    keep_last: int = field(default=2, metadata=_at_least(1))
-    keep_every: int = field(default=0, metadata=_at_least(0))  # keep for good every so many steps; 0: none
-    keep_best: int = field(default=1, metadata=_at_least(0))  # by mean held-out loss
+    """When a run is saved, where, and which saves are kept."""
+
+    every_steps: Steps = field(default=500, metadata=_at_least(0))  # how often; 0: only at the end
+    keep_last: int = field(default=2, metadata=_at_least(1))  # newest checkpoints that are kept
+    keep_every: Steps = field(default=0, metadata=_at_least(0))  # one in so many steps is kept for good; 0: none
+    keep_best: int = field(default=1, metadata=_at_least(0))  # best ones by mean held-out loss that are kept
     to: str | None = None  # a URL like s3://bucket/folder: checkpoints go to TO/NAME there instead of runs/NAME/checkpoints
     background: bool = False  # write behind the steps, from a copy in host memory (12 bytes a parameter, shared by the ranks)
     trainer_state: bool = True  # masters and moments too: needed to resume
@@ -115,29 +154,41 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Logging:
-    every_steps: int = field(default=1, metadata=_at_least(1))
-    tensorboard: bool = True
-    peak_tflops: float | None = field(default=None, metadata=_POSITIVE)  # dense bf16 peak of a device, for MFU; none: by its name
+    """What is written of each step."""
+
+    every_steps: Steps = field(default=1, metadata=_at_least(1))  # how often a step is printed; metrics.jsonl has every one
+    tensorboard: bool = True  # curves in runs/NAME/tensorboard
+    peak_tflops: Tflops | None = field(default=None, metadata=_POSITIVE)  # dense bf16 peak of a device, for MFU; none: by its name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    max_nonfinite_in_a_row: int = field(default=10, metadata=_at_least(1))
-    timeout_seconds: int = field(default=600, metadata=_at_least(10))  # of a collective
+    """What ends a run that goes wrong."""
+
+    max_nonfinite_in_a_row: Steps = field(
+        default=10, metadata=_at_least(1)
+    )  # steps whose gradient is NaN or infinite: skipped, then the end
+    timeout_seconds: Seconds = field(default=600, metadata=_at_least(10))  # longest wait of a rank for the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    name: str = field(metadata=_NAME)
+    """The run: its name, its length, its batch."""
+
+    name: str = field(metadata=_NAME)  # of the run's folder, runs/NAME
     model: Model
     data: Data
-    steps: int | None = field(default=None, metadata=_at_least(1))
-    tokens: int | None = field(default=None, metadata=_at_least(1))  # the run's length, global; steps or tokens, not both
-    tokens_per_step: int = field(metadata=_at_least(1))  # global; accumulation is derived from it, never set
-    micro_batch: int = field(default=1, metadata=_at_least(1))  # rows a rank computes at once
-    seed: int = field(default=0, metadata=_at_least(0))
-    deepspeed: Path = Path("ds_configs/zero3.json")
-    runs: Path = Path("runs")
+    steps: Steps | None = field(default=None, metadata=_at_least(1))  # the run's length; one of steps, tokens, epochs
+    tokens: Tokens | None = field(default=None, metadata=_at_least(1))  # the run's length over all ranks, rounded up to whole steps
+    # the run's length as passes over the source with the largest weight; without weights over all documents
+    epochs: Passes | None = field(default=None, metadata=_POSITIVE)
+    tokens_per_step: Tokens = field(metadata=_at_least(1))  # the global batch; accumulation is derived from it, never set
+    micro_batch: Rows = field(default=1, metadata=_at_least(1))  # rows a rank computes at once: memory and speed, never the result
+    seed: int = field(
+        default=0, metadata=_at_least(0)
+    )  # of torch's random numbers, of which a Llama draws none; the order of the documents has data.seed
+    deepspeed: Path = Path("ds_configs/zero3.json")  # the engine's settings, a file or one of ds_configs by its name
+    runs: Path = Path("runs")  # the folder that runs lie in
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     heldout: Heldout = field(default_factory=Heldout)
@@ -173,7 +224,8 @@ class Recipe:
 
 
 def total_steps(run: Recipe) -> int:
-    """Steps of the run; a length in tokens is rounded up to whole steps."""
+    """Steps of the run; a length in tokens is rounded up to whole steps. One in epochs is settled first (preflight/epochs.py)."""
+    assert run.epochs is None, f"epochs={run.epochs} of {run.name} are not settled"
     return run.steps if run.steps is not None else -(-run.tokens // run.tokens_per_step)
 
 

@@ -27,8 +27,6 @@ from train.checkpoint.saver import Keep, Saver
 from train.checkpoint.state import read_state, state_of_run
 from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
-from train.data.mixture import SourceSpec
-from train.data.plans import DataSettings
 from train.engine import zero3
 from train.engine.deepspeed_json import merged_config
 from train.engine.step import StepTotals
@@ -44,6 +42,7 @@ from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
 from train.model_files.shapes import described
 from train.preflight import memory_plan
+from train.preflight.epochs import data_settings
 from train.preflight.memory_items import Shape
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe
@@ -115,7 +114,7 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         _preflight(recipe, base, root, world)
         world.beat.phase("loading")
         engine, fingerprint = _engine(recipe, base, len(shards), world)
-        loader = Loader(shards, _settings(recipe), world.rank, world.size)
+        loader = Loader(shards, data_settings(recipe), world.rank, world.size)
         held.callback(loader.close)
         if loader.plans.dropped_documents:
             world.log0(f"data.long_documents=drop: {loader.plans.dropped_documents:,} documents longer than a row are left out")
@@ -193,20 +192,13 @@ def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> Non
 
 def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tuple[Engine, str]:
     """The engine, and the fingerprint of the weights it was started with."""
+    torch.manual_seed(recipe.seed)
     engine, loaded, said = zero3.start(recipe, world, base.weights, sources, base.folder)
     world.log0(
         f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {base.weights}; weights fingerprint {loaded.fingerprint}"
     )
     world.log0(said)
     return engine, loaded.fingerprint
-
-
-def _settings(recipe: Recipe) -> DataSettings:
-    d = recipe.data
-    return DataSettings(
-        specs=[SourceSpec(n, s.weight, s.max_repeats) for n, s in d.sources.items()], seq_len=d.seq_len, packing=d.packing, long_documents=d.long_documents,
-        seed=d.seed, rows_per_step=recipe.rows_per_step, micro_batch_rows=recipe.micro_batch, workers=d.workers,
-    )  # fmt: skip
 
 
 def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, Any], adam_kernel: str) -> dict[str, Any]:
