@@ -21,6 +21,7 @@ from typing import Any, Literal, Union
 from train.recipe import vocabulary
 from train.recipe.vocabulary import Recipe
 
+UNSET = "not set"
 WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 HEAD = """# All keys of a recipe
 
@@ -32,7 +33,7 @@ own. This page is made from `train/recipe/vocabulary.py`, by `python launch/pret
 
 @dataclass(frozen=True)
 class Key:
-    """section: dotted, "" for the recipe's own; default: as YAML would have it, "required" where a recipe must give it."""
+    """section: dotted, "" for the recipe's own; default: as YAML would have it, "required" where a recipe must give it, or UNSET."""
 
     section: str
     name: str
@@ -89,7 +90,7 @@ def as_page() -> str:
 
 
 def _default(key: Key) -> str:
-    return key.default if key.default == "required" else f"default {key.default}"
+    return key.default if key.default in ("required", UNSET) else f"default {key.default}"
 
 
 def _keys_of(section: str, kind: type) -> list[Key]:
@@ -125,8 +126,8 @@ def _written(f: dataclasses.Field) -> str:
     if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
         return "required"
     value = f.default if f.default is not dataclasses.MISSING else f.default_factory()
-    if value is None or value == () or value == {}:
-        return "none"
+    if value is None or value == {}:
+        return UNSET if value is None else "{}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value)) if isinstance(value, tuple) else f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)

@@ -49,11 +49,8 @@ def test_defaults_are_those_a_recipe_gets(tmp_path):
             at = getattr(at, part)
         again: list = []
         kind = reference.sections()[key.section]
-        told = build(kind, {key.name: read_word(key.default if key.default != "none" else "null")}, "", {}, again)
-        if key.default == "none" and isinstance(at, (tuple, dict)):
-            assert not at
-        else:
-            assert getattr(told, key.name) == at and not [f for f in again if f.key == key.name], key
+        told = build(kind, {key.name: read_word(key.default if key.default != reference.UNSET else "null")}, "", {}, again)
+        assert getattr(told, key.name) == at and not [f for f in again if f.key == key.name], key
         looked += 1
     assert looked > 45
 
@@ -74,7 +71,7 @@ def test_units_and_allowed_values_are_told():
         and "at least 2" in of["data.seq_len"].kind
         and "0 to below 1" in of["optim.betas"].kind
     )
-    assert of["optim.lr"].default == "2e-5" and of["heldout.prompts"].default == "none" and of["checkpoint.trainer_state"].default == "true"
+    assert of["optim.lr"].default == "2e-5" and of["heldout.prompts"].default == "[]" and of["checkpoint.trainer_state"].default == "true"
 
 
 def test_the_page_is_what_the_vocabulary_says():
