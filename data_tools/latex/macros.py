@@ -32,6 +32,12 @@ _REMARK = re.compile(
     rf"{_OPENS}{_INITIALS}(?:--|[:>])#\d{_CLOSES}|{_OPENS}#\d[-:]{{1,3}}[A-Z]{{2,3}}{_CLOSES}|^\[[A-Z]{{2,3}}\]#\d$|^(?!ID)[A-Z]{{2,3}}:#\d$"
     r"|(?i:\b(?:todo|fixme|xxx)):?#\d"
 )
+# what an author puts around his own new words, for a referee
+_CHANGED = re.compile(
+    r"(?i)(?:chang|revis|updat|add|insert|clarif|modif|correct|edit|alter|replac|highlight|rewritten|rephras)(?:e|ed|es|s|ing|ied|y|ion)?(?:text)?$"
+    r"|^(?:new|rev|mod)(?:text)?$|new$"
+)
+_TAGGED = re.compile(r"^[\[(]?[A-Z][^#]{0,20}[:>\])]#1[\])]?$")
 _NAMED_REMARK = re.compile(r"(?i)(?:comment|note|remark)s?$")
 _ENCLOSED = re.compile(rf"^{_OPENS}#\d{_CLOSES}$")
 # what draws a sign out of others: its tools, and the signs by name or by number
@@ -147,6 +153,9 @@ def bracket(text: str, at: int) -> tuple[str, int] | None:
 
 def judged(name: str, macro: Macro, known: Mapping[str, Macro]) -> Macro:
     """The macro as a reader needs it: a remark shows nothing, a drawing is the sign it draws and is not looked at again."""
+    if _CHANGED.search(name) and len(macro.kinds) == 1 and not re.search("(?i)todo|fixme", macro.body):
+        tagged = _TAGGED.search(_LAYOUT.sub("", macro.body))
+        return Macro("#1", macro.kinds) if tagged else macro
     if _is_remark(name, macro):
         return Macro("", macro.kinds)
     placed = known.get(_PLACED.sub("", macro.body)[1:]) if not macro.kinds and len(macro.body) < 200 else None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from data_tools.latex.citations import citation_names
 from data_tools.latex.expansion.expander import expand
+from data_tools.latex.expansion.shorthands import spelled_out
 from data_tools.latex.expansion.source import cut_comments, decode, shown
 from data_tools.latex.formulas import protect, restore
 from data_tools.latex.limits import MAX_SECTIONS, SECONDS_PER_PAPER, Deadline, PaperError
@@ -69,7 +70,8 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
         if not path.is_file():
             raise PaperError("no main file", f"{path} is not a file")
         tree, main = Tree(path.parent), path.name
-    source = expand(Files(tree, main, notes, deadline), main, deadline)
+    files = _FreshFiles(tree, main, notes, deadline)
+    source = expand(files.open, main, deadline)
     if source.count("section{") > 10 * MAX_SECTIONS:
         raise PaperError("too many sections", f"{source.count('section{')} headings; no paper has {10 * MAX_SECTIONS}")
     start = re.search(r"\\begin\s{0,9}\{document\}", source)
@@ -81,8 +83,20 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
     if not title or not abstract:
         head = source[: start.start()]
         title, abstract = title or cut_title(head, deadline)[0], abstract or cut_abstract(head, deadline)[0]
-    passages = _Passages(context, deadline)
+    passages = _Passages(context, files.last.language, deadline)
     return _assemble(passages.words(title), passages.words(cut_environments(abstract, deadline)), passages.sections(body), notes)
+
+
+class _FreshFiles:
+    """The paper's files, opened again where the expansion begins again; `notes` are those of the last time."""
+
+    def __init__(self, tree: Tree, main: str, notes: list[str], deadline: Deadline) -> None:
+        self._tree, self._main, self._notes, self._deadline, self._before = tree, main, notes, deadline, len(notes)
+
+    def open(self) -> Files:
+        del self._notes[self._before :]
+        self.last = Files(self._tree, self._main, self._notes, self._deadline)
+        return self.last
 
 
 def _bibliography(tree: Tree, main: str) -> str:
@@ -103,18 +117,18 @@ def _context(source: str, bibliography: str, deadline: Deadline) -> Context:
 
 
 class _Passages:
-    def __init__(self, context: Context, deadline: Deadline) -> None:
-        self._context, self._deadline = context, deadline
+    def __init__(self, context: Context, language: str, deadline: Deadline) -> None:
+        self._context, self._language, self._deadline = context, language, deadline
 
     def words(self, tex: str) -> str:
         """A passage on its own as words."""
-        text, formulas = protect(tex, self._deadline)
+        text, formulas = self._protected(tex)
         self._context.seen.clear()
         return self._prose(text, formulas).replace(HEADING, "")
 
     def sections(self, body: str) -> list[Section]:
         """The body's sections as words."""
-        text, formulas = protect(cut_thanks(cut_environments(body, self._deadline)), self._deadline)
+        text, formulas = self._protected(cut_thanks(cut_environments(body, self._deadline)))
         self._context.seen.clear()
         sections = split_sections(text, self._deadline)
         for section in sections:
@@ -122,6 +136,10 @@ class _Passages:
             section.title = self._prose(section.title, formulas).replace("\n", " ")
             section.text = cut_back_parts(self._prose(section.text, formulas))
         return sections
+
+    def _protected(self, tex: str) -> tuple[str, list[str]]:
+        text, formulas = protect(tex, self._deadline)
+        return spelled_out(text, self._language), formulas
 
     def _prose(self, text: str, formulas: list[str]) -> str:
         return shown(restore(prose(text, self._context, self._deadline), formulas))

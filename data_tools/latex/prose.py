@@ -34,6 +34,7 @@ _ANGLED = re.compile(r"<([^<>\n]{0,200})>(?=[\[{])")
 _FUNCTION_WORD = re.compile(
     r"\s(?:and|or|for|at|in|on|is|are|was|to|from|of|with|the|as|by|wide|per|we|while|range|long|but|than)\b|\s[^a-zåöé\\]"
 )
+_MEASURE = re.compile(r"\[\s{0,3}-?\d{0,4}\.?\d{1,4}\s{0,3}(?:pt|em|ex|cm|mm|in|\\[a-z]{1,20}width)\s{0,3}\]")
 _MACHINERY = re.compile(MACHINERY)
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
 _REFERENCE = frozenset("ref eqref autoref cref Cref pageref nameref subref vref labelcref fullref".split())
@@ -182,6 +183,8 @@ class _Reader:
             return
         shown = symbols().get(word, "")
         self._out.append(shown)
+        if not shown and (measure := _MEASURE.match(self._text, self._at)):
+            self._at = measure.end()
         if not shown and self._text.startswith("[", self._at):
             option = bracket(self._text, self._at)
             if option and self._text.startswith("{", option[1]):

@@ -49,7 +49,7 @@ _WORDS = {
     "algorithm": "Algorithm",
 }
 # how the floats and equations of an appendix are numbered by the classes that number them anew: what stands behind its letter
-_ANEW = {"aastex": ("equation",), "emulateapj": ("equation",), "revtex": ("equation",), "mn": ("equation", "figure", "table")} | {
+_ANEW = {"aas": ("equation",), "emulateapj": ("equation",), "revtex": ("equation",), "mn": ("equation", "figure", "table")} | {
     "aa": ("equation", "figure", "table"),
     "elsart": ("equation",),
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from data_tools.latex.headings.find import find_headings
 from data_tools.latex.headings.spelled import LEVELS
-from data_tools.latex.headings.titles import APPENDIX, BACK, CONCLUSION, INTRODUCTION, OPENING, SUMMARY, plain_title
+from data_tools.latex.headings.titles import APPENDIX, BACK, BRIEF_BACK, CONCLUSION, INTRODUCTION, OPENING, SUMMARY, plain_title
 from data_tools.latex.limits import MAX_SECTIONS, Deadline, PaperError
 from data_tools.latex.macros import bracket, group, join
 from data_tools.latex.names import DROP_ENVIRONMENTS
@@ -22,6 +22,7 @@ from data_tools.latex.prose import HEADING
 
 MIN_UNSECTIONED = 40
 MAX_UNSECTIONED = 0.6
+MAX_BRIEF = 150
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
 _ABSTRACT = re.compile(r"\\begin\s{0,9}\{((?:onecol|singlecolumn)?[aA]bstracts?)\}|\\(abstracts?)(?![a-zA-Z@])")
@@ -138,16 +139,17 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
     text, headings = find_headings(text, deadline)
     used = [name for name, *_ in headings if name in LEVELS]
     top = min(used, key=LEVELS.index) if used else ""
-    cuts = [h for h in headings if h[0] in (top, "appendix")]
+    cuts = [h for h in headings if h[0] in (top, "appendix", "matter")]
     if len(cuts) > MAX_SECTIONS:
         raise PaperError("too many sections", f"{len(cuts)} headings of one level; at most {MAX_SECTIONS} are read")
     start = _front_end(text[: cuts[0][2]] if cuts else text, deadline)
-    sections = [Section("", "body", text[start : cuts[0][2] if cuts else len(text)])]
+    # before a book's first chapter stand title pages, never its introduction
+    sections = [Section("", "front" if top == "chapter" else "body", text[start : cuts[0][2] if cuts else len(text)])]
     appendix = False
     for i, (name, title, _, end) in enumerate(cuts):
-        appendix = appendix or name == "appendix"
+        appendix = (appendix or name == "appendix") and name != "matter"
         body = text[end : cuts[i + 1][2] if i + 1 < len(cuts) else len(text)]
-        if name == "appendix" and INTRODUCTION.search(plain_title(sections[-1].title)):
+        if name == "matter" or name == "appendix" and INTRODUCTION.search(plain_title(sections[-1].title)):
             sections[-1].text += body  # no paper ends there: the text goes on until something is a heading
         elif name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
@@ -174,24 +176,41 @@ def classify(sections: list[Section]) -> tuple[Section | None, Section | None]:
     """Set every section's kind; the introduction and the conclusion, which may be a new Section cut from the last one."""
     for section in sections:
         title = plain_title(section.title)
-        if BACK.search(title):
+        if _is_back(title, section.text):
             section.kind = "back"
         elif APPENDIX.match(title):
             section.kind = "appendix"
-    main = [s for s in sections if s.kind == "body" and s.text.strip()]
+    body = [s for s in sections if s.kind == "body"]
+    main = [s for s in body if _has_prose(s)]
     introduction = _introduction(main)
     if introduction:
         introduction.kind = "introduction"
     rest = [s for s in main[1:] if s is not introduction]
-    conclusion = _conclusion(rest)
+    conclusion = _conclusion(rest, still_to_write=any(_concludes(s.title) for s in body if s not in main))
     if conclusion in rest:
         conclusion.kind = "conclusion"
+    for section in sections:
+        section.kind = "body" if section.kind == "front" else section.kind
     return introduction, conclusion
 
 
+def _is_back(title: str, text: str) -> bool:
+    return BACK.search(title) is not None or BRIEF_BACK.search(title) is not None and len(text.split()) <= MAX_BRIEF
+
+
+def _has_prose(section: Section) -> bool:
+    """Whether it has more than headings."""
+    return any(paragraph.strip() and HEADING not in paragraph for paragraph in section.text.split("\n\n"))
+
+
+def _concludes(title: str) -> bool:
+    return CONCLUSION.search(plain_title(title)) is not None or SUMMARY.search(plain_title(title)) is not None
+
+
 def _introduction(main: list[Section]) -> Section | None:
-    for section in main[:4]:
-        if INTRODUCTION.search(plain_title(section.title)):
+    for i, section in enumerate(main[:8]):
+        # behind summaries in other languages, prefaces and the like only what has no other name
+        if (INTRODUCTION.search if i < 4 else INTRODUCTION.fullmatch)(plain_title(section.title)):
             return section
     if not main:
         return None
@@ -202,12 +221,12 @@ def _introduction(main: list[Section]) -> Section | None:
     return titled[0] if titled and OPENING.search(plain_title(titled[0].title)) else None
 
 
-def _conclusion(rest: list[Section]) -> Section | None:
+def _conclusion(rest: list[Section], still_to_write: bool) -> Section | None:
     for pattern in (CONCLUSION, SUMMARY):
         for section in reversed(rest):
             if pattern.search(plain_title(section.title)):
                 return section
-    if not rest:
+    if not rest or still_to_write:
         return None
     last = rest[-1]
     part = _closing_part(last)
@@ -223,20 +242,18 @@ def _closing_part(section: Section) -> Section | None:
     """The last subsection of a section, if it is called conclusion or summary."""
     paragraphs = section.text.split("\n\n")
     headings = [i for i, paragraph in enumerate(paragraphs) if HEADING in paragraph]
-    title = plain_title(paragraphs[headings[-1]]) if headings else ""
-    if CONCLUSION.search(title) or SUMMARY.search(title):
+    if headings and _concludes(paragraphs[headings[-1]]):
         return Section(paragraphs[headings[-1]], "conclusion", "\n\n".join(paragraphs[headings[-1] + 1 :]))
     return None
 
 
 def cut_back_parts(text: str) -> str:
     """A section without its subsections of acknowledgements, availability statements and the like, and without closing thanks."""
-    kept, skipping = [], False
-    for paragraph in text.split("\n\n"):
-        if HEADING in paragraph:
-            skipping = BACK.search(plain_title(paragraph)) is not None
-        if not skipping:
-            kept.append(paragraph)
+    kept: list[str] = []
+    for part in re.split(f"\n\n(?={HEADING})", text):
+        title, _, below = part.partition("\n\n")
+        if HEADING not in title or not _is_back(plain_title(title), below):
+            kept += part.split("\n\n")
     # some authors thank people, grants and archives in the last paragraphs of their last section
     while kept and _GRATITUDE.match(kept[-1]):
         kept.pop()

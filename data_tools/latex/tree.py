@@ -17,6 +17,7 @@ _INPUT = re.compile(
     r"\\(?:(input|include|subfile|subfileinclude|InputIfFileExists|variable|@input)\s{0,9}(?:\{([^{}\n]{1,300})\}|(?<=t)\s([^\s\\{}%]{1,300}))"
     r"|(?:import|subimport|includefrom|inputfrom)\*?\s{0,9}\{([^{}\n]{0,300})\}\s{0,9}\{([^{}\n]{1,300})\})"
 )
+_BEGIN = re.compile(r"\\begin\s{0,9}\{document\}")
 _MAX_PACKAGE_CHARS = 1 << 16
 # packages that travel with papers and define layout, not words
 _LAYOUT = re.compile(
@@ -82,14 +83,18 @@ class Files:
         self._tree, self._main, self._notes, self._deadline = tree, main, notes, deadline
         self._count = self._chars = 0
         self._literals = Literals(deadline)
+        self._began = False  # whether a \begin{document} was read
         self.codec = ""  # as inputenc names it
+        self.language = ""  # the one that babel or the class name last
 
     def main(self) -> str:
         """The main file."""
         data = self._tree.read(self._main)
         if data is None:
             raise PaperError("no main file", f"{self._main} is not a file of the paper")
-        return self._settled(decode(data, self._main))
+        text = self._settled(decode(data, self._main))
+        self._began = _BEGIN.search(text) is not None
+        return text
 
     def package(self, name: str) -> str | None:
         """The author's own package of this name, where the paper brings it."""
@@ -119,8 +124,12 @@ class Files:
         text = written if written is not None else self._text(found)
         if text is None:
             return None
-        # a sub-file that can be typeset alone brings a preamble of its own
-        return found, re.split(r"\\begin\s{0,9}\{document\}", self._settled(text), maxsplit=1)[-1]
+        text = self._settled(text)
+        begin = _BEGIN.search(text)
+        if begin is None or not self._began:  # the main file may leave even the document's beginning to another
+            self._began = self._began or begin is not None
+            return found, text
+        return found, text[begin.end() :]  # a sub-file that can be typeset alone brings a preamble of its own
 
     def find(self, wanted: str, asker: str, note: bool = False) -> str | None:
         """The tree's file that `wanted` means, looked for as TeX does (from the main file), then beside the asker."""

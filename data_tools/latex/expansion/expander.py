@@ -28,6 +28,7 @@ from data_tools.latex.names import ASTRONOMY, PROTECTED
 from data_tools.latex.tree import Files
 from data_tools.latex.units import UNIT_COMMANDS, Units
 
+MAX_INERT = 20
 MAX_BODY = 100_000  # of a macro that is defined by itself, `\edef\a{\a\a}`
 _DEFINERS = {
     **dict.fromkeys(
@@ -51,19 +52,33 @@ _HIDERS = frozenset(("excludecomment", "excludeversion"))
 _SHOWERS = frozenset(("includecomment", "includeversion"))
 
 
-def expand(files: Files, main: str, deadline: Deadline) -> str:
-    """The paper that begins in the main file, as one text; PaperError when it does not end."""
-    return _Expander(files, main, deadline).run()
+def expand(open_files: Callable[[], Files], main: str, deadline: Deadline) -> str:
+    """The paper that begins in the main file, as one text; PaperError when it does not end.
+
+    Where it is the machinery of a package that never ends, begun by conditions that only TeX can decide, it is read without that.
+    """
+    inert: set[str] = set()
+    while True:
+        expander = _Expander(open_files(), main, deadline, frozenset(inert))
+        try:
+            return expander.run()
+        except PaperError:
+            looping = expander.of_a_package() - inert
+            if not looping or len(inert) > MAX_INERT:
+                raise
+            inert |= looping
 
 
 class _Expander:
-    def __init__(self, files: Files, main: str, deadline: Deadline) -> None:
+    def __init__(self, files: Files, main: str, deadline: Deadline, inert: frozenset[str]) -> None:
         self._deadline = deadline
         self._stream = Stream(files.main(), main, deadline)
         self._conditions = Conditions(self._stream, lambda name: self._inputs.has(name), self._is_known)
         self._branches = Branches(self._stream, self._conditions, deadline)
         self._inputs = Inputs(self._stream, files, main, self._conditions)
         self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
+        self._inert = inert  # names of packages that are not carried out, either
+        self._packaged: set[str] = set()  # names that packages define
         self._environments: dict[str, tuple[Macro, str]] = {}
         self._hidden = {"anfxnote", "anfxwarning", "anfxerror", "anfxfatal"}
         self._unclosed: object = None  # where, and by which name, a hidden part has no end
@@ -75,6 +90,10 @@ class _Expander:
     def run(self) -> str:
         """The whole paper."""
         return self._stream.run()
+
+    def of_a_package(self) -> set[str]:
+        """The macro that never ended, if a package defines it."""
+        return {self._stream.last} & self._packaged if self._stream.loops else set()
 
     def _is_known(self, name: str) -> bool:
         return name in self._machinery or name in self._handlers
@@ -302,7 +321,10 @@ class _Expander:
         return True
 
     def _define(self, name: str, macro: Macro) -> None:
-        if name in PROTECTED or "@" in name and self._stream.stack[-1].file[-4:] == ".sty":  # a package's own machinery is not for readers
+        packaged = any(pending.file[-4:] == ".sty" for pending in self._stream.stack)
+        if packaged:
+            self._packaged.add(name)
+        if name in PROTECTED or name in self._inert or "@" in name and packaged:  # a package's own machinery is not for readers
             self._machinery[name] = macro
         else:
             self._stream.macros[name] = judged(name, macro, self._stream.macros)

@@ -3,11 +3,18 @@ r"""What files bring into a paper: inputs in their places, the author's packages
 import re
 
 from data_tools.latex.expansion.conditions import Conditions
+from data_tools.latex.expansion.shorthands import named_language
 from data_tools.latex.expansion.stream import Stream
 from data_tools.latex.macros import SPACE, Macro, remarks
 from data_tools.latex.tree import Files
 
 MISSING = "[...]"  # for a value in a sentence whose file is not there
+
+
+def _kind(command: str, options: str, name: str) -> str:
+    """The class, or what LaTeX 2.09 makes one of by an option: `\\documentstyle[12pt,aasms4]{article}`."""
+    styles = [option.strip() for option in options.split(",")] if command == "documentstyle" else []
+    return next((style for style in styles if style.startswith(("aas", "mn", "revtex"))), name.strip())
 
 
 class Inputs:
@@ -38,8 +45,12 @@ class Inputs:
             text = self._files.package(name.strip()) if not suffix else None
             if text is not None:
                 self._stream.push(text, file=name.strip() + ".sty")
+            if name.strip() in ("babel", "german", "ngerman") or suffix:
+                self._files.language = named_language(f"{options},{name}") or self._files.language
         known = {"aastex" if name.startswith("aastex") and name.endswith(".cls") else name for name in self._conditions.loaded}
         self.remarks = remarks(frozenset(known))
+        if suffix:  # how it numbers is asked later
+            self._stream.put(f"\\documentclass{{{_kind(command, options, names)}}}")
         return True
 
     def declare_option(self, _: str) -> bool:

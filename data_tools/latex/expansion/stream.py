@@ -44,6 +44,7 @@ class Stream:
         self.open: list[bool] = []  # one an open \if: is it ours, so that \else and \fi are to go
         self.testing = 1 << 30  # how many conditions stood open when the test began that is being read
         self.last = ""  # the macro called last
+        self.loops = False  # whether that is what never ended
         self.met = False  # what comes next was not beside what was put last
         self._deadline = deadline
         self._out: list[str] = []
@@ -287,6 +288,7 @@ class Stream:
         self._calls += 1
         self._room -= len(body)
         if len(self.stack) > MAX_MACRO_DEPTH or self._calls > MAX_MACRO_CALLS or self._room < 0:
+            self.loops = True
             raise PaperError(
                 "endless macros", f"\\{self.last[:40]} calls itself, or macros go beyond {MAX_MACRO_CALLS} calls, {MAX_MACRO_DEPTH} deep"
             )

@@ -128,8 +128,8 @@ def _by_themselves(found: list[_Heading]) -> list[tuple[_Heading, int]]:
 
 def _among_real(found: list[_Heading], headings: list[tuple[str, str, int, int]]) -> list[tuple[_Heading, int]]:
     """What a paper with headings has by hand beside them: an introduction before, a conclusion after, and what counts alike between."""
-    names = [plain_title(title) for level, title, *_ in headings if level != "appendix"]
-    first = min(start for *_, start, _ in headings)
+    names = [plain_title(title) for level, title, *_ in headings if level in LEVELS]
+    first = min(start for level, _, start, _ in headings if level in LEVELS)
     core = []
     for h in found:
         if not h.alone or not (h.styles or h.capitals) or not h.opens_or_closes:

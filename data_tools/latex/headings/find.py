@@ -7,7 +7,7 @@ from data_tools.latex.limits import Deadline
 
 
 def find_headings(text: str, deadline: Deadline) -> tuple[str, list[tuple[str, str, int, int]]]:
-    """The body with its headings as LaTeX spells them, and for each (level, title, start, end); ("appendix", "", ...) where that begins."""
+    """The body with its headings as LaTeX spells them, and for each (level, title, start, end); "appendix" and "matter" without a title where that begins or ends."""
     text = spell_headings(text)
     headings = headings_of(text, deadline)
     real = [(level, plain_title(title)) for level, title, *_ in headings if level in LEVELS]

@@ -12,7 +12,7 @@ LEVELS = ("chapter", "section", "subsection", "subsubsection", "paragraph")
 _SPACE = re.compile(r"\s*")
 _HEADING = re.compile(
     r"\\(chapter|section|subsection|subsubsection|paragraph)(?![a-zA-Z@])\*?\s{0,9}(?=[\[{])"
-    r"|\\(appendix)(?![a-zA-Z@])|\\begin\s{0,9}\{(appendix|appendices)\}"
+    r"|\\(appendix|mainmatter|backmatter)(?![a-zA-Z@])\*?|\\(begin|end)\s{0,9}\{(?:appendix|appendices)\}"
 )
 
 _STARRED = re.compile(r"\\(part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)(?![a-zA-Z@])\s{0,9}(?:(\*)\s{0,9})?(?=[\[{])")
@@ -54,16 +54,18 @@ def spell_headings(text: str) -> str:
 
 
 def headings_of(text: str, deadline: Deadline) -> list[tuple[str, str, int, int]]:
-    """(level, title, start, end) of every heading that has a title, and where the appendix begins."""
+    """(level, title, start, end) of every heading that has a title, and where the appendix begins or ends."""
     headings = []
     for found in _HEADING.finditer(text):
         deadline.check(every=64)
         if found[1] is None:
-            headings.append(("appendix", "", found.start(), found.end()))
+            begins = found[2] == "appendix" or found[3] == "begin"
+            headings.append(("appendix" if begins else "matter", "", found.start(), found.end()))
             continue
         at = found.end()
-        option = bracket(text, at) if text.startswith("[", at) else None
-        at = _SPACE.match(text, option[1] if option else at).end()
+        for _ in range(2):  # memoir has one for the contents and one for the page's head
+            option = bracket(text, at) if text.startswith("[", at) else None
+            at = _SPACE.match(text, option[1] if option else at).end()
         title = group(text, at, deadline) if text.startswith("{", at) else None
         if title and re.search(r"\w", re.sub(r"\\[a-zA-Z]+", "", title[0])) and "#" not in title[0] and len(title[0]) < 1000:
             headings.append((found[1], title[0], found.start(), title[1]))

@@ -3,6 +3,7 @@ r"""What \ref shows: the numbers that LaTeX prints for chapters, sections, float
 import pytest
 
 from data_tools.latex.limits import Deadline
+from data_tools.latex.paper import read_paper
 from data_tools.latex.references import number_labels
 
 
@@ -110,3 +111,20 @@ def test_revtex_counts_in_roman_numerals() -> None:
     assert (
         numbers(r"\section{A}\section{B}\label{b}\subsection{C}\label{c}\subsubsection{D}\label{d}", "revtex4-1") == "b:II c:II A d:II A 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (r"\documentclass{revtex4-1}", "See II A."),
+        (r"\documentclass[aps,prl]{revtex4}", "See II A."),
+        (r"\documentstyle[12pt,revtex]{article}", "See II A."),
+        (r"\documentstyle[aps]{revtex}", "See II A."),
+        (r"\documentclass{article}", "See 2.1."),
+        (r"\documentstyle[12pt,aasms4]{article}", "See 2.1."),
+    ],
+)
+def test_a_paper_is_numbered_as_its_class_numbers(kind: str, shown: str) -> None:
+    body = rf"\section{{Introduction}}{'Words of it. ' * 9} See \ref{{d}}.\section{{Data}}More.\subsection{{Deep}}\label{{d}}More words."
+    paper = read_paper({"m.tex": rf"{kind}\begin{{document}}{body}\end{{document}}".encode()})
+    assert paper.introduction.endswith(shown)

@@ -2,6 +2,7 @@ r"""Inputs come to their places however they are asked for, and in whichever enc
 
 import pytest
 
+from data_tools.latex.paper import read_paper
 from tests.made.passages import words
 
 INPUT = "Input words stand here."
@@ -132,3 +133,12 @@ def test_sub_files_are_of_the_papers_encoding(name: str, codec: str, text: str, 
 @pytest.mark.parametrize(("codec", "text"), GUESSED)
 def test_an_encoding_that_nobody_names_is_guessed(codec: str, text: str) -> None:
     assert words(r"\input{s} More.", files={"s.tex": f"{text} {INPUT}".encode(codec)}) == f"{text} {INPUT} More."
+
+
+def test_the_main_file_may_leave_even_the_beginning_to_another() -> None:
+    main = b"\\documentclass{book}\n\\input{preamble}\n\\input{body}\n"
+    body = b"\\title{A title}\n\\begin{document}\n\\include{one}\n\\end{document}\n"
+    one = b"\\documentclass{subfiles}\\begin{document}\\chapter{Introduction}" + b"Words of the first chapter. " * 9 + b"\\end{document}"
+    paper = read_paper({"m.tex": main, "preamble.tex": b"\\newcommand{\\x}{y}\n", "body.tex": body, "one.tex": one})
+    assert paper.title == "A title" and paper.introduction.startswith("Words of the first chapter.")
+    assert "subfiles" not in paper.text

@@ -2,6 +2,7 @@ r"""Every way in which LaTeX and its common packages define a macro gives the ma
 
 import pytest
 
+from data_tools.latex.paper import PaperError, read_paper
 from tests.made.passages import words
 
 CASES = [  # passage, what a reader sees, preamble
@@ -62,3 +63,14 @@ CASES = [  # passage, what a reader sees, preamble
 def test_a_macro_is_what_its_definition_says(passage: str, seen: str, preamble: str) -> None:
     assert len(CASES) > 45
     assert words(passage, preamble) == seen
+
+
+def test_machinery_of_a_package_that_never_ends_costs_no_paper() -> None:
+    package = rb"""\ProvidesPackage{draw}\newcommand{\draw}[1]{\ifx#1\end\else\more{#1}\fi}\newcommand{\more}[1]{\draw{#1}\draw{#1}}
+\newcommand{\nice}{good}\newcommand{\loop}{x\loop}"""
+    source = rb"\documentclass{article}\usepackage{draw}\begin{document}\section{Introduction}" + b"Words stand before it. " * 8
+    paper = read_paper({"m.tex": source + rb"\draw{A5} \loop All is \nice.\input{gone}\end{document}", "draw.sty": package})
+    assert paper.text.endswith("All is good.")
+    assert len(paper.notes) == 1  # said once, though the paper was read several times
+    with pytest.raises(PaperError, match="endless macros"):
+        read_paper({"m.tex": source + rb"\def\a{x\a}\a\end{document}", "draw.sty": package})
