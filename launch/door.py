@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data_tools.work.errors import is_users_fault
-from train.world.output import lasting
+from train.world.launchers import WorldError, place_of
+from train.world.output import hush, lasting
+from train.world.voice import waiting
 
 if TYPE_CHECKING:
     from train.recipe.vocabulary import Recipe
@@ -62,7 +65,7 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     if not args.dry_run and (args.gpus is not None or args.device or args.gpu_memory):
         parser.error("--gpus, --gpu-memory and --device go with --dry-run; the launcher says how many ranks train, and on what")
 
-    rank = int(os.environ.get("RANK", 0))
+    rank = _rank()
     with lasting():
         return _guarded(args, check, rank)
 
@@ -76,6 +79,14 @@ class _Keys(argparse.Action):
         text = reference.as_page() if values == "page" else reference.as_text(values)
         print(text or f"no key has {values!r} in its name; --keys alone shows all")
         parser.exit(0 if text else 2)
+
+
+def _rank() -> int:
+    """This process's number as its launcher says; 0 where the launchers contradict each other, which `World.from_env` names."""
+    try:
+        return place_of(os.environ).rank
+    except WorldError:
+        return 0
 
 
 def _gpu_bytes(text: str) -> float:
@@ -120,11 +131,13 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
         print("".join(f"error: {fault}\n" for fault in explained.faults), end="", file=sys.stderr)
         return 1 if explained.faults else 0
 
-    from train.world.ranks import World
+    hush()
+    with waiting("starting: importing PyTorch") if rank == 0 else contextlib.nullcontext():
+        from train.guard.outcome import PREEMPTED
+        from train.run.loop import run
+        from train.world.ranks import World
 
     world = World.from_env()
-    from train.guard.outcome import PREEMPTED
-    from train.run.loop import run
 
     outcome = run(recipe, world, args.resume)
     where = f"; model and checkpoint: {outcome.checkpoint}" if outcome.checkpoint else ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -151,8 +152,19 @@ def test_metrics_are_complete_json_lines_with_the_promised_keys(ground):
     assert [r["step"] for r in steps] == [1, 2, 3]
     assert all({"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "data_wait_share", "loss/a"} <= set(r) for r in steps)
     assert [r["step"] for r in lines if "heldout/a/perplexity" in r] == [0, 3]
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("done: 3 steps") and "step_000003" in last
+    said = done.stdout.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done: 3 steps, .*step_000003", said[-1]) and "%|" not in done.stdout + done.stderr
+    for told in (
+        "importing PyTorch",
+        "importing DeepSpeed",
+        "verifying 2 folders",
+        "weights",
+        "evaluating on a",
+        "step 2/3  loss",
+        "saving a checkpoint",
+    ):
+        assert any(told in line for line in said), told
+    assert done.stderr == "", "libraries' words are in the log alone"
     files = {p.name for p in (ground / "runs" / "keys").iterdir()}
     assert files >= {"recipe.yaml", "deepspeed.json", "metrics.jsonl", "checkpoints", "base_model.json"}
 

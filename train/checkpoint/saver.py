@@ -155,11 +155,12 @@ class Saver:
             self._copied.set()
 
     def _write(self, slices: Slices, extras: Extras, begun: float) -> None:
+        step, behind = f"step {extras.state['step']}", " behind the steps" if self.background else ""
+        self.world.log0(f"{step}  saving a checkpoint{behind}")
         path = checkpoint.save(slices, self.root, extras, self._side)
         self.newest = path
         self.world.beat.checkpoint(str(path))
         gone = retain(self.root, self.keep.last, self.keep.every, self.keep.best, path, self._side)
         self.last_seconds = time.perf_counter() - begun
         deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
-        behind = " behind the steps" if self.background else ""
-        self.world.log0(f"step {extras.state['step']}  checkpoint {path} in {self.last_seconds:.1f} s{behind}{deleted}")
+        self.world.log0(f"{step}  checkpoint {path} in {self.last_seconds:.1f} s{behind}{deleted}")

@@ -86,13 +86,16 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
     loaded = Loaded("", skipped=sorted(n for n in entries if HARMLESS.search(n)))
     sums = dict.fromkeys([*parameters, *extra], 0)
     loaded.as_loaded = dict.fromkeys(parameters, 0)
-    for what, at, piece in read_ahead([_wanted(n, e, parameters.get(n), world) for n, e in _in_file_order(found | extra)]):
-        world.beat.mark()
-        in_file = checksum(piece, at)
-        sums[what.name] += in_file
-        loaded.bytes_read += piece.nbytes
-        if what.name in parameters:
-            loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name].ds_tensor, loaded)
+    wanted = [_wanted(n, e, parameters.get(n), world) for n, e in _in_file_order(found | extra)]
+    with world.progress("loading weights", sum((w.stop - w.first) * w.entry.dtype.itemsize for w in wanted), "B") as advance:
+        for what, at, piece in read_ahead(wanted):
+            world.beat.mark()
+            in_file = checksum(piece, at)
+            sums[what.name] += in_file
+            loaded.bytes_read += piece.nbytes
+            if what.name in parameters:
+                loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name].ds_tensor, loaded)
+            advance(piece.nbytes)
     for name, parameter in parameters.items():
         first, stop = slice_range(found[name].numel, world.rank, world.size)
         parameter.ds_tensor[stop - first :].zero_()

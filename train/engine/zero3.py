@@ -8,6 +8,7 @@ the step's global count, and accumulation is left out (`scale_wrt_gas=False`).
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from train.model import causal_lm as model_room
 from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
 from train.recipe.vocabulary import Recipe
+from train.world import jit_lock
 from train.world.ranks import World
+
+OPS = {"cpu": "cpu_adam", "fused": "fused_adam"}  # what DeepSpeed builds for an Adam
 
 
 def decay_groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
@@ -154,6 +158,12 @@ class Engine:
             self._zero.invalidate_secondary_tensor()
 
 
+def _building(recipe: Recipe, world: World, config: dict[str, Any]) -> AbstractContextManager:
+    """Tells of a build of the optimizer's op, which DeepSpeed says nothing of."""
+    op = OPS.get(adam_kernel(recipe, config["zero_optimization"], world.device.type == "cuda"))
+    return nullcontext() if op is None or jit_lock.is_built(op) else world.waiting(jit_lock.building(op), jit_lock.ONCE)
+
+
 def tied_names(model: model_room.PackedCausalLM) -> dict[str, str]:
     """Alias -> first name, for parameters that stand in several modules."""
     first = {id(p): n for n, p in model_room.parameters_by_name(model).items()}
@@ -183,7 +193,8 @@ def start(
             f"{folder}: the weights add up to fingerprint {loaded.fingerprint}, model.fingerprint={recipe.model.fingerprint}; "
             "this is another model, or a damaged copy: fetch it again, or correct the recipe"
         )
-    engine = Engine(recipe, world, model, config)
+    with _building(recipe, world, config):
+        engine = Engine(recipe, world, model, config)
     weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"

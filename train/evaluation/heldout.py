@@ -58,21 +58,26 @@ class Heldout:
     prompts: Prompts | None = None
 
     def evaluate(self) -> Evaluation:
+        if self.prompts:
+            self.world.log0(f"answering {len(self.prompts.texts)} prompts")
         answers = self.prompts.answers(self.engine, self.world) if self.prompts else {}
-        return Evaluation({name: self.score(source) for name, source in self.shards.items()}, answers)
+        return Evaluation({name: self.score(name, source) for name, source in self.shards.items()}, answers)
 
-    def score(self, source: Shards) -> Score:
+    def score(self, name: str, source: Shards) -> Score:
         """The same number on every rank, which all make the same number of forward passes."""
         world, rows = self.world, heldout_rows(source, self.seq_len, self.max_rows)
         total = torch.zeros((), dtype=torch.float64, device=world.device)
-        supervised = 0
-        for start in range(0, len(rows), world.size * self.micro_batch):
-            mine = np.arange(self.micro_batch) + start + world.rank * self.micro_batch
-            packed = packing.pack(rows, np.where(mine < len(rows), mine, packing.PADDING_ROW), [source])
-            [batch] = PackedBatch.split(packed)
-            loss, _ = self.engine.losses(batch.to(world.device))
-            total += loss.double()
-            supervised += batch.supervised
+        supervised, at_once = 0, world.size * self.micro_batch
+        world.log0(f"evaluating on {name}: {len(rows):,} held-out rows")
+        with world.progress(f"evaluating on {name}", len(rows), "row") as advance:
+            for start in range(0, len(rows), at_once):
+                mine = np.arange(self.micro_batch) + start + world.rank * self.micro_batch
+                packed = packing.pack(rows, np.where(mine < len(rows), mine, packing.PADDING_ROW), [source])
+                [batch] = PackedBatch.split(packed)
+                loss, _ = self.engine.losses(batch.to(world.device))
+                total += loss.double()
+                supervised += batch.supervised
+                advance(min(at_once, len(rows) - start))
         loss_sum, count = world.sum([float(total), supervised])
         return Score(loss_sum / max(count, 1), int(count))
 

@@ -52,6 +52,11 @@ def lines(p: Plan, shape: Shape) -> list[str]:
     return text
 
 
+def is_item(line: str) -> bool:
+    """Whether it tells of one thing that is held: for the log, where the screen shows the sums."""
+    return any(line.startswith(f"  {where:<6} {when:<6} ") for where in ("device", "host") for when in ("held", *PHASES))
+
+
 def _span(low: float, high: float) -> str:
     return _gib(high) if high - low < SMALL else f"{_gib(low)} to {_gib(high)}"
 

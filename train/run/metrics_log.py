@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,22 @@ from train.recipe.vocabulary import Logging
 from train.run.rates import Flops, StepNumbers, rates
 from train.world.machine import peak_memory_bytes
 from train.world.ranks import World
+from train.world.voice import Bar, readable_time
 
 
-def readable_time(seconds: float) -> str:
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    return f"{days}d{h:02d}h" if days else f"{h}h{m:02d}m" if h else f"{m}m{s:02d}s"
-
-
-def line(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> str:
-    """The one readable line of a step."""
-    parts = [
-        f"step {n.step}/{total_steps}", f"loss {n.loss:.4f}", f"lr {n.lr:.2e}", f"norm {n.grad_norm:.3f}", f"{r['tokens_per_second']:,.0f} tok/s",
-        *([f"MFU {100 * r['mfu']:.1f}%"] if r["mfu"] is not None else []),
-        f"mem {memory / 2**30:.2f} GiB", f"wait {100 * r['data_wait_share']:.0f}%", f"ETA {readable_time(r['eta_seconds'])}",
+def lines(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> list[str]:
+    """The one readable line of a step, whole and then ever shorter, for narrow terminals."""
+    begin = [f"step {n.step}/{total_steps}", *(["SKIPPED, not finite"] if n.skipped else []), f"loss {n.loss:.4f}"]
+    lr, norm, rate = f"lr {n.lr:.2e}", f"norm {n.grad_norm:.3f}", f"{r['tokens_per_second']:,.0f} tok/s"
+    mfu = [f"MFU {100 * r['mfu']:.1f}%"] if r["mfu"] is not None else []
+    rest = [f"mem {memory / 2**30:.2f} GiB", f"wait {100 * r['data_wait_share']:.0f}%"]
+    eta = f"ETA {readable_time(r['eta_seconds'])}"
+    sources = [" ".join(f"{k} {v:.3f}" for k, v in n.source_losses.items())] if len(n.source_losses) > 1 else []
+    forms = [
+        [*begin, lr, norm, rate, *mfu, *rest, eta, *sources], [*begin, lr, norm, rate, *mfu, *rest, eta], [*begin, lr, norm, rate, *mfu, eta],
+        [*begin, norm, rate, eta], [*begin, rate, eta], [*begin, eta], begin,
     ]  # fmt: skip
-    if n.skipped:
-        parts.insert(1, "SKIPPED, not finite")
-    if len(n.source_losses) > 1:
-        parts.append(" ".join(f"{k} {v:.3f}" for k, v in n.source_losses.items()))
-    return "  ".join(parts)
+    return ["  ".join(form) for form in forms]
 
 
 class MetricsLog:
@@ -46,7 +40,7 @@ class MetricsLog:
         self._seconds: list[float] = []
         self._file: Any = None
         self._board: Any = None
-        self._bar: Any = None
+        self._bar: Bar | None = None
         if world.rank != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +51,7 @@ class MetricsLog:
 
             # purge_step hides what a run killed after its last checkpoint wrote beyond it
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
+        self._bar = Bar("", total_steps, "step", start_step)
 
     def step(self, n: StepNumbers) -> None:
         if self.world.rank != 0:
@@ -75,10 +66,9 @@ class MetricsLog:
             **{f"loss/{k}": v for k, v in n.source_losses.items()},
         }  # fmt: skip
         self.record(record)
-        if self._bar is not None:
-            self._bar.update(1)
+        self._bar.advance(1)
         if n.step % self.every_steps == 0 or n.step == self.total_steps or n.skipped:
-            self._say(line(n, self.total_steps, r, memory))
+            self.world.log0(*lines(n, self.total_steps, r, memory))
 
     def heldout(self, step: int, tokens: int, scores: dict[str, Any]) -> None:
         if self.world.rank != 0 or not scores:
@@ -87,14 +77,14 @@ class MetricsLog:
         for name, score in scores.items():
             record |= {f"heldout/{name}/loss": score.loss, f"heldout/{name}/perplexity": score.perplexity}
         self.record(record)
-        self._say(
+        self.world.log0(
             f"step {step}  held-out perplexity: "
             + "  ".join(f"{name} {s.perplexity:.3f} ({s.tokens:,} tokens)" for name, s in scores.items())
         )
 
     def answers(self, step: int, answers: dict[str, str]) -> None:
         for prompt, answer in answers.items():
-            self._say(f"step {step}  {prompt!r} → {answer!r}")
+            self.world.log0(f"step {step}  {prompt!r} → {answer!r}")
             if self._board is not None:
                 self._board.add_text(f"answers/{prompt[:60]}", answer, step)
 
@@ -107,14 +97,6 @@ class MetricsLog:
             for key, value in clean.items():
                 if key != "step" and isinstance(value, (int, float)):
                     self._board.add_scalar(key if "/" in key else f"train/{key}", value, record["step"])
-
-    def _say(self, text: str) -> None:
-        if self.world.rank != 0:
-            return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            self.world.log0(text)
 
     def close(self) -> None:
         for part in (self._file, self._board, self._bar):

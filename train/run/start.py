@@ -52,6 +52,7 @@ from train.world.machine import peak_tflops
 from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
+from train.world.voice import note
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,10 @@ def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Sha
             opened[name] = shards
         return opened
 
+    files = len(recipe.data.sources) + len(recipe.heldout.sources)
+    world.log0(
+        f"verifying {files} folders of shards: {', '.join([*recipe.data.sources, *(f'{n} (held out)' for n in recipe.heldout.sources)])}"
+    )
     data = open_all("data", {n: s.path for n, s in recipe.data.sources.items()})
     return data, open_all("heldout", {n: s.path for n, s in recipe.heldout.sources.items()})
 
@@ -183,7 +188,7 @@ def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> Non
     require_supported(config_of(base.folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
     shape = Shape.of(described(base.folder / "config.json", own_code="ignored"))  # the rehearsal refuses it, with all else that is wrong
     for line in memory_plan.require(recipe, shape, world):
-        world.log0(line)
+        (note if memory_plan.is_item(line) else world.log0)(line)
     begun = time.perf_counter()
     content = _content(recipe, world, TrainState(), {}, "rehearsal")
     rehearsal.run(root, _extras(recipe, base, content), in_torch(OF_RECIPE[recipe.model.dtype]), world)
@@ -193,6 +198,7 @@ def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> Non
 def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tuple[Engine, str]:
     """The engine, and the fingerprint of the weights it was started with."""
     torch.manual_seed(recipe.seed)
+    world.log0(f"starting the engine with the weights of {base.weights}")
     engine, loaded, said = zero3.start(recipe, world, base.weights, sources, base.folder)
     world.log0(
         f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {base.weights}; weights fingerprint {loaded.fingerprint}"

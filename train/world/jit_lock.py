@@ -10,6 +10,7 @@ import os
 import time
 from pathlib import Path
 
+ONCE = " (once on this machine; a minute or two)"  # how long a build takes
 ELSEWHERE_SECONDS = 600  # a holder on another node cannot be seen: its build takes a minute or two
 
 
@@ -18,6 +19,17 @@ def extensions_folder() -> Path:
     from torch.utils.cpp_extension import get_default_build_root
 
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+
+
+def is_built(op: str) -> bool:
+    """Whether an op of DeepSpeed's has been built on this machine."""
+    folder = extensions_folder()
+    return any(there for where in (f"{op}/{op}.so", f"*/{op}/{op}.so") for there in folder.glob(where))
+
+
+def building(op: str) -> str:
+    """What to say while it is built."""
+    return f"building DeepSpeed's C++ op {op}"
 
 
 def clear_stale(folder: Path, one_node: bool) -> list[Path]:

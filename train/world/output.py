@@ -1,16 +1,20 @@
-"""What a process prints never ends it: a dead pipe, a closed terminal or a full disk behind stdout or stderr costs the words, not the run.
+"""What a process prints never ends it, and reads as one text: whole lines, a progress bar below them, libraries' words in the log alone.
 
-with lasting():                     at a door, around all that prints
+with lasting():                     at a door, around all that prints: a dead pipe, a closed terminal or a full disk costs the words, not the run
+    hush()                          what libraries print, warn of and log goes to the log alone, their errors to the screen, too
     keep_log(run_dir / "log.txt")   once the run's folder is there: rank 0's lines, those printed before it too, each with its time
+The words themselves are said by voice.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -57,28 +61,77 @@ class _Log:
             self._file = None
 
 
-class _Lasting:
+class Screen:
+    """What stdout and stderr of a process show together."""
+
+    def __init__(self) -> None:
+        self.log = _Log()
+        self.lock = threading.RLock()  # threads print, too; a signal's handler prints while its thread does
+        self.bars: list[Any] = []  # tqdm's; the last one stands below the lines
+        self.hushed = False
+        self.warnings = warnings.showwarning
+
+    @contextlib.contextmanager
+    def without_bar(self) -> Iterator[None]:
+        """The bar is taken away and put back below what was printed meanwhile."""
+        with self.lock:
+            bar = self.bars[-1] if self.bars else None
+            if bar is not None:
+                bar.clear(nolock=True)
+            try:
+                yield
+            finally:
+                if bar is not None and bar in self.bars[-1:]:
+                    bar.refresh(nolock=True)
+
+
+class Lasting:
     """A stream whose writes cannot fail; all else is the stream's own."""
 
-    def __init__(self, stream: TextIO, log: _Log) -> None:
-        self._stream, self._log, self._begun = stream, log, ""
+    def __init__(self, stream: TextIO, screen: Screen, is_voice: bool) -> None:
+        self._stream, self.screen, self._is_voice = stream, screen, is_voice
+        self._begun = ""  # a line for the log
+        self._held = ""  # a line that waits for its end because a bar is shown
 
     def write(self, text: str) -> int:
-        lines = (self._begun + text).split("\n")
-        self._begun = lines.pop()
+        with self.screen.lock:
+            lines = (self._begun + text).split("\n")
+            self._begun = lines.pop()
+            for line in lines:
+                self.screen.log.line(line)
+            if not (self.screen.hushed and self._is_voice):
+                self._show(text)
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
         for line in lines:
-            self._log.line(line)
+            self.write(line)
+
+    def say(self, shown: str, logged: str) -> None:
+        """A line of the program's own: shown in one way, logged in another."""
+        self.screen.log.line(logged)
+        self._show(f"{shown}\n")
+        self.flush()
+
+    def _show(self, text: str) -> None:
+        if not self.screen.bars:
+            self.put(self._held + text)
+            self._held = ""
+            return
+        whole, end, self._held = (self._held + text).rpartition("\n")
+        if end:
+            with self.screen.without_bar():
+                self.put(whole + end)
+                self.flush()
+
+    def put(self, text: str) -> None:
+        """Onto the stream and nowhere else."""
         try:
             self._stream.write(text)
         except (OSError, ValueError):
             self._forget()
         except RuntimeError:  # a signal's handler prints while its thread is within a print: the log has it
             pass
-        return len(text)
-
-    def writelines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.write(line)
 
     def flush(self) -> None:
         try:
@@ -104,22 +157,61 @@ class _Lasting:
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
     """stdout and stderr cannot fail within the context."""
-    before, log = (sys.stdout, sys.stderr), _Log()
-    sys.stdout, sys.stderr = _Lasting(before[0], log), _Lasting(before[1], log)
+    before, screen = (sys.stdout, sys.stderr), Screen()
+    sys.stdout, sys.stderr = Lasting(before[0], screen, is_voice=True), Lasting(before[1], screen, is_voice=False)
     try:
         yield
     except Exception:
         for line in traceback.format_exc().splitlines():
-            log.line(line)  # Python prints it where it may not be read
+            screen.log.line(line)  # Python prints it where it may not be read
         raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
-        log.close()
+        screen.hushed, warnings.showwarning = False, screen.warnings
+        screen.log.close()
 
 
 def keep_log(path: Path) -> None:
     """From now on this process's lines go to a file too, after those it has printed within `lasting`."""
-    if isinstance(sys.stderr, _Lasting):
-        sys.stderr._log.open(path)
+    if isinstance(sys.stderr, Lasting):
+        sys.stderr.screen.log.open(path)
+
+
+def hush() -> None:
+    """Within `lasting`: what is not said by the voice is kept from stdout, libraries' warnings from stderr; their errors are shown.
+
+    Called again when more libraries have been imported, it finds their loggers.
+    """
+    if not isinstance(sys.stderr, Lasting):
+        return
+    screen, errors = sys.stderr.screen, sys.stderr
+    screen.hushed = True
+
+    def keep_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+        screen.log.line(f"{filename}:{lineno}: {category.__name__}: {message}")
+
+    def only_errors(record: logging.LogRecord) -> bool:
+        if not screen.hushed:
+            return True
+        text = f"{record.name}: {logging.Formatter().format(record)}"
+        if record.levelno >= logging.ERROR:
+            errors.write(f"{text}\n")
+            errors.flush()
+        else:
+            screen.log.line(text)
+        return False
+
+    only_errors.screen = screen
+    warnings.showwarning = keep_warning
+    for handler in _handlers():
+        if not any(getattr(f, "screen", None) is screen for f in handler.filters):
+            handler.addFilter(only_errors)
+
+
+def _handlers() -> list[logging.Handler]:
+    """All that write to stdout or stderr."""
+    loggers = [logging.root, *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger))]
+    found = [h for one in loggers for h in one.handlers if type(h) is logging.StreamHandler]
+    return [*found, *([logging.lastResort] if logging.lastResort else [])]

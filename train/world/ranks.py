@@ -11,13 +11,19 @@ import functools
 import os
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
+from train.world import voice
 from train.world.beat import Beat
 from train.world.launchers import WorldError, place_of
+from train.world.output import hush
+
+CPU_OP = "deepspeed_shm_comm"  # DeepSpeed builds it at its first start on a CPU
 
 
 @dataclass(frozen=True)
@@ -64,18 +70,26 @@ class World:
             os.environ["MASTER_PORT"] = str(free_port())  # two single-process runs on one machine must not meet
         import warnings
 
-        import deepspeed
+        with self.waiting("importing DeepSpeed and transformers"):
+            import deepspeed
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  # seconds that would pass in silence later
 
         from train.world import jit_lock
 
+        hush()  # loggers of what was imported
         warnings.filterwarnings(
             "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
         )  # DeepSpeed's calls, once a step
         for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.told_local_size == self.size or self.size == 1):
             print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
+        meeting = f"waiting for {self.size} ranks to meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        remark = ""
+        if self.device.type == "cpu" and not jit_lock.is_built(CPU_OP):
+            meeting, remark = jit_lock.building(CPU_OP), jit_lock.ONCE
         try:
-            deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
+            with self.waiting(meeting, remark):
+                deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
         except dist.DistNetworkError as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise WorldError(
@@ -132,10 +146,18 @@ class World:
             with self.beat.meeting():
                 dist.barrier(group=self.group)
 
-    def log0(self, text: str) -> None:
-        """One line for people, from rank 0 only."""
+    def log0(self, text: str, *shorter: str) -> None:
+        """One line for people, from rank 0 only; shorter forms for narrow terminals."""
         if self.rank == 0:
-            print(text, file=sys.stderr, flush=True)
+            voice.say(text, *shorter)
+
+    def waiting(self, what: str, remark: str = "") -> AbstractContextManager:
+        """Rank 0 says that it begins, and that it lasts."""
+        return voice.waiting(what, remark) if self.rank == 0 else nullcontext()
+
+    def progress(self, what: str, total: float, unit: str) -> AbstractContextManager[Callable[[float], None]]:
+        """Rank 0 shows how far it is: call what it gives with the amount done."""
+        return voice.progress(what, total, unit) if self.rank == 0 else nullcontext(lambda by: None)
 
 
 def free_port() -> int:

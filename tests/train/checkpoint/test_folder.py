@@ -122,7 +122,7 @@ def test_nothing_is_deleted_when_the_newest_checkpoint_does_not_verify(ground, t
 def run_and_listen(world, recipe_path: Path, overrides: list[str]) -> tuple[str, str]:
     """What became of a run, and what it said."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stdout(said):
         outcome = refused(world, recipe_path, overrides)
     return outcome, said.getvalue()
 

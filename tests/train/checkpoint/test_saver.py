@@ -39,7 +39,7 @@ def slow(world, recipe_path: Path, overrides: list[str], owner: type, name: str,
     setattr(owner, name, slowly)
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(said):
             one_run(world, recipe_path, overrides)
     finally:
         setattr(owner, name, original)
@@ -84,10 +84,11 @@ def test_weights_alone_are_saved_behind_the_steps_too(ground, said):
 
 
 def test_steps_go_on_while_a_save_is_written_and_saves_wait_for_each_other(said):
-    lines = [line for line in said["writing"].splitlines() if line.startswith("step ")]
+    timed = [line.split(" ", 2)[2] for line in said["writing"].splitlines()]
+    lines = [line for line in timed if line.startswith("step ")]
     step_2, saved_1 = (next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("step 2/", "step 1  checkpoint"))
     assert step_2 < saved_1, "the step after a save did not wait for it"
-    ended = [line.split()[1] for line in lines if "checkpoint" in line]
+    ended = [line.split()[1] for line in lines if "  checkpoint " in line]
     assert ended == ["1", "2", "3", "4"] and "behind the steps" in said["writing"]
 
 

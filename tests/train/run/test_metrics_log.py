@@ -7,9 +7,10 @@ import torch
 
 from train.model.flops import flops_per_token
 from train.recipe.vocabulary import Logging
-from train.run.metrics_log import MetricsLog, line, readable_time
+from train.run.metrics_log import MetricsLog, lines
 from train.run.rates import Flops, StepNumbers, rates
 from train.world.ranks import World
+from train.world.voice import readable_time
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 STEP = StepNumbers(
@@ -28,8 +29,9 @@ def test_rates_come_from_tokens_and_times():
 
 def test_the_line_is_readable():
     r = rates(STEP, Flops(4, 512, 1e9, 1e6, 1.0), 10, 370.0)
-    text = line(STEP, 13, r, 3 << 30)
+    text, *shorter = lines(STEP, 13, r, 3 << 30)
     assert text == "step 3/13  loss 2.5000  lr 1.00e-05  norm 1.250  500 tok/s  MFU 18.9%  mem 3.00 GiB  wait 25%  ETA 1h01m"
+    assert shorter[-1] == "step 3/13  loss 2.5000" and all(len(a) >= len(b) for a, b in zip([text, *shorter], shorter))
     assert readable_time(59) == "0m59s" and readable_time(3600 * 49) == "2d01h"
 
 
@@ -54,4 +56,4 @@ def test_a_loss_that_is_not_finite_is_null_in_the_json_and_said_in_the_line(tmp_
     log.step(StepNumbers(**{**STEP.__dict__, "loss": float("nan"), "skipped": True}))
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
-    assert "SKIPPED, not finite" in capsys.readouterr().err
+    assert "SKIPPED, not finite" in capsys.readouterr().out
