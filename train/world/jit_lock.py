@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ONCE = " (once on this machine; a minute or two)"  # how long a build takes
@@ -33,7 +34,19 @@ def building(op: str) -> str:
 
 
 def clear_stale(folder: Path, one_node: bool) -> list[Path]:
-    """Remove locks that nobody holds; returns them.
+    """Remove locks that nobody holds; returns them. Arguments as in `stale`."""
+    removed = []
+    for lock in stale(folder, one_node):
+        try:
+            lock.unlink()
+            removed.append(lock)
+        except FileNotFoundError:
+            continue  # another rank was faster
+    return removed
+
+
+def stale(folder: Path, one_node: bool) -> Iterator[Path]:
+    """Locks that nobody holds, each at the moment it was seen so.
 
     Args:
         one_node: whether all ranks are on this machine; if not, a lock nobody here holds may be held on another node,
@@ -41,20 +54,17 @@ def clear_stale(folder: Path, one_node: bool) -> list[Path]:
     """
     locks = {lock: state for lock in folder.glob("**/lock") if (state := _state(lock))}
     if not locks:
-        return []
+        return
     held = _open_files()
-    stale = []
     for lock, seen in locks.items():
         try:
             age = time.time() - lock.stat().st_mtime
             if _state(lock) != seen:
                 continue  # given back and taken again while the files were looked at: its holder was not among them
             if os.path.realpath(lock) not in held and (one_node or age > ELSEWHERE_SECONDS):
-                lock.unlink()
-                stale.append(lock)
+                yield lock
         except FileNotFoundError:
-            continue  # another rank was faster, or its holder is done
-    return stale
+            continue  # its holder is done
 
 
 def _state(lock: Path) -> tuple[int, int] | None:

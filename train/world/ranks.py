@@ -55,7 +55,7 @@ class World:
     @functools.cached_property
     def local_size(self) -> int:
         """Ranks of this node, by who really shares one, whatever launchers call it; `connect` has asked."""
-        here = _node()
+        here = node_of_process()
         return sum(other == here for other in self.gather(here))
 
     @property
@@ -167,7 +167,7 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def _node() -> tuple[str, str]:
+def node_of_process() -> tuple[str, str]:
     """What the ranks of one node have in common: host name and network (containers of one host are nodes of their own)."""
     try:
         network = os.readlink("/proc/self/ns/net")
