@@ -1,0 +1,280 @@
+"""One start of a launcher's command after another: watched, told to stop, and gone with all that it started.
+
+`Supervisor.run` starts the command, passes signals on to those who save (the ranks, or a launcher that passes them on itself), waits until
+nothing of it is left, and asks the rules of `supervise.py` what follows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from train.guard import outcome
+from train.guard.supervise import Ended, Limits, Verdict, judge
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+HAND_ON = ("torchrun", "srun")  # launchers that pass a signal on to their ranks and wait for them
+GRACE_SECONDS = 300.0  # for ranks that save after their launcher is gone
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to supervise. command: made anew for each start, from the hosts left out so far."""
+
+    command: Callable[[Sequence[Ended]], list[str]]
+    run_dir: Path
+    limits: Limits
+    grace: float = GRACE_SECONDS
+
+
+
+@dataclass
+class Supervisor:
+    """Starts a command as often as is worth it. Not for threads: it takes the process's signals and adopts its orphans."""
+
+    plan: Plan
+    asked: str | None = None  # the signal that asked to stop
+    history: list[Ended] = field(default_factory=list)
+    _child: subprocess.Popen | None = None
+    _waiting: signal.Signals | None = None  # a signal still to be passed on
+
+    def run(self) -> int:
+        """The exit code of the run: 0 finished, 75 stopped after saving, other failed."""
+        adopt_orphans()
+        before = {s: signal.signal(s, self._on_signal) for s in PASSED_ON if signal.getsignal(s) != signal.SIG_IGN or s != signal.SIGHUP}
+        try:
+            step_before = newest_step(self.plan.run_dir)
+            while True:
+                self.history.append(self._attempt())
+                verdict = judge(self.history, self.plan.limits, step_before)
+                self._say(verdict)
+                if not verdict.again:
+                    return verdict.code
+                if not self._wait(verdict.wait):
+                    return self.history[-1].code
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _say(self, verdict: Verdict) -> None:
+        last = self.history[-1]
+        then = f"starting again in {verdict.wait:g} s" if verdict.again else f"exit code {verdict.code}"
+        say(f"start {len(self.history)} ended at step {last.step} ({verdict.why}); {then}")
+
+    def _attempt(self) -> Ended:
+        began = time.time()
+        command = self.plan.command(self.history)
+        try:
+            self._child = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)  # signals reach it through us alone
+        except OSError as error:
+            say(f"{command[0]}: {error.strerror}")
+            return Ended(2, newest_step(self.plan.run_dir), error.strerror)
+        watch = Watch(self.plan, began) if _name(command) == "torchrun" else None
+        while self._child.poll() is None:
+            self._pass_on(command)
+            if watch and (reason := watch.reason_to_end(self.history)):
+                say(reason)
+                self._child.terminate()
+                watch = None
+            time.sleep(POLL_SECONDS)
+        self._clear()
+        found = outcome.read(self.plan.run_dir)
+        told = found if found and found.started >= began - outcome.CLOCKS_SECONDS and found.exit_code is not None else None
+        code = outcome.true_code(found, self._child.returncode, began)
+        if code == 0 and told is None:
+            code = 1  # a launcher that lost its ranks may end with 0; a run that finished says so
+        faults = fault_reports(self.plan.run_dir, began)
+        cause = told.cause if told else faults[-1].get("cause", "") if faults else ""
+        hosts = tuple(sorted({str(f["host"]) for f in faults if f.get("host")}))
+        return Ended(code, newest_step(self.plan.run_dir), cause, told is not None, self.asked is not None, hosts)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self.asked = signal.Signals(number).name
+        self._waiting = signal.Signals(number)
+
+    def _pass_on(self, command: list[str]) -> None:
+        number, self._waiting = self._waiting, None
+        if number is None:
+            return
+        name = _name(command)
+        ranks = [] if name in HAND_ON else ranks_of(self._child.pid, command)
+        for rank in ranks:
+            _send(rank, number)
+        if not ranks:  # torchrun and deepspeed know no SIGUSR1, and srun takes SIGINT for a question
+            self._child.send_signal(signal.SIGTERM if name in (*HAND_ON, "deepspeed") else number)
+
+    def _clear(self) -> None:
+        """Nothing of a start outlives it: ranks that still save get the grace, then all are killed."""
+        deadline = time.monotonic() + self.plan.grace
+        while left := alive_below(os.getpid()):
+            if time.monotonic() > deadline:
+                say(f"{len(left)} processes still there after {self.plan.grace:g} s are killed: {[p.pid for p in left]}")
+                for process in left:
+                    _send(process, signal.SIGKILL)
+                deadline = time.monotonic() + 10
+            if self._waiting:
+                number, self._waiting = self._waiting, None
+                for process in left:
+                    _send(process, number)
+            time.sleep(POLL_SECONDS)
+        reap()
+
+    def _wait(self, seconds: float) -> bool:
+        """Back-off; False when told to stop meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.asked:
+                return False
+            time.sleep(POLL_SECONDS)
+        return self.asked is None
+
+
+@dataclass
+class Watch:
+    """torchrun starts ranks again by itself, whatever they ended with: this ends it where that is no use."""
+
+    plan: Plan
+    began: float
+    seen: list[Ended] = field(default_factory=list)
+    _last: float = 0.0
+
+    def reason_to_end(self, history: Sequence[Ended]) -> str | None:
+        found = outcome.read(self.plan.run_dir)
+        if found and found.started > max(self._last, self.began - outcome.CLOCKS_SECONDS) and found.exit_code is not None:
+            self._last = found.started
+            self.seen.append(Ended(found.exit_code, newest_step(self.plan.run_dir), found.cause, said=True))
+            verdict = judge([*history, *self.seen], self.plan.limits)
+            if not verdict.again and found.exit_code not in (outcome.FINISHED, outcome.PREEMPTED):
+                return f"{verdict.why}; torchrun is told to end"
+        here = socket.gethostname()
+        mine = [f for f in fault_reports(self.plan.run_dir, self.began) if f.get("host") == here]
+        if len(mine) >= self.plan.limits.host_faults:
+            return f"{len(mine)} faults on this host, {here}: it leaves, the others go on without it; newest: {mine[-1].get('cause', '')}"
+        return None
+
+
+def say(text: str) -> None:
+    print(f"supervise: {text}", file=sys.stderr, flush=True)
+
+
+def newest_step(run_dir: Path) -> int:
+    """The last step in metrics.jsonl; 0 where there is none."""
+    try:
+        with open(run_dir / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+            if "loss" in record:
+                return int(record["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a death, or by where reading began
+    return 0
+
+
+def fault_reports(run_dir: Path, since: float) -> list[dict]:
+    """What `runs/NAME/faults/*.json` say, the oldest first; those written since a time in seconds of the epoch."""
+    reports = []
+    for path in sorted((run_dir / "faults").glob("*.json"), key=lambda p: p.name):
+        try:
+            if path.stat().st_mtime >= since - outcome.CLOCKS_SECONDS:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                reports += [content] if isinstance(content, dict) else []
+        except (OSError, ValueError):
+            continue
+    return reports
+
+
+def ranks_of(child: int, command: list[str]) -> list[psutil.Process]:
+    """The ranks on this machine: below the launcher, or, where ssh started them, those with the very words of the command."""
+    words = _script_words(command)
+    found = []
+    below = {p.pid for p in alive_below(child)}
+    for process in psutil.process_iter():
+        try:
+            cmdline = process.cmdline()
+            if not words or not _ends_with(cmdline, words) or "deepspeed.launcher.launch" in cmdline:
+                continue
+            if "RANK" in process.environ() and (process.pid in below or _name(command) == "deepspeed"):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _script_words(command: list[str]) -> list[str]:
+    """The recipe and what follows it: `… launch/pretrain.py R.yaml name=x` → [R.yaml, name=x]."""
+    at = script_at(command)
+    return command[at + 1 :] if at is not None else []
+
+
+def script_at(command: Sequence[str]) -> int | None:
+    """Where the training door stands in a launcher's command."""
+    return next((i for i, word in enumerate(command) if word.endswith(("launch/pretrain.py", "launch/sft.py"))), None)
+
+
+def _ends_with(cmdline: list[str], words: list[str]) -> bool:
+    return bool(words) and cmdline[-len(words) :] == words
+
+
+def _name(command: list[str]) -> str:
+    return Path(command[0]).name
+
+
+def alive_below(pid: int) -> list[psutil.Process]:
+    """Processes started by this one, and theirs; the dead that nobody waited for do not count."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.Error:
+        pass  # it ended meanwhile
+
+
+def adopt_orphans() -> None:
+    """Processes whose launcher dies become this one's children instead of init's, so that none is lost sight of (Linux)."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _end_with_parent() -> None:
+    _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the launcher hears of this process's death, however it dies
+
+
+def _prctl(option: int, value: int) -> None:
+    try:
+        ctypes.CDLL(None).prctl(option, value)
+    except (OSError, AttributeError):
+        pass  # not Linux
+
+
+def reap() -> None:
+    """Wait for adopted processes that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
