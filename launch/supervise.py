@@ -34,9 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--restarts", type=int, default=default.restarts, help="starts in a row that get no further (default: %(default)s)")
-    parser.add_argument("--wait", type=float, default=default.first_wait, help="seconds before the next; doubled when in vain (%(default)g)")
+    parser.add_argument(
+        "--wait", type=float, default=default.first_wait, help="seconds before the next; doubled when in vain (%(default)g)"
+    )
     parser.add_argument("--longest-wait", type=float, default=default.longest_wait, help="seconds (default: %(default)g)")
-    parser.add_argument("--grace", type=float, default=GRACE_SECONDS, help="seconds for ranks to save once their launcher ended (%(default)g)")
+    parser.add_argument(
+        "--grace", type=float, default=GRACE_SECONDS, help="seconds for ranks to save once their launcher ended (%(default)g)"
+    )
     parser.add_argument("--host-faults", type=int, default=default.host_faults, help="faults at which a host is left out (%(default)s)")
     parser.add_argument("--min-hosts", type=int, help="of the hostfile, those that always stay (default: all but one)")
     at = argv.index("--") if "--" in argv else len(argv)

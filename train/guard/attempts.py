@@ -39,7 +39,6 @@ class Plan:
     grace: float = GRACE_SECONDS
 
 
-
 @dataclass
 class Supervisor:
     """Starts a command as often as is worth it. Not for threads: it takes the process's signals and adopts its orphans."""

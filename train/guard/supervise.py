@@ -1,7 +1,7 @@
 """Which end of a run is worth another start, after what wait, and on which hosts: pure rules over how earlier starts ended.
 
-    history of ends → judge → again after so many seconds, or the exit code to give
-    history, hosts  → left_out → hosts that were at fault again and again
+history of ends → judge → again after so many seconds, or the exit code to give
+history, hosts  → left_out → hosts that were at fault again and again
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def env_file_faults(text: str) -> list[str]:
     for number, line in enumerate(text.splitlines(), 1):
         name, is_set, _ = line.partition("=")
         if not is_set:
-            faults.append(f"line {number}: {line.strip()[:40]!r}: DeepSpeed's launcher stops at a line that is not NAME=value, blank ones too")
+            faults.append(
+                f"line {number}: {line.strip()[:40]!r}: DeepSpeed's launcher stops at a line that is not NAME=value, blank ones too"
+            )
         elif _SECRET.search(name):
             faults.append(
                 f"line {number}: {name}: everybody on the nodes could read its value, as it goes onto their command lines; "

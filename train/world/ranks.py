@@ -68,6 +68,7 @@ class World:
             return
         if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             os.environ["MASTER_PORT"] = str(free_port())  # two single-process runs on one machine must not meet
+        _ninja_of_this_python()
         import warnings
 
         with self.waiting("importing DeepSpeed and transformers"):
@@ -158,6 +159,15 @@ class World:
     def progress(self, what: str, total: float, unit: str) -> AbstractContextManager[Callable[[float], None]]:
         """Rank 0 shows how far it is: call what it gives with the amount done."""
         return voice.progress(what, total, unit) if self.rank == 0 else nullcontext(lambda by: None)
+
+
+def _ninja_of_this_python() -> None:
+    """Put this Python's programs on the path: ssh starts ranks with a bare one, where DeepSpeed's build finds no ninja, or another
+    version, which then compiles all anew.
+    """
+    beside, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
+    if beside not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join((beside, path))
 
 
 def free_port() -> int:

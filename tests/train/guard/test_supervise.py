@@ -56,7 +56,14 @@ def test_a_failure_at_one_step_again_and_again_ends_although_every_start_makes_s
 
 
 def test_starts_in_vain_are_limited_and_progress_begins_the_count_anew():
-    assert [v.again for v in verdicts(*[DIED] * 6)] == [True, True, True, True, False, False]  # the first got to step 10, three restarts did not
+    assert [v.again for v in verdicts(*[DIED] * 6)] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]  # the first got to step 10, three restarts did not
     further = [Ended(1, step) for step in range(1, 100)]
     assert all(v.again and v.wait == 5 for v in verdicts(*further)), "a run that gets further may be started for ever"
     assert [v.again for v in verdicts(*[Ended(75, 10, said=True)] * 6)][-1] is False, "a machine that preempts at once, too"
@@ -111,7 +118,9 @@ def test_a_hostfile_is_read_as_deepspeed_reads_it():
             parse_hostfile(bad)
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD", "KEY", "openai_api_key"])
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "DB_PASSWORD", "KEY", "openai_api_key"]
+)
 def test_secrets_do_not_go_onto_the_command_lines_of_nodes(name):
     [fault] = env_file_faults(f"NCCL_SOCKET_IFNAME=ib0\n{name}=hunter2\nOMP_NUM_THREADS=4\n")
     assert name in fault and "hunter2" not in fault

@@ -1,0 +1,135 @@
+"""One recipe, four ways onto many nodes, and what faults do there: namespaces as nodes, a real sshd, a real SLURM (`make soak`)."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.made import cluster, processes, slurm, tiny
+from tests.made.where import ROOT
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
+PATIENCE = 900  # one launch imports torch in every rank, launcher and node, on two cores
+BIN = Path(sys.executable).parent
+LAUNCHERS = ("ssh", "no_ssh", "torchrun", "slurm")
+
+
+@dataclass
+class Ground:
+    """Nodes, a recipe, and SLURM where it is installed."""
+
+    folder: Path
+    nodes: cluster.Cluster
+    slurm: slurm.Slurm | None
+    env: dict[str, str]
+
+    def hostfile(self, count: int) -> Path:
+        path = self.folder / f"hostfile{count}"
+        path.write_text("# made for a test\n\n" + "".join(f"{n.name} slots=1\n" for n in self.nodes[:count]))
+        return path
+
+    def lines(self, name: str) -> list[dict]:
+        """Steps of a run's metrics.jsonl."""
+        file = self.folder / "runs" / name / "metrics.jsonl"
+        if not file.exists():
+            return []
+        records = [json.loads(t) for t in file.read_text().splitlines(keepends=True) if t.endswith("\n")]
+        return [r for r in records if "loss" in r]
+
+    def start(self, way: str, count: int, name: str, *words: str, options: tuple = ()) -> list[subprocess.Popen]:
+        """The commands a user would give; what they print goes to NAME.log."""
+        train = ["launch/pretrain.py", self.folder / "recipe.yaml", f"name={name}", *words]
+        log = open(self.folder / f"{name}.log", "a")
+        how = {"stdout": log, "stderr": subprocess.STDOUT, "env": self.env | {"HOSTFILE": str(self.hostfile(count))}}
+        if way == "ssh":
+            command = ["python", "launch/supervise.py", *options, "--", "deepspeed", "--hostfile", self.hostfile(count), *train]
+            return [self.nodes[0].start(command, **how)]
+        if way == "no_ssh":
+            return [n.start(["bash", "launch/multinode.sh", *train[1:]], **how) for n in self.nodes[:count]]
+        if way == "torchrun":
+            command = ["torchrun", f"--nnodes={count}", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=node1:29400",
+                       f"--rdzv-id={name}", *options, *train]  # fmt: skip
+            return [n.start(command, **how) for n in self.nodes[:count]]
+        raise AssertionError(way)
+
+    def submit(self, count: int, name: str, *words: str, options: tuple = ()) -> str:
+        """launch/slurm.sbatch as its user submits it; the number of the job."""
+        small = [f"--nodes={count}", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=60",
+                 f"--output={self.folder}/{name}.log", *options]  # fmt: skip
+        said = self.slurm.run("sbatch", *small, "launch/slurm.sbatch", self.folder / "recipe.yaml", f"name={name}", *words, env=self.env)
+        return said.split()[-1]
+
+    def ended(self, job: str) -> str:
+        processes.wait_until(lambda: self.slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), seconds=PATIENCE)
+        return self.slurm.state(job)
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def ranks(self, name: str) -> dict[int, psutil.Process]:
+        found = {}
+        for node in self.nodes:
+            found |= node.ranks(f"name={name}")
+        return found
+
+    def wait_for_step(self, name: str, step: int, *of: subprocess.Popen) -> None:
+        def reached() -> bool:
+            assert not of or any(p.poll() is None for p in of), self.said(name)
+            return any(r["step"] >= step for r in self.lines(name))
+
+        processes.wait_until(reached, seconds=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Iterator[Ground]:
+    if reason := cluster.why_not("sshd", "pdsh"):
+        pytest.skip(reason)
+    folder = tiny.ground(tmp_path_factory.mktemp("nodes"))
+    tiny.write_recipe(folder, steps=6, tokens_per_step=512, checkpoint={"every_steps": 3})
+    own = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
+    if "TORCH_EXTENSIONS_DIR" in os.environ:
+        own |= {"TORCH_EXTENSIONS_DIR": os.environ["TORCH_EXTENSIONS_DIR"]}
+    (folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in own.items()))  # what DeepSpeed takes to the nodes
+    env = os.environ | own | {"HOME": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "VENV": str(BIN.parent)}
+    env |= {"SLURM_CONF": str(folder / "nodes" / "slurm" / "slurm.conf")}
+    with cluster.nodes(4, folder / "nodes") as nodes:
+        cluster.with_sshd(nodes)
+        has_slurm = not cluster.why_not(*slurm.TOOLS)
+        yield Ground(folder, nodes, slurm.slurm(nodes) if has_slurm else None, env)
+
+
+@pytest.fixture(scope="module")
+def one(ground) -> list[dict]:
+    """The same run on one node."""
+    done = processes.run(
+        [BIN / "python", "launch/pretrain.py", ground.folder / "recipe.yaml", "name=one"], env=ground.env, seconds=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    return ground.lines("one")
+
+
+@pytest.mark.parametrize("count", (2, 4))
+@pytest.mark.parametrize("way", LAUNCHERS)
+def test_many_nodes_train_as_one_does(ground, one, way, count):
+    name = f"{way}{count}"
+    if way == "slurm":
+        if not ground.slurm:
+            pytest.skip("SLURM is not installed: slurm-wlm and munge of Debian do")
+        job = ground.submit(count, name)
+        assert ground.ended(job) == "COMPLETED", ground.said(name)
+    else:
+        started = ground.start(way, count, name)
+        codes = [p.wait(PATIENCE) for p in started]
+        assert codes == [0] * len(started), ground.said(name)
+    got = ground.lines(name)
+    assert [r["step"] for r in got] == [r["step"] for r in one] and len(got) == 6
+    worst = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(got, one))
+    assert worst <= 1e-6
+    assert f"over {count} ranks, 1 a node" in ground.said(name)
+    print(f"{way}, {count} nodes: losses within {worst:.1e} of one node's")
