@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",  # transformers 5.23 needs it
     packages=find_packages(include=["train", "train.*", "data_tools", "data_tools.*", "launch", "launch.*", "ds_configs"]),
-    package_data={"ds_configs": ["*.json"], "launch": ["recipes/*"]},
+    package_data={"ds_configs": ["*.json"], "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example"]},
     install_requires=CORE,
     extras_require={
         "flash": ["flash-attn>=2.6"],

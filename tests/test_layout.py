@@ -84,7 +84,8 @@ def test_a_wheel_holds_every_module_recipe_and_engine_json_and_nothing_else(tmp_
     [wheel] = tmp_path.glob("*.whl")
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f for f in tracked() if f.split("/")[0] in PACKAGES and (ROOT / f).is_file()}
-    wanted = {f for f in ours if f.endswith((".py", ".json")) or f.startswith("launch/recipes/")}
+    beside = {f"launch/{name}" for name in ("multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example")}
+    wanted = beside | {f for f in ours if f.endswith((".py", ".json")) or f.startswith("launch/recipes/")}
     assert shipped == wanted and len(wanted) > 150
 
 

@@ -40,6 +40,7 @@ class World:
     def from_env(cls) -> World:
         """The launcher's variables, which deepspeed reads too; alone without them. Raises WorldError where they contradict each other."""
         place = place_of(os.environ)
+        _ninja_of_this_python()
         if torch.cuda.is_available():
             device = torch.device("cuda", place.local_rank)
             torch.cuda.set_device(device)
@@ -68,7 +69,6 @@ class World:
             return
         if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             os.environ["MASTER_PORT"] = str(free_port())  # two single-process runs on one machine must not meet
-        _ninja_of_this_python()
         import warnings
 
         with self.waiting("importing DeepSpeed and transformers"):
