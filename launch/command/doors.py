@@ -30,6 +30,8 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "recipes": (f"{__package__}.recipes", "the recipes that come with the program; one of them to read or to copy"),
     "pretrain": ("launch.pretrain", "continual pre-training on token shards; on several GPUs by `astrollama launch`"),
     "sft": ("launch.sft", "chat fine-tuning; on several GPUs by `astrollama launch`"),
+    "doctor": ("launch.doctor", "go or no-go before a run: this machine, the network, a recipe"),
+    "supervise": ("launch.supervise", "restarts a run where it is worth it"),
     "outcome": ("launch.outcome", "how a run ended, whatever its launcher said"),
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),
@@ -37,7 +39,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "benchmark": ("launch.benchmark", "how fast each part is on this machine"),
     "quickstart": ("launch.quickstart", "from nothing to a small trained model and its report, in this folder"),
 }
-ON_RANKS = ("pretrain", "sft")  # what the launcher may start
+ON_RANKS = ("pretrain", "sft", "doctor")  # what the launcher may start
 HELP = """usage: astrollama COMMAND …          astrollama COMMAND --help tells the rest
 
 {doors}
@@ -74,6 +76,8 @@ def main(words: list[str] | None = None) -> int:
         return 1
     if word == "launch":
         return launch(rest)
+    if word == "supervise" and "--" in rest:
+        rest = [*rest[: rest.index("--") + 1], *as_a_checkouts(rest[rest.index("--") + 1 :])]
     sys.argv = [f"astrollama {word}", *rest]
     door = importlib.import_module(DOORS[word][0])
     return help_of(door.main, rest) if {"-h", "--help"} & set(rest) else door.main(rest)
@@ -110,10 +114,26 @@ def launch(words: list[str]) -> int:
     if at is None:
         print(f"astrollama launch {' '.join(words)}: which command? One of {', '.join(ON_RANKS)} comes after the options", file=sys.stderr)
         return 2
-    script = ROOT / f"{DOORS[words[at]][0].replace('.', os.sep)}.py"
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", *words[:at], str(script), *words[at + 1 :]]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *words[:at], script_of(words[at]), *words[at + 1 :]]
     sys.stdout.flush()
     os.execve(command[0], command, os.environ)
+
+
+def script_of(door: str) -> str:
+    return str(ROOT / f"{DOORS[door][0].replace('.', os.sep)}.py")
+
+
+def as_a_checkouts(command: list[str]) -> list[str]:
+    """`… astrollama launch OPTIONS pretrain R` → `… deepspeed OPTIONS launch/pretrain.py R`, `astrollama pretrain R` → `python …`."""
+    at = next((k for k, word in enumerate(command) if Path(word).name == "astrollama"), None)
+    door = next((k for k, word in enumerate(command) if at is not None and k > at and word in ON_RANKS), None)
+    if at is None or door is None:
+        return command
+    beside = Path(sys.executable).with_name("deepspeed")
+    launcher = (
+        [str(beside) if beside.exists() else "deepspeed", *command[at + 2 : door]] if command[at + 1] == "launch" else [sys.executable]
+    )
+    return [*command[:at], *launcher, script_of(command[door]), *command[door + 1 :]]
 
 
 def help_of(door_main, words: list[str]) -> int:
@@ -142,6 +162,7 @@ def as_commands(text: str) -> str:
     text = re.sub(r"\bdeepspeed ((?:-\S+ (?:[^-\s]\S* )?)*)launch/(\w+)\.py", lambda m: named(m[2], f"launch {m[1]}"), text)
     text = re.sub(r"\bpython launch/(\w+)\.py", lambda m: named(m[1]), text)
     text = re.sub(r"\bpython -m data_tools\.(\w+)", lambda m: named(m[1]), text)
+    text = re.sub(r"(?<![\w/])launch/(\w+)\.py", lambda m: name_of.get(m[1], m[0]), text)
     return re.sub(r"(?<![\w/])benchmark\.py", "astrollama benchmark", text)
 
 

@@ -63,6 +63,22 @@ def test_a_checkouts_commands_have_words_here(written, here):
     assert doors.as_commands(written) == here
 
 
+def test_what_is_supervised_is_said_in_words_of_this_command():
+    def made(*words: str) -> list[str]:
+        return [word.replace(str(ROOT), "ROOT").replace(str(Path(sys.executable).parent), "BIN") for word in doors.as_a_checkouts([*words])]
+
+    assert made("/v/bin/astrollama", "launch", "--num_gpus", "8", "pretrain", "cpt_7b", "a=1") == [
+        "BIN/deepspeed", "--num_gpus", "8", "ROOT/launch/pretrain.py", "cpt_7b", "a=1",
+    ]  # fmt: skip
+    assert made("srun", "astrollama", "sft", "r.yaml") == [
+        "srun",
+        sys.executable.replace(str(Path(sys.executable).parent), "BIN"),
+        "ROOT/launch/sft.py",
+        "r.yaml",
+    ]
+    assert made("deepspeed", "launch/pretrain.py", "r") == ["deepspeed", "launch/pretrain.py", "r"] and made("astrollama") == ["astrollama"]
+
+
 def test_words_that_are_none_are_refused_with_the_nearest(capsys):
     assert doors.main([]) == 2 and doors.main(["pretran"]) == 2 and "did you mean pretrain?" in capsys.readouterr().err
     assert doors.main(["xyzzy"]) == 2 and "--help lists them" in capsys.readouterr().err
