@@ -75,7 +75,7 @@ class World:
             import deepspeed
             from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  # seconds that would pass in silence later
 
-        from train.world import jit_lock
+        from train.world import jit_lock, shared_memory
 
         hush()  # loggers of what was imported
         warnings.filterwarnings(
@@ -98,6 +98,7 @@ class World:
                 "deepspeed --master_port PORT; if not, check that every node reaches that address"
             ) from None
         assert self.local_size >= 1  # a collective: asked here, where all ranks are
+        shared_memory.unname(shared_memory.buffer_of(self.rank, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]))
 
     def side(self, timeout_seconds: int) -> World:
         """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
