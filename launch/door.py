@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data_tools.work.errors import is_users_fault
+from train.guard.outcome import PREEMPTED
+from train.guard.signals import Stops
 from train.world.launchers import WorldError, place_of
 from train.world.output import hush, lasting
 from train.world.voice import waiting
@@ -18,7 +20,7 @@ from train.world.voice import waiting
 if TYPE_CHECKING:
     from train.recipe.vocabulary import Recipe
 
-EPILOG = """exit codes: 0 finished; 75 stopped by a signal after saving (run the same command again); 1 failed; 2 usage.
+EPILOG = """exit codes: 0 finished; 75 stopped by a signal or a time limit (give the same command again); 130 a second Ctrl-C; 1 failed; 2 usage.
 
 example:
   {example}
@@ -34,7 +36,7 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     parser = argparse.ArgumentParser(
         description=purpose, epilog=EPILOG.format(example=example), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", help="a YAML file, or the name of one of launch/recipes, e.g. cpt_7b")
+    parser.add_argument("recipe", help="a YAML file, e.g. launch/recipes/quickstart.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe values to replace, e.g. optim.lr=1e-5 tokens=2e9")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
     parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
@@ -66,8 +68,12 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
         parser.error("--gpus, --gpu-memory and --device go with --dry-run; the launcher says how many ranks train, and on what")
 
     rank = _rank()
+    stops = None
+    if not args.dry_run:
+        stops = Stops(rank)
+        stops.listen()  # to this process's very end: when one rank has left, launchers signal the others
     with lasting():
-        return _guarded(args, check, rank)
+        return _guarded(args, check, rank, stops)
 
 
 class _Keys(argparse.Action):
@@ -102,9 +108,9 @@ def _gpu_bytes(text: str) -> float:
     return named * 2**30
 
 
-def _guarded(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
+def _guarded(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
     try:
-        return _open(args, check, rank)
+        return _open(args, check, rank, stops)
     except (ValueError, RuntimeError) as error:
         if not is_users_fault(error):
             raise
@@ -113,7 +119,7 @@ def _guarded(args: argparse.Namespace, check: Callable | None, rank: int) -> int
         return 130
 
 
-def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
+def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
     from train.recipe.load import load
 
     written = load(args.recipe, args.overrides)
@@ -133,19 +139,14 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int) -> int:
 
     hush()
     with waiting("starting: importing PyTorch") if rank == 0 else contextlib.nullcontext():
-        from train.guard.outcome import PREEMPTED
         from train.run.loop import run
         from train.world.ranks import World
 
     world = World.from_env()
 
-    outcome = run(recipe, world, args.resume)
-    where = f"; model and checkpoint: {outcome.checkpoint}" if outcome.checkpoint else ""
-    if outcome.finished:
-        world.log0(f"done: {outcome.state.step} steps, {outcome.state.tokens:,} tokens{where}")
-        return 0
-    world.log0(f"stopped at step {outcome.state.step} of {recipe.total_steps}, saved{where}; the same command goes on from there")
-    return PREEMPTED
+    outcome = run(recipe, world, args.resume, stops)
+    world.log0(outcome.said)
+    return 0 if outcome.finished else PREEMPTED
 
 
 def _settled(recipe: Recipe, args: argparse.Namespace) -> tuple[Recipe, str]:

@@ -7,6 +7,7 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from launch.door import train_door
+from train.guard.parting import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,4 +19,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,6 +6,7 @@ The rows depend on the shards and seq_len alone, so that step 0 and every later 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from train.data import mixture, packing
 from train.data.batch import PackedBatch
 from train.data.packing import Rows
 from train.engine.zero3 import Engine
-from train.evaluation.completion import Prompts
+from train.evaluation.completion import Cut, Prompts
 from train.world.ranks import World
 
 
@@ -57,20 +58,34 @@ class Heldout:
     micro_batch: int
     prompts: Prompts | None = None
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self, cut: Callable[[], bool] = lambda: False) -> Evaluation | None:
+        """What all of it comes to; None when it was cut short.
+
+        Args:
+            cut: asked before each forward pass, by all ranks, with one answer for all.
+        """
         if self.prompts:
             self.world.log0(f"answering {len(self.prompts.texts)} prompts")
-        answers = self.prompts.answers(self.engine, self.world) if self.prompts else {}
-        return Evaluation({name: self.score(name, source) for name, source in self.shards.items()}, answers)
+        try:
+            answers = self.prompts.answers(self.engine, self.world, cut) if self.prompts else {}
+            return Evaluation({name: self.score(name, source, cut) for name, source in self.shards.items()}, answers)
+        except Cut:
+            return None
 
-    def score(self, name: str, source: Shards) -> Score:
-        """The same number on every rank, which all make the same number of forward passes."""
+    def score(self, name: str, source: Shards, cut: Callable[[], bool] = lambda: False) -> Score:
+        """The same number on every rank, which all make the same number of forward passes.
+
+        Raises:
+            Cut: `cut` has answered yes.
+        """
         world, rows = self.world, heldout_rows(source, self.seq_len, self.max_rows)
         total = torch.zeros((), dtype=torch.float64, device=world.device)
         supervised, at_once = 0, world.size * self.micro_batch
         world.log0(f"evaluating on {name}: {len(rows):,} held-out rows")
         with world.progress(f"evaluating on {name}", len(rows), "row") as advance:
             for start in range(0, len(rows), at_once):
+                if cut():
+                    raise Cut
                 mine = np.arange(self.micro_batch) + start + world.rank * self.micro_batch
                 packed = packing.pack(rows, np.where(mine < len(rows), mine, packing.PADDING_ROW), [source])
                 [batch] = PackedBatch.split(packed)

@@ -69,7 +69,7 @@ def true_code(found: Outcome | None, launcher_code: int, since: float = 0.0) -> 
     of_this = found if found and found.started >= since - CLOCKS_SECONDS else None
     if of_this and of_this.exit_code is not None:
         return of_this.exit_code
-    if launcher_code in (FINISHED, PREEMPTED):  # refused before it began, or still "running", and gone: it died without a word
+    if launcher_code == FINISHED:  # refused before it began, or still "running", and gone: it died without a word
         return FAILED
     return launcher_code if launcher_code >= 0 else 128 - launcher_code
 
@@ -78,13 +78,13 @@ class Record:
     """Rank 0's hand on the file; on other ranks it writes nothing. The first end that is told stands."""
 
     def __init__(self, run_dir: Path, world: World):
-        self.step, self.checkpoint, self.save_seconds = 0, None, None
+        self.step, self.checkpoint = 0, None
         self._file = run_dir / FILE if world.rank == 0 else None
         self._told = threading.Lock()
         before, self._new = read(run_dir), not run_dir.exists()
         self._attempt = before.attempt + 1 if before else 1
         self._started = time.time()
-        self.save_seconds_before = before.save_seconds if before else None
+        self.save_seconds = before.save_seconds if before else None  # what the last save took, of this attempt or the one before
         self._write("running", None, "")
 
     def end(self, ended: Ended, exit_code: int, cause: str) -> None:
@@ -99,8 +99,7 @@ class Record:
             return
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         checkpoint = str(self.checkpoint) if self.checkpoint else None
-        seconds = self.save_seconds if self.save_seconds is not None else self.save_seconds_before
-        outcome = Outcome(ended, exit_code, self.step, checkpoint, cause, self._attempt, self._started, at, seconds)
+        outcome = Outcome(ended, exit_code, self.step, checkpoint, cause, self._attempt, self._started, at, self.save_seconds)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._file, json.dumps(dataclasses.asdict(outcome)) + "\n")

@@ -40,6 +40,7 @@ Tokens = Annotated[int, "tokens"]
 Rows = Annotated[int, "rows"]
 Steps = Annotated[int, "steps"]
 Seconds = Annotated[int, "seconds"]
+Minutes = Annotated[float, "minutes"]
 Share = Annotated[float, "share"]
 Norm = Annotated[float, "L2 norm"]
 Loss = Annotated[float, "nats a token"]
@@ -169,6 +170,10 @@ class Guard:
         default=10, metadata=_at_least(1)
     )  # steps whose gradient is NaN or infinite: skipped, then the end
     timeout_seconds: Seconds = field(default=600, metadata=_at_least(10))  # longest wait of a rank for the others
+    # from a start to its end, its save included; none: as long as it takes, or as SLURM says
+    minutes: Minutes | None = field(default=None, metadata=_POSITIVE)
+    # from a SIGTERM to the SIGKILL that follows, as launcher and scheduler are set: a save that takes longer is not begun
+    grace_seconds: Seconds = field(default=30, metadata=_at_least(0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.checkpoint.folder import predicted_bytes
+from train.checkpoint.layout import PROBE
 from train.engine import step
 from train.evaluation import probe
-from train.guard import outcome
+from train.guard import limits, outcome
 from train.guard.nonfinite import NonFiniteSteps
-from train.guard.signals import Guard
+from train.guard.signals import Stop, Stops
+from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import WeightsError
 from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe
@@ -23,32 +28,43 @@ from train.world.ranks import World
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. finished: all steps are done; otherwise a signal stopped it after a save."""
+    """How a run ended. finished: all steps are done and evaluated; otherwise it was asked to stop, by what and with what is said."""
 
     state: TrainState
     finished: bool
     checkpoint: Path | None
+    said: str
 
 
-def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
-    """Train. Every rank calls it; raises the ValueErrors of its parts with place, value and remedy."""
-    with start(recipe, world, resume_from) as started, Guard(world) as guard:
+def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | None = None) -> Outcome:
+    """Train. Every rank calls it; raises the ValueErrors of its parts with place, value and remedy.
+
+    Args:
+        stops: what has listened for signals since the process began; None: a listener of its own.
+    """
+    with nullcontext(stops) if stops else Stops() as stops, stops.not_hidden(), start(recipe, world, resume_from, stops) as started:
         engine, loader, log, saver = started.engine, started.loader, started.log, started.saver
         nonfinite = NonFiniteSteps(recipe.guard.max_nonfinite_in_a_row)
         state = started.state
         if not started.resumed:
-            state = _evaluate(started, state)
+            state, _ = _evaluate(started, state)
             _require_sane_start(recipe, state)
 
+        stops.needed = lambda: limits.needed_seconds(_save_seconds(started), step_seconds)
+        step_seconds, evaluated, ended = 0.0, True, None
+        stops.train(world)
+        if started.resumed and state.step == recipe.total_steps and not (saver.newest / PROBE).is_file():
+            state, evaluated, ended = _after_step(started, stops, state, stop=False)  # its last evaluation was cut
+
         def own() -> dict[str, float]:
-            return {"stop": guard.stop_wanted(), "save failed": saver.failed, "wait seconds": loader.data_wait_seconds}
+            return {"stop": stops.wanted(), "save failed": saver.failed, "wait seconds": loader.data_wait_seconds}
 
         def before_update(agreed: dict[str, float]) -> None:
             if agreed["save failed"]:
                 saver.finish()  # raises what the save behind the steps has ended in
             saver.before_update()
 
-        while state.step < recipe.total_steps:
+        while state.step < recipe.total_steps and not ended:
             begun = time.perf_counter()
             loader.data_wait_seconds = 0.0
             lr = learning_rate(recipe, state.step)
@@ -64,35 +80,70 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto") -> Outcome:
                 attended=totals.attended, skipped=not totals.finite, source_losses=totals.source_losses,
             ))  # fmt: skip
             nonfinite.note(totals.finite, state.step, lambda: [f"{source}/{id}" for source, id, _, _ in loader.step_documents()])
-            last, stop = state.step == recipe.total_steps, totals.agreed["stop"] > 0
-            evaluated = last or _due(recipe.heldout.every_steps, state) and not stop
-            if evaluated:
-                state = _evaluate(started, state)
-            if last or stop or _due(recipe.checkpoint.every_steps, state):
-                # where it was evaluated, one forward more beside those of the evaluation
-                saver.save(started.extras(state, probe.record(engine, loader.shards[0].tokens(0), world) if evaluated else {}))
-            if stop:
-                break
+            state, evaluated, ended = _after_step(started, stops, state, stop=totals.agreed["stop"] > 0)
+            step_seconds = time.perf_counter() - begun
         saver.finish()
-        started.record.step, started.record.checkpoint, started.record.save_seconds = state.step, saver.newest, saver.last_seconds or None
-        finished = state.step >= recipe.total_steps
-        if finished:
-            started.record.end("finished", outcome.FINISHED, "")
-        else:
-            started.record.end("preempted", outcome.PREEMPTED, guard.signal or "a signal to another rank")
-        return Outcome(state, finished, saver.newest)
+        return _outcome(started, stops, state, None if evaluated and state.step >= recipe.total_steps else ended)
+
+
+def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -> tuple[TrainState, bool, Stop | None]:
+    """What is due: an evaluation, which a stop cuts short, and a save, which it does not. Returns whether it was evaluated, and the stop."""
+    recipe, world, saver = started.recipe, started.world, started.saver
+    last, evaluated, ended = state.step == recipe.total_steps, False, None
+    if (last or _due(recipe.heldout.every_steps, state)) and not stop:
+        state, evaluated = _evaluate(started, state, lambda: stops.agreed(world))
+        stop = stops.agreed(world)
+    if stop:
+        measured = started.record.save_seconds
+        ended = stops.agree(world, measured and measured * (1 + saver.busy), str(saver.newest) if saver.newest else None)
+    if (last or stop or _due(recipe.checkpoint.every_steps, state)) and not (ended and not ended.save):
+        world.beat.phase("saving")
+        # where it was evaluated, one forward more beside those of the evaluation
+        saver.save(started.extras(state, probe.record(started.engine, started.loader.shards[0].tokens(0), world) if evaluated else {}))
+        if not ended and stops.agreed(world):
+            ended = Stop(stops.why(world), save=True)
+        started.record.step, started.record.checkpoint = state.step, saver.newest
+    started.record.save_seconds = saver.last_seconds or started.record.save_seconds
+    return state, evaluated, ended
+
+
+def _save_seconds(started: Started) -> float:
+    nbytes = predicted_bytes(
+        started.engine.total_parameters, in_torch(OF_RECIPE[started.recipe.model.dtype]).itemsize, started.recipe.checkpoint.trainer_state
+    )
+    return limits.save_seconds(started.record.save_seconds, nbytes)
+
+
+def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | None) -> Outcome:
+    """How it ended, in outcome.json and in a line."""
+    record, newest = started.record, started.saver.newest
+    record.step, record.checkpoint = state.step, newest
+    if not ended:
+        record.end("finished", outcome.FINISHED, "")
+        said = f"done: {state.step} steps, {state.tokens:,} tokens; model and checkpoint: {newest}"
+    else:
+        record.end("preempted", outcome.PREEMPTED, ended.cause)
+        saved = f"saved; model and checkpoint: {newest}" if ended.save else f"not saved: {ended.why_not}; {newest} stands"
+        said = (
+            f"stopped at step {state.step} of {started.recipe.total_steps} by {ended.cause}, {saved}; the same command goes on from there"
+        )
+    stops.over()
+    return Outcome(state, not ended, newest, said)
 
 
 def _due(every: int, state: TrainState) -> bool:
     return every > 0 and state.step % every == 0
 
 
-def _evaluate(started: Started, state: TrainState) -> TrainState:
+def _evaluate(started: Started, state: TrainState, cut: Callable[[], bool] = lambda: False) -> tuple[TrainState, bool]:
+    """The state with what was found, and whether the evaluation was whole."""
     started.world.beat.phase("evaluation")
-    found = started.heldout.evaluate()
+    found = started.heldout.evaluate(cut)
+    if found is None:
+        return state, False
     started.log.answers(state.step, found.answers)
     started.log.heldout(state.step, state.tokens, found.scores)
-    return dataclasses.replace(state, heldout_loss=found.mean_loss) if found.scores else state
+    return dataclasses.replace(state, heldout_loss=found.mean_loss) if found.scores else state, True
 
 
 def _require_sane_start(recipe: Recipe, state: TrainState) -> None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -33,7 +34,8 @@ from train.engine.step import StepTotals
 from train.engine.zero3 import Engine
 from train.evaluation.completion import Prompts, load_tokenizer
 from train.evaluation.heldout import Heldout
-from train.guard import outcome, run_lock
+from train.guard import limits, outcome, run_lock
+from train.guard.signals import Stops
 from train.model.causal_lm import config_of
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
@@ -48,6 +50,7 @@ from train.recipe import changes
 from train.recipe.vocabulary import Recipe
 from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
+from train.world.board import Board
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, write_durably
@@ -99,15 +102,19 @@ class Started:
 
 
 @contextmanager
-def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
+def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Iterator[Started]:
     """A started run; what it holds is given back when the context ends, however it ends."""
+    stops.limits = _limits(recipe, world, stops)
     world.connect(recipe.guard.timeout_seconds)
+    stops.join(world, Board.open() if world.size > 1 else None)
     with ExitStack() as held:
         if lock := run_lock.take(recipe.run_dir, world):
             held.callback(lock.close)
-        record = held.enter_context(outcome.recorded(recipe.run_dir, world))
+        stops.record = record = held.enter_context(outcome.recorded(recipe.run_dir, world))
         root = place(recipe.checkpoints)
+        stops.clear = lambda: _clear_start(recipe, root)
         found, saved = _checkpoint(recipe, root, resume_from, world)
+        record.checkpoint = found
         weights = found or resolve(recipe.model.path, world)
         folder = local_copy(weights, COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(weights) else weights
         shards, heldout_shards = _open_data(recipe, folder, world)
@@ -134,7 +141,7 @@ def start(recipe: Recipe, world: World, resume_from: str) -> Iterator[Started]:
         held.callback(log.close)
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
-        saver.newest = record.checkpoint = found
+        saver.newest = found
         record.step = state.step
         if found:
             world.beat.checkpoint(str(found))
@@ -223,6 +230,20 @@ def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:
     if peak is None and world.device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
     return Flops(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+
+
+def _limits(recipe: Recipe, world: World, stops: Stops) -> limits.Limits:
+    g = recipe.guard
+    return limits.of(g.grace_seconds, g.minutes, world.job_ends_at, time.time(), time.monotonic(), stops.begun)
+
+
+def _clear_start(recipe: Recipe, root: Path) -> None:
+    """A start that is ended leaves its words, and nothing half made."""
+    with contextlib.suppress(OSError):
+        keep_log(recipe.run_dir / "log.txt")
+        checkpoint.clear_leftovers(root)
+        if not is_remote(root):
+            root.rmdir()
 
 
 def _keep_log(recipe: Recipe, world: World) -> None:

@@ -47,6 +47,11 @@ class Beat:
         self._phase = "starting"
         self._details: dict[str, Any] = {}
 
+    @property
+    def now(self) -> str:
+        """The phase this rank is in."""
+        return self._phase
+
     def tell(self, block: mmap.mmap | None) -> None:
         """Write to this block from now on; None: to none."""
         self._block = block

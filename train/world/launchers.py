@@ -41,6 +41,12 @@ def place_of(env: Mapping[str, str]) -> Place:
     return Place(local_rank=_number(env, "LOCAL_RANK", 0))
 
 
+def job_ends_at(env: Mapping[str, str]) -> float | None:
+    """When the scheduler ends this job, in seconds of the epoch, where it says so: SLURM does."""
+    text = env.get("SLURM_JOB_END_TIME", "")
+    return float(text) if re.fullmatch(r"\d+", text) else None
+
+
 def _as_given(env: Mapping[str, str]) -> Place:
     for have, lacks, alone in (("RANK", "WORLD_SIZE", 0), ("WORLD_SIZE", "RANK", 1)):
         if lacks not in env and _number(env, have, alone) != alone:

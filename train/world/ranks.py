@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from train.world import voice
 from train.world.beat import Beat
-from train.world.launchers import WorldError, place_of
+from train.world.launchers import WorldError, job_ends_at, place_of
 from train.world.output import hush
 
 CPU_OP = "deepspeed_shm_comm"  # DeepSpeed builds it at its first start on a CPU
@@ -62,6 +62,11 @@ class World:
     @property
     def threads_set_by_user(self) -> bool:
         return "OMP_NUM_THREADS" in os.environ
+
+    @property
+    def job_ends_at(self) -> float | None:
+        """When the scheduler ends this job, in seconds of the epoch, where it says so."""
+        return job_ends_at(os.environ)
 
     def connect(self, timeout_seconds: int) -> None:
         """Join the process group: nccl on GPUs, gloo on CPUs."""

@@ -26,7 +26,7 @@ def test_a_run_is_running_until_its_end_is_told_and_the_first_end_stands(tmp_pat
     }  # fmt: skip
     assert abs(time.time() - found["started"]) < 100
     with outcome.recorded(tmp_path / "run", RANKS[0]) as record:
-        assert record.save_seconds_before == 1.5
+        assert record.save_seconds == 1.5
         record.end("finished", 0, "")
     again = outcome.read(tmp_path / "run")
     assert again.attempt == 2 and again.save_seconds == 1.5, "what a save took is known to the next attempt"
@@ -69,8 +69,8 @@ def test_a_record_that_cannot_be_written_ends_nothing(tmp_path, capsys):
     [
         ("finished", 0, 143, 0), ("finished", 0, 0, 0), ("preempted", 75, 1, 75), ("preempted", 75, 0, 75), ("preempted", 75, -15, 75),
         ("failed", 1, 0, 1), ("failed", 1, 75, 1), ("failed", 130, 1, 130),
-        ("running", None, 0, 1), ("running", None, 75, 1), ("running", None, 247, 247), ("running", None, -9, 137),
-        (None, None, 0, 1), (None, None, 75, 1), (None, None, 1, 1), (None, None, -15, 143),
+        ("running", None, 0, 1), ("running", None, 75, 75), ("running", None, 247, 247), ("running", None, -9, 137),
+        (None, None, 0, 1), (None, None, 75, 75), (None, None, 1, 1), (None, None, -15, 143),
     ],
 )  # fmt: skip
 def test_the_true_code_is_the_runs_own_and_a_death_without_a_word_is_never_0(ended, code, launcher, true):
