@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 EXAMPLE = """A killed or interrupted export goes on when the same command is given again.
 
 examples:
-  python launch/export_hf.py runs/cpt_7b/checkpoints/step_005000 astro-llama-7b
-  python launch/export_hf.py runs/cpt_7b/checkpoints/step_005000 astro-llama-7b --check
-  python launch/export_hf.py runs/sft_7b/checkpoints/step_000900 astro-chat-7b --merge meta-llama-2-7b-chat:0.25
-  python launch/export_hf.py s3://bucket/runs/cpt_7b/step_005000 astro-llama-7b
-  python launch/export_hf.py runs/cpt_7b/checkpoints averaged-7b --average 4000 4500 5000
+  python launch/export_hf.py runs/cpt_7b/checkpoints/step_003148 astro-llama-7b
+  python launch/export_hf.py runs/cpt_7b/checkpoints/step_003148 astro-llama-7b --check
+  python launch/export_hf.py runs/sft_7b/checkpoints/step_000654 astro-chat-7b --merge meta-llama-2-7b-chat:0.25
+  python launch/export_hf.py s3://bucket/runs/cpt_7b/step_003148 astro-llama-7b
+  python launch/export_hf.py runs/cpt_7b/checkpoints averaged-7b --average 2000 3000 3148
   python launch/export_hf.py hf-trainer-output/checkpoint-1200 model-7b --config Llama-2-7b-hf
 """
 

@@ -18,7 +18,8 @@ from train.model_files.gguf_rope import scaling_of
 from train.model_files.writer import Writer
 from train.world.ranks import World
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+# `models/…` and the like are folders of a user's own; nobody on the Hub is called so
+HUB_NAME = re.compile(r"(?!(?:models|runs|checkpoints)/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def resolve(path: str, world: World) -> Path:
@@ -75,7 +76,8 @@ def _prepare(path: str) -> None:
         _fetch(path)
     else:
         raise ModelError(
-            f"model.path={path}: no such folder; give a Hugging Face model folder, a .gguf file, or a Hub name like meta-llama/Llama-2-7b-hf"
+            f"model.path={path}: no such folder; give a Hugging Face model folder, a .gguf file, or a Hub name like meta-llama/Llama-2-7b-hf. "
+            f"A model of the Hub gets there by: hf download OWNER/{given.name} --local-dir {path}"
         )
 
 

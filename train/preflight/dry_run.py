@@ -31,7 +31,7 @@ from train.world.machine import FreeBytes
 
 # so that a recipe can be checked before its model has been downloaded
 PUBLISHED = {
-    f"meta-llama/Llama-2-{size}-hf": {
+    f"Llama-2-{size}-hf": {
         "model_type": "llama", "vocab_size": 32000, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers,
         "num_attention_heads": heads, "num_key_value_heads": kv_heads,
     }
@@ -49,7 +49,7 @@ def shape_of_path(model: str) -> Shape | None:
         found = described(config_file, own_code="ignored")  # the rehearsal refuses it, with all else that is wrong
         require_plain_head(found.config, config_file)
         return Shape.of(found)
-    return Shape.of(of_llama(PUBLISHED[model])) if model in PUBLISHED else None
+    return Shape.of(of_llama(PUBLISHED[Path(model).name])) if Path(model).name in PUBLISHED else None
 
 
 def _require_supported(recipe: Recipe) -> None:
@@ -97,7 +97,7 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     memory = plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
     missing = [] if shape else [f"model.path={recipe.model.path}: not here, and its size is not known"]
     if shape and not Path(recipe.model.path).exists():
-        missing.append(f"model.path={recipe.model.path}: not downloaded; sizes below are of the published model")
+        missing.append(f"model.path={recipe.model.path}: not downloaded; sizes above are of the published model")
     facts = _data(recipe, missing)
     if written.epochs is not None:
         missing.append(f"epochs={written.epochs:g}: its steps are known when the shards of all data.sources are here")
