@@ -1,8 +1,30 @@
-"""Packaging of the checkout: four packages, listed by hand because a flat checkout must not ship its tests."""
+"""Packaging of the checkout: four packages, listed by hand because a flat checkout must not ship its tests.
 
+`train` and `launch` are names that others use, too. A wheel therefore puts all of it into one folder of its own, astrollama_trainer/,
+which the `astrollama` command has first on its path. A .pth file names that folder last on everybody's: `python -m data_tools.prepare`
+works where no other data_tools is installed, and what another distribution calls `train` or `launch` stays as it is.
+"""
+
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+OURS, FOLDER = ("train", "data_tools", "launch", "ds_configs"), "astrollama_trainer"
+
+
+class BuildIntoOneFolder(build_py):
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        root = Path(self.build_lib)
+        for name in OURS:
+            shutil.rmtree(root / FOLDER / name, ignore_errors=True)  # of a build before
+            (root / name).rename(root / FOLDER / name)
+        (root / f"{FOLDER}.pth").write_text(f"{FOLDER}\n")
+
 
 CORE = [
     "torch>=2.10",  # below 2.10 torch.load(weights_only=True) can be bypassed (CVE-2026-24747)
@@ -37,8 +59,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",  # transformers 5.23 needs it
-    packages=find_packages(include=["train", "train.*", "data_tools", "data_tools.*", "launch", "launch.*", "ds_configs"]),
+    packages=[*find_packages(include=[p for name in OURS for p in (name, f"{name}.*")], exclude=["launch.command"]), FOLDER],
+    package_dir={FOLDER: "launch/command"},
     package_data={"ds_configs": ["*.json"], "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example"]},
+    entry_points={"console_scripts": [f"astrollama = {FOLDER}.doors:main"]},
+    cmdclass={"build_py": BuildIntoOneFolder},
     install_requires=CORE,
     extras_require={
         "flash": ["flash-attn>=2.6"],

@@ -36,7 +36,7 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     parser = argparse.ArgumentParser(
         description=purpose, epilog=EPILOG.format(example=example), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", help="a YAML file, e.g. launch/recipes/quickstart.yaml")
+    parser.add_argument("recipe", help="a YAML file, or the name of one of launch/recipes, e.g. cpt_7b")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe values to replace, e.g. optim.lr=1e-5 tokens=2e9")
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
     parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")

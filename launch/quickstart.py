@@ -155,9 +155,10 @@ def train() -> None:
     overrides = ["deepspeed=ds_configs/zero3.json", "model.dtype=bf16"] if gpus else []
     environment = os.environ | ({} if gpus else {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // ranks))})
     say(f"training: ZeRO-3 on {f'{gpus} GPUs' if gpus else '2 CPU processes'}; the first start builds a small C++ op (about a minute)")
-    launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        str(launcher),
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
         "--num_gpus",
         str(ranks),
         "--master_port",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from train.model_files.dtypes import BF16, OF_RECIPE
-from train.recipe.load import find_file
+from train.recipe.load import ROOT, find_file
 from train.recipe.vocabulary import Recipe, RecipeError
 
+CONFIGS = "ds_configs/*.json"
 # key of a DeepSpeed JSON -> what the recipe calls it
 OWNED = {
     "train_batch_size": "tokens_per_step",
@@ -72,10 +72,10 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
 def read(recipe: Recipe) -> dict[str, Any]:
     """The recipe's DeepSpeed JSON as it stands. Raises RecipeError when it is missing or broken."""
     try:
-        config = json.loads(find_file(recipe.deepspeed).read_text(encoding="utf-8"))
+        config = json.loads(find_file(recipe.deepspeed, CONFIGS).read_text(encoding="utf-8"))
         assert isinstance(config, dict)
     except OSError as error:
-        known = ", ".join(sorted(f"ds_configs/{p.name}" for p in (find_file(Path("ds_configs"))).glob("*.json")))
+        known = ", ".join(sorted(f"ds_configs/{p.name}" for p in ROOT.glob(CONFIGS)))
         raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"cannot be read ({error.strerror}); there are {known}"]) from None
     except (ValueError, AssertionError) as error:
         raise RecipeError(f"deepspeed={recipe.deepspeed}", [f"not a JSON object ({error}); mend it"]) from None

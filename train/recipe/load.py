@@ -22,11 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "launch" / "recipes"
 
 
-def find_file(path: Path) -> Path:
-    """A path as given, or below the checkout when it is not found from the working directory."""
-    if not path.exists() and not path.is_absolute() and (ROOT / path).exists():
-        return ROOT / path
-    return path
+def find_file(path: Path, among: str = "") -> Path:
+    """A path as given, or below the checkout when it is not found from the working directory.
+
+    Args:
+        among: a pattern of files of ours that can be given by name alone, with or without their suffix.
+    """
+    if path.is_file() or path.is_absolute():
+        return path
+    for file in ROOT.glob(among) if among and path.parent == Path(".") else ():
+        if path.name in (file.name, file.stem):
+            return file
+    return ROOT / path if not path.exists() and (ROOT / path).exists() else path
 
 
 def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -35,7 +42,7 @@ def load(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     Raises:
         RecipeError: with every fault of the file and the overrides at once.
     """
-    path = find_file(Path(path))
+    path = find_file(Path(path), "launch/recipes/*.yaml")
     lines: dict[str, str] = {}
     faults: list[Fault] = []
     values = _read(path, lines, faults)
