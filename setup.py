@@ -70,6 +70,9 @@ setup(
         "cuda": ["liger-kernel>=0.6"],
         "fast": ["gigatoken>=0.10"],  # used for encoding after it has proven itself id-identical on the data at hand
         "s3": ["s3fs>=2026.2", "universal-pathlib>=0.3"],  # checkpoint.to: s3://…
+        "wandb": ["wandb>=0.31"],  # logging.to: curves there, too
+        "mlflow": ["mlflow-skinny>=3.17"],
+        "trackio": ["trackio>=0.43"],
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # launch/chat.py --web
         "dev": [
             "pytest>=8",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import WeightsError, read_folder
 from train.model_files.header import SafetensorsError
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
-from train.preflight import memory_plan
+from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
 from train.recipe.load import find_file
@@ -156,8 +155,7 @@ def _unready(recipe: Recipe) -> Iterator[str]:
             read_folder(folder)
         except (WeightsError, SafetensorsError) as error:
             yield f"model.path={error}"
-    if recipe.model.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
-        yield "model.attention=flash: flash-attn is not installed here; pip install 'astrollama-trainer[flash]', or use auto"
+    yield from installed.absent(recipe)
     there = recipe.run_dir.absolute()
     while not there.exists():
         there = there.parent

@@ -158,7 +158,11 @@ class Logging:
     """What is written of each step."""
 
     every_steps: Steps = field(default=1, metadata=_at_least(1))  # how often a step is printed; metrics.jsonl has every one
-    tensorboard: bool = True  # curves in runs/NAME/tensorboard
+    to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = (
+        "tensorboard",
+    )  # where curves go beside metrics.jsonl: tensorboard, wandb, mlflow, trackio
+    project: str = field(default="astrollama", metadata=_NAME)  # under which wandb, mlflow and trackio keep the run
+    tensorboard: bool = True  # false: no curves in runs/NAME/tensorboard, as if it were not in `to`
     peak_tflops: Tflops | None = field(default=None, metadata=_POSITIVE)  # dense bf16 peak of a device, for MFU; none: by its name
 
 

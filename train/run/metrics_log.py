@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from train.recipe.vocabulary import Logging
 from train.run.rates import Flops, StepNumbers, rates
+from train.run.trackers import Tracker
 from train.world.machine import peak_memory_bytes
 from train.world.ranks import World
 from train.world.voice import Bar, readable_time
@@ -35,9 +37,20 @@ def lines(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> l
 class MetricsLog:
     """metrics.jsonl, TensorBoard and the progress bar of a run; writes on rank 0 only."""
 
-    def __init__(self, folder: Path, world: World, flops: Flops, logging: Logging, total_steps: int, start_step: int):
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        flops: Flops,
+        logging: Logging,
+        total_steps: int,
+        start_step: int,
+        trackers: Sequence[Tracker] = (),
+    ):
         self.world, self.flops, self.total_steps, self.every_steps = world, flops, total_steps, logging.every_steps
         self._seconds: list[float] = []
+        self._last_step = start_step
+        self._trackers: Sequence[Tracker] = ()
         self._file: Any = None
         self._board: Any = None
         self._bar: Bar | None = None
@@ -46,7 +59,8 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         _cut_after(folder / "metrics.jsonl", start_step)
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        if logging.tensorboard:
+        self._trackers = trackers
+        if logging.tensorboard and "tensorboard" in logging.to:
             from torch.utils.tensorboard import SummaryWriter
 
             # purge_step hides what a run killed after its last checkpoint wrote beyond it
@@ -56,6 +70,7 @@ class MetricsLog:
     def step(self, n: StepNumbers) -> None:
         if self.world.rank != 0:
             return
+        self._last_step = n.step
         self._seconds = (self._seconds + [n.seconds])[-20:]
         recent = sorted(self._seconds)[len(self._seconds) // 2]  # the median: the first step compiles and warms up
         r = rates(n, self.flops, self.total_steps - n.step, recent)
@@ -93,15 +108,24 @@ class MetricsLog:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._file.write(json.dumps(clean) + "\n")
         self._file.flush()
+        numbers = {
+            key if "/" in key else f"train/{key}": float(value)
+            for key, value in clean.items()
+            if key != "step" and isinstance(value, (int, float))
+        }
+        for tracker in self._trackers:
+            tracker.log(record["step"], numbers)
         if self._board is not None:
-            for key, value in clean.items():
-                if key != "step" and isinstance(value, (int, float)):
-                    self._board.add_scalar(key if "/" in key else f"train/{key}", value, record["step"])
+            for key, value in numbers.items():
+                self._board.add_scalar(key, value, record["step"])
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
+        how = "failed" if failed else "finished" if self._last_step >= self.total_steps else "stopped"
         for part in (self._file, self._board, self._bar):
             if part is not None:
                 part.close()
+        for tracker in self._trackers:
+            tracker.close(how)
 
 
 def _cut_after(path: Path, step: int) -> None:

@@ -43,13 +43,14 @@ from train.model_files.companions import COMPANIONS
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
 from train.model_files.shapes import described
-from train.preflight import memory_plan
+from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
 from train.preflight.memory_items import Shape
 from train.recipe import changes
-from train.recipe.vocabulary import Recipe
+from train.recipe.vocabulary import Recipe, RecipeError
 from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
+from train.run.trackers import Tracker
 from train.world.board import Board
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
@@ -104,6 +105,8 @@ class Started:
 @contextmanager
 def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Iterator[Started]:
     """A started run; what it holds is given back when the context ends, however it ends."""
+    if faults := list(installed.absent_trackers(recipe)):
+        raise RecipeError(recipe.name, faults)
     stops.limits = _limits(recipe, world, stops)
     world.connect(recipe.guard.timeout_seconds)
     stops.join(world, Board.open() if world.size > 1 else None)
@@ -137,8 +140,10 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
             _write_run_files(recipe, weights, fingerprint, world)
             _keep_log(recipe, world)
-        log = MetricsLog(recipe.run_dir, world, _flops(recipe, engine, world), recipe.logging, recipe.total_steps, state.step)
-        held.callback(log.close)
+        trackers = [Tracker(to, recipe, anew=resume_from == "never") for to in recipe.logging.to if world.rank == 0 and to != "tensorboard"]
+        flops = _flops(recipe, engine, world)
+        log = MetricsLog(recipe.run_dir, world, flops, recipe.logging, recipe.total_steps, state.step, trackers)
+        held.push(lambda kind, *_: log.close(failed=kind is not None))
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
         saver.newest = found

@@ -1,0 +1,30 @@
+"""Libraries that a recipe asks for by name and that are not installed here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+from train.recipe.vocabulary import Recipe
+
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}  # module → what pip installs
+
+
+def absent_trackers(recipe: Recipe) -> Iterator[str]:
+    """A fault for each tracker without its library."""
+    for name in recipe.logging.to:
+        if name in TRACKERS and not is_installed(name):
+            yield f"logging.to={name}: it is not installed here; pip install {TRACKERS[name]}, or take it out of logging.to"
+
+
+def absent(recipe: Recipe) -> Iterator[str]:
+    """A fault for each library that is asked for and not there."""
+    if recipe.model.attention == "flash" and not is_installed("flash_attn"):
+        yield "model.attention=flash: flash-attn is not installed here; pip install 'astrollama-trainer[flash]', or use auto"
+    yield from absent_trackers(recipe)
+
+
+def is_installed(module: str) -> bool:
+    """Not merely a folder of that name, which a tracker leaves where it runs."""
+    found = importlib.util.find_spec(module)
+    return found is not None and found.origin is not None
