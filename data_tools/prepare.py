@@ -7,12 +7,11 @@ python -m data_tools.prepare report papers                                      
 """
 
 import argparse
-import errno
 import importlib
 import sys
 from collections.abc import Callable
 
-from data_tools.work.errors import is_users_fault
+from data_tools.work.errors import message
 
 COMMANDS = {  # name: (module with add_arguments(parser) and run(args), what it does)
     "arxiv": ("data_tools.arxiv.prepare", "arXiv metadata and LaTeX sources → cleaned, deduplicated documents"),
@@ -46,16 +45,10 @@ def call(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     """Run a door's work; the user's mistakes and a full disk end in one message."""
     try:
         run(args)
-    except ValueError as error:
-        if not is_users_fault(error):
+    except (ValueError, RuntimeError, OSError) as error:
+        if (said := message(error, getattr(args, "out", None) or "stdout", "; the same command goes on")) is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-            raise
-        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
-        print(f"error: {error.filename or args.command}: {error.strerror}; {remedy} and start the same command again", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

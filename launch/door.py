@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from data_tools.work.errors import is_users_fault
+from data_tools.work.errors import message
 from train.guard.outcome import PREEMPTED
 from train.guard.signals import Stops
 from train.world.launchers import WorldError, place_of
@@ -20,6 +20,7 @@ from train.world.voice import waiting
 if TYPE_CHECKING:
     from train.recipe.vocabulary import Recipe
 
+MOST_RANKS = 1_000_000
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal or a time limit (give the same command again); 130 a second Ctrl-C; 1 failed; 2 usage.
 
 example:
@@ -37,14 +38,21 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
         description=purpose, epilog=EPILOG.format(example=example), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", help="a YAML file, or the name of one of launch/recipes, e.g. cpt_7b")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe values to replace, e.g. optim.lr=1e-5 tokens=2e9")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="recipe values to replace, e.g. optim.lr=1e-5 tokens=2e9"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything and print every derived number; starts nothing")
-    parser.add_argument("--gpus", type=int, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
+    parser.add_argument("--gpus", type=_ranks, default=None, help="with --dry-run: ranks to derive for (default: WORLD_SIZE, else 1)")
     parser.add_argument(
         "--gpu-memory",
         type=_gpu_bytes,
         metavar="GIB|NAME",
         help="with --dry-run: memory of a GPU there, e.g. 80 or H100: does the run fit?",
+    )
+    parser.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="with --dry-run: the run will start on another machine; this one's disk and packages are not judged (--gpu-memory implies it)",
     )
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), help="with --dry-run: what the ranks run on (default: what the DeepSpeed JSON is meant for)"
@@ -64,8 +72,10 @@ def train_door(purpose: str, example: str, argv: list[str] | None, check: Callab
     args = parser.parse_intermixed_args(argv)  # options may stand between key=value words
     if args.local_rank is not None:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if not args.dry_run and (args.gpus is not None or args.device or args.gpu_memory):
-        parser.error("--gpus, --gpu-memory and --device go with --dry-run; the launcher says how many ranks train, and on what")
+    if not args.dry_run and (args.gpus is not None or args.device or args.gpu_memory or args.elsewhere):
+        parser.error(
+            "--gpus, --gpu-memory, --device and --elsewhere go with --dry-run; the launcher says how many ranks train, and on what"
+        )
 
     rank = _rank()
     stops = None
@@ -95,6 +105,12 @@ def _rank() -> int:
         return 0
 
 
+def _ranks(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= MOST_RANKS:
+        raise argparse.ArgumentTypeError(f"{text}: give the number of GPUs, from 1 to {MOST_RANKS:,}")
+    return int(text)
+
+
 def _gpu_bytes(text: str) -> float:
     from train.world.machine import DEVICE_GIB
 
@@ -111,10 +127,10 @@ def _gpu_bytes(text: str) -> float:
 def _guarded(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
     try:
         return _open(args, check, rank, stops)
-    except (ValueError, RuntimeError) as error:
-        if not is_users_fault(error):
+    except (ValueError, RuntimeError, OSError) as error:
+        if (said := message(error)) is None:
             raise
-        return _complain(error, rank)
+        return _complain(said, rank)
     except KeyboardInterrupt:
         return 130
 
@@ -130,9 +146,19 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
         if rank == 0:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if args.dry_run:
-        from train.preflight.dry_run import explain
+        from train.preflight.dry_run import Asked, explain
+        from train.world.launchers import place_of
 
-        explained = explain(recipe, args.gpus or int(os.environ.get("WORLD_SIZE", 1)), args.device, args.gpu_memory)
+        explained = explain(
+            recipe,
+            Asked(
+                ranks=args.gpus or place_of({"RANK": "0", "WORLD_SIZE": os.environ.get("WORLD_SIZE", "1")}).size,
+                device=args.device,
+                gpu_bytes=args.gpu_memory,
+                elsewhere=args.elsewhere or args.gpu_memory is not None,
+                resume=args.resume,
+            ),
+        )
         print(explained.text)
         print("".join(f"error: {fault}\n" for fault in explained.faults), end="", file=sys.stderr)
         return 1 if explained.faults else 0
@@ -158,10 +184,10 @@ def _settled(recipe: Recipe, args: argparse.Namespace) -> tuple[Recipe, str]:
     return settled(recipe, args.recipe)
 
 
-def _complain(error: Exception, rank: int) -> int:
+def _complain(said: str, rank: int) -> int:
     """One message from one rank: the others give rank 0, and the launcher that ends them, a head start."""
     if rank != 0:
         time.sleep(5)
     prefix = f"rank {rank}: " if rank else ""
-    print(f"{prefix}{error}", file=sys.stderr, flush=True)
+    print(f"{prefix}{said}", file=sys.stderr, flush=True)
     return 1

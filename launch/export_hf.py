@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data_tools.work.errors import is_users_fault
+from data_tools.work.errors import message
 
 if TYPE_CHECKING:
     from train.export.plan import Request
@@ -61,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
 
             made = export.export(request, progress, judge)
     except (ValueError, OSError) as error:
-        if not isinstance(error, OSError) and not is_users_fault(error):
+        if (said_of_it := message(error, args.out)) is None and not isinstance(error, OSError):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said_of_it or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on making {args.out}", file=sys.stderr)

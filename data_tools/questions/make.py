@@ -27,7 +27,7 @@ from data_tools.files.atomic import write_atomically
 from data_tools.questions.check import MIN_OVERLAP, REASONS, judge
 from data_tools.questions.journal import Journal, QuestionsError
 from data_tools.questions.papers import Paper, Papers, Surveyed
-from data_tools.work.errors import is_users_fault
+from data_tools.work.errors import message
 from data_tools.work.progress import Progress
 
 KEY_NAME = "OPENAI_API_KEY"
@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         return run(args)
-    except ValueError as error:
-        if not is_users_fault(error):
+    except (ValueError, OSError) as error:
+        if (said := message(error, args.out)) is None:
             raise
-        print(f"questions: {error}", file=sys.stderr)
+        print(f"questions: {said}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"questions: stopped; what was answered is kept in {args.out}, the same command goes on from there", file=sys.stderr)
         return 130

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.files.atomic import write_atomically
+from data_tools.work.errors import is_users_fault
 
 
 class PrepareError(ValueError):
@@ -32,9 +33,30 @@ class PrepareError(ValueError):
 def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
     """OUT/.work, or `work`, for this process alone until the block ends; a killed process holds nothing.
 
+    A mistake of the user's that ends the block before anything was finished leaves no folder behind that was not there before.
     Raises PrepareError when another process has it.
     """
     work = work or Path(out) / ".work"
+    absent = [folder for folder in (work, *work.parents) if not folder.exists()]
+    try:
+        with _held(out, work):
+            try:
+                yield work
+            except ValueError as error:
+                # a message may name a log in there
+                if is_users_fault(error) and work.exists() and str(work) not in str(error) and not any(work.rglob("completions/*")):
+                    clear(work)
+                raise
+    except ValueError:
+        with contextlib.suppress(OSError):  # one of them is not empty
+            for folder in absent:
+                if folder.exists():
+                    folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _held(out: Path | str, work: Path) -> Iterator[None]:
     work.mkdir(parents=True, exist_ok=True)
     path = work / "lock"
     with open(path, "a+") as file:
@@ -56,7 +78,7 @@ def claimed(out: Path | str, work: Path | None = None) -> Iterator[Path]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         shutil.rmtree(_given_up(work), ignore_errors=True)  # of a run that was killed while it cleared
-        yield work
+        yield
 
 
 def adopt_plan(work: Path, plan: dict[str, Any], forget: Callable[[], None] = lambda: None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Literal
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
 from data_tools.shards.reader import Shards
-from train.data.mixture import SourceSpec
+from train.data.mixture import SourceSpec, tokens_available
 from train.data.plans import Plans
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
 from train.model_files.dtypes import OF_RECIPE
-from train.model_files.folder import WeightsError, read_folder
-from train.model_files.header import SafetensorsError
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
-from train.preflight import installed, memory_plan
+from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
-from train.recipe.load import find_file
+from train.preflight.unready import beyond_positions, nearest, unready
 from train.recipe.vocabulary import Recipe
 from train.world.machine import FreeBytes
 
@@ -75,15 +72,29 @@ class Explained:
     faults: list[str]
 
 
-def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = None, gpu_bytes: float | None = None) -> Explained:
-    """A run as far as it can be known without starting it.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a dry run is asked about the machines of a run.
 
     Args:
         device: what the run is for; None: as its DeepSpeed JSON is meant. gpu_bytes: memory of a GPU there, to compare the plan with.
+        elsewhere: the run will start on another machine than this. resume: which checkpoint it is to go on from.
+    """
+
+    ranks: int
+    device: Literal["cuda", "cpu"] | None = None
+    gpu_bytes: float | None = None
+    elsewhere: bool = False
+    resume: str = "auto"
+
+
+def explain(recipe: Recipe, asked: Asked) -> Explained:
+    """A run as far as it can be known without starting it.
+
     Raises:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
-    written = recipe
+    written, ranks, device = recipe, asked.ranks, asked.device
     if recipe.epochs is not None:  # its shards are not here: sizes are those of a run that keeps all the checkpoints it may
         c = recipe.checkpoint
         recipe = dataclasses.replace(recipe, epochs=None, steps=max(1, c.every_steps) * (c.keep_last + c.keep_best + 1))
@@ -94,8 +105,9 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     shape = shape_of_path(recipe.model.path)
     _require_supported(recipe)
     memory = plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
-    missing = [] if shape else [f"model.path={recipe.model.path}: not here, and its size is not known"]
-    if shape and not Path(recipe.model.path).exists():
+    here = Path(recipe.model.path).exists()  # what is wrong with it is a fault, and told below
+    missing = [] if shape or here else [f"model.path={recipe.model.path}: not here, and its size is not known"]
+    if shape and not here:
         missing.append(f"model.path={recipe.model.path}: not downloaded; sizes above are of the published model")
     facts = _data(recipe, missing)
     if written.epochs is not None:
@@ -131,7 +143,9 @@ def explain(recipe: Recipe, ranks: int, device: Literal["cuda", "cpu"] | None = 
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
     text += memory_plan.lines(memory, shape) if shape else []
-    faults = [*_unready(recipe), *_too_large(recipe, shape, memory, gpu_bytes, on_cuda)]
+    if warning := beyond_positions(Path(recipe.model.path), recipe.data.seq_len):
+        text.append(f"warning: {warning}")
+    faults = [*unready(recipe, memory, asked.resume, asked.elsewhere), *_too_large(recipe, shape, memory, asked.gpu_bytes, on_cuda)]
     text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"] if not faults else []
     return Explained("\n".join(text), faults)
 
@@ -145,24 +159,6 @@ def _length(recipe: Recipe, written: Recipe) -> list[tuple[str, str]]:
         ("tokens", f"{steps * recipe.tokens_per_step:,}"),
         ("warm-up", f"{warmup:g} steps = {round(warmup * recipe.tokens_per_step):,} tokens"),
     ]
-
-
-def _unready(recipe: Recipe) -> Iterator[str]:
-    """What is here and would end the run before its first step."""
-    folder = Path(recipe.model.path)
-    if (folder / "config.json").is_file():
-        try:
-            read_folder(folder)
-        except (WeightsError, SafetensorsError) as error:
-            yield f"model.path={error}"
-    yield from installed.absent(recipe)
-    there = recipe.run_dir.absolute()
-    while not there.exists():
-        there = there.parent
-    try:
-        tempfile.TemporaryFile(dir=there).close()  # permissions alone do not tell
-    except OSError as error:
-        yield f"runs={recipe.runs}: {there} cannot be written ({error.strerror}); give another folder by runs="
 
 
 def _too_large(recipe: Recipe, shape: Shape | None, memory: Plan | None, gpu_bytes: float | None, on_cuda: bool) -> Iterator[str]:
@@ -185,9 +181,10 @@ def _data(recipe: Recipe, missing: list[str]) -> list[tuple[str, str]]:
     named = [(f"data.sources.{n}", s.path, SourceSpec(n, s.weight, s.max_repeats)) for n, s in recipe.data.sources.items()]
     named += [(f"heldout.sources.{n}", s.path, None) for n, s in recipe.heldout.sources.items()]
     tokenizer = _tokenizer(recipe)
+    absent: list[tuple[str, SourceSpec | None]] = []
     for place, path, spec in named:
         if not path.exists():
-            missing.append(f"{place}.path={path}: make it with python -m data_tools.prepare")
+            absent.append((f"{place}.path={path}: make it with python -m data_tools.prepare", spec))
             continue
         shards = Shards.open(path, verify="size")
         if tokenizer:
@@ -199,13 +196,31 @@ def _data(recipe: Recipe, missing: list[str]) -> list[tuple[str, str]]:
             opened.append(shards)
             specs.append(spec)
     wanted = recipe.total_steps * recipe.tokens_per_step
-    if len(specs) == len(recipe.data.sources):
+    totals = [int(shards.lengths.sum()) for shards in opened]
+    wanting = [spec for _, spec in absent if spec]
+    if not wanting:
         _require_tokens(recipe, opened, wanted)
-        totals = [int(shards.lengths.sum()) for shards in opened]
-        weights = [s.weight or t for s, t in zip(specs, totals, strict=True)]
-        for spec, total, weight in zip(specs, totals, weights, strict=True):
-            rows.append((f"passes over {spec.name}", f"{wanted * weight / sum(weights) / total:.2f}"))
+    missing += [f"{what}{_must_give(spec, totals, specs, wanted) if len(wanting) == 1 and spec else ''}" for what, spec in absent]
+    weighted = sum(s.weight or 0 for s in (*specs, *wanting))
+    if weighted or not wanting:
+        for spec, total in zip(specs, totals, strict=True):
+            share = spec.weight / weighted if weighted else total / sum(totals)
+            rows.append((f"passes over {spec.name}", f"{wanted * share / total:.2f}"))
     return rows
+
+
+def _must_give(absent: SourceSpec, totals: list[int], specs: list[SourceSpec], wanted: int) -> str:
+    """What the one source that is not here must hold, so that all of them together last for the run."""
+    here = tokens_available(totals, specs) if specs else 0
+    if here is None or here >= wanted:
+        return ""
+    tokens = math.ceil((wanted - here) / absent.max_repeats) if absent.max_repeats else 0
+    least = (
+        f"at least {tokens:,} tokens in a pass of it, {absent.max_repeats:g} of which are allowed"
+        if tokens
+        else "the rest, in passes over it"
+    )
+    return f"; the others give at most {here:,} of the run's {wanted:,} tokens, so it must give {least}"
 
 
 def _require_tokens(recipe: Recipe, shards: list[Shards], tokens: int) -> None:
@@ -225,8 +240,7 @@ def _tokenizer(recipe: Recipe) -> tuple[str, ...] | None:
 
 def _sizes(recipe: Recipe, shape: Shape, memory: Plan) -> list[tuple[str, str]]:
     nbytes, one, kept = OF_RECIPE[recipe.model.dtype].itemsize, memory.checkpoint_bytes, memory.checkpoints
-    there = find_file(recipe.runs) if recipe.runs.exists() else Path(".")
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest(recipe.runs)).free
     device, host = memory.state("device"), memory.state("host")
     places = [f"{device / 2**30:.2f} GiB a GPU"] * bool(device) + [f"{host / 2**30:.2f} GiB of host memory a rank"] * bool(host)
     return [

@@ -5,11 +5,13 @@ CHECKS = ((keys it reads), check), …      a check takes the recipe, or as much
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from train.recipe.typed_yaml import LENGTHS
-from train.recipe.vocabulary import total_steps, warmup_steps
+from train.recipe.vocabulary import Recipe, total_steps, warmup_steps
 
 WARMUPS = ("warmup_ratio", "warmup_steps", "warmup_tokens")
 
@@ -44,6 +46,30 @@ def _whole_rows(r: Any) -> list[str]:
         return []
     near = max(1, round(r.tokens_per_step / r.data.seq_len)) * r.data.seq_len
     return [f"tokens_per_step={r.tokens_per_step}: not a multiple of data.seq_len={r.data.seq_len}; {near} is"]
+
+
+def _rows_for_a_micro_batch(r: Any) -> list[str]:
+    rows = r.tokens_per_step // r.data.seq_len
+    if r.micro_batch <= max(1, rows):
+        return []
+    return [
+        f"micro_batch={r.micro_batch}: a step has only {rows} rows (tokens_per_step / data.seq_len); lower it to {max(1, rows)} or less"
+    ]
+
+
+def _known_keys(r: Any) -> list[str]:
+    unknown = [key for key in r.checkpoint.allow if not _is_key(Recipe, key.split("."))]
+    return [f"checkpoint.allow={key}: no such key of a recipe; --keys lists them" for key in unknown]
+
+
+def _is_key(kind: Any, words: list[str]) -> bool:
+    """Whether the words lead to a key, or to a section: it allows all its keys."""
+    if not words:
+        return True
+    if typing.get_origin(kind) is dict:  # the user's own names
+        return _is_key(typing.get_args(kind)[1], words[1:])
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    return words[0] in hints and _is_key(hints[words[0]], words[1:])
 
 
 def _warmup_once(r: Any) -> list[str]:
@@ -81,9 +107,11 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (LENGTHS, _length_once),
     ((*LENGTHS, "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
     (("tokens_per_step", "data.seq_len"), _whole_rows),
+    (("tokens_per_step", "data.seq_len", "micro_batch"), _rows_for_a_micro_batch),
     (tuple(f"schedule.{key}" for key in WARMUPS), _warmup_once),
     (("data.sources.*.weight",), _all_weighted_or_none),
     (("data.sources",), _some_source),
     (("checkpoint.to",), _url),
+    (("checkpoint.allow",), _known_keys),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
 )

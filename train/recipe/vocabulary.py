@@ -187,8 +187,8 @@ class Recipe:
     name: str = field(metadata=_NAME)  # of the run's folder, runs/NAME
     model: Model
     data: Data
-    steps: Steps | None = field(default=None, metadata=_at_least(1))  # the run's length; one of steps, tokens, epochs
-    tokens: Tokens | None = field(default=None, metadata=_at_least(1))  # the run's length over all ranks, rounded up to whole steps
+    steps: Steps | None = field(default=None, metadata=_between(1, 1e9))  # the run's length; one of steps, tokens, epochs
+    tokens: Tokens | None = field(default=None, metadata=_between(1, 1e15))  # the run's length over all ranks, rounded up to whole steps
     # the run's length as passes over the source with the largest weight; without weights over all documents
     epochs: Passes | None = field(default=None, metadata=_POSITIVE)
     tokens_per_step: Tokens = field(metadata=_at_least(1))  # the global batch; accumulation is derived from it, never set

@@ -46,6 +46,7 @@ from train.model_files.shapes import described
 from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
 from train.preflight.memory_items import Shape
+from train.preflight.unready import beyond_positions
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe, RecipeError
 from train.run.metrics_log import MetricsLog
@@ -198,6 +199,8 @@ def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Sha
 def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> None:
     """What would end the run later: a model that is not computed here, memory that is not there, a save that cannot be made."""
     require_supported(config_of(base.folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
+    if warning := beyond_positions(base.folder, recipe.data.seq_len):
+        world.log0(f"warning: {warning}")
     shape = Shape.of(described(base.folder / "config.json", own_code="ignored"))  # the rehearsal refuses it, with all else that is wrong
     for line in memory_plan.require(recipe, shape, world):
         (note if memory_plan.is_item(line) else world.log0)(line)

@@ -1,11 +1,13 @@
 """An output folder while it is being made: nothing of cleared work is taken up again, wherever a kill fell."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from data_tools.work.workplace import PrepareError, adopt_plan, claimed, clear, clear_leftovers
+from tests.made import processes
 
 
 def begin(out: Path) -> None:
@@ -81,3 +83,27 @@ def test_a_kill_while_changed_inputs_begin_anew_leaves_nothing_to_go_on_with(tmp
             adopt_plan(work, now, lambda: interrupt(tmp_path))
         assert not adopt_plan(work, before, (tmp_path / "half").unlink)
         assert sorted(path.name for path in work.iterdir()) == ["lock", "plan.json"] and not (tmp_path / "half").exists()
+
+
+def test_a_mistake_leaves_no_folder_that_was_not_there_but_finished_work_stays(tmp_path):
+    def fail(finished: bool) -> Path:
+        out = tmp_path / "a" / "out"
+        with pytest.raises(PrepareError, match="no text"), claimed(out) as work:
+            adopt_plan(work, {"arguments": {}})
+            (work / "read" / "completions").mkdir(parents=True)
+            if finished:
+                (work / "read" / "completions" / "00000").touch()
+            raise PrepareError("x.jsonl: no text; give another")
+        return out
+
+    assert not fail(False).exists() and not (tmp_path / "a").exists()
+    assert (fail(True) / ".work" / "read" / "completions" / "00000").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_does_not_end_another_process_work(tmp_path):
+    with claimed(tmp_path / "out") as work:
+        told = processes.run(
+            [sys.executable, "-c", f"from data_tools.work.workplace import claimed\nwith claimed({str(tmp_path / 'out')!r}): pass"]
+        )
+        assert told.returncode == 1 and "is writing here" in told.stderr and work.exists()

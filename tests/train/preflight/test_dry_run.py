@@ -1,5 +1,7 @@
 """A dry run tells what is here and would end the run, and whether it fits GPUs of a given memory."""
 
+import re
+
 import pytest
 
 from launch.pretrain import main
@@ -54,7 +56,66 @@ def test_a_verdict_on_gpus_of_a_given_memory(memory, capsys, monkeypatch):
     words = ("launch/recipes/cpt_7b.yaml", "--gpu-memory", memory)
     text = said(capsys, *words, "--gpus", "1", code=1)
     assert "do not fit" in text and "a rank needs" in text and "what would fit" in text
-    assert "do not fit" not in said(capsys, *words, "--gpus", "8", code=0)
+    assert "do not fit" not in said(capsys, *words, "--gpus", "8", code=0)  # this machine's disk is not judged: it is for others
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_a_fault_unless_the_run_starts_elsewhere(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ("launch/recipes/cpt_70b.yaml", "checkpoint.keep_last=400", "checkpoint.every_steps=10")  # 400 TB
+    text = said(capsys, *words, "--gpus", "64", code=1)
+    assert re.search(r"runs=runs: \d+ checkpoints at once take [\d,]+\.\d\d GB, the disk of .* has .* GB free; free .* GB", text)
+    assert "say --elsewhere" in text
+    assert "the disk of" not in said(capsys, *words, "--gpus", "64", "--elsewhere", code=0)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda model: (model / "config.json").unlink(), "model: no config.json in it; give a folder"),
+        (lambda model: (model / "tokenizer.json").unlink(), "model: needs tokenizer.model or tokenizer.json"),
+        (lambda model: (model / "model.safetensors").write_bytes(b"\0" * 9), "model.safetensors"),
+    ],
+)
+def test_a_model_folder_that_is_no_whole_one_is_a_fault(change, told, ground, capsys):
+    change(ground / "model")
+    assert told in said(capsys, ground / "recipe.yaml", code=1)
+
+
+def test_places_that_cannot_be_gone_on_from_or_saved_to_are_faults(ground, capsys):
+    assert "--resume /nowhere: no such folder" in said(capsys, ground / "recipe.yaml", "--resume", "/nowhere", code=1)
+    assert "no manifest.json in it" in said(capsys, ground / "recipe.yaml", "--resume", ground / "model", code=1)
+    assert "checkpoint.to=nope://bucket" in said(capsys, ground / "recipe.yaml", "checkpoint.to=nope://bucket/x", code=1)
+    assert f"model.path={ground / 'recipe.yaml'}: a file" in said(
+        capsys, ground / "recipe.yaml", f"model.path={ground / 'recipe.yaml'}", code=1
+    )
+
+
+def test_what_the_missing_source_must_give_is_told(ground, capsys):
+    words = (ground / "recipe.yaml", "data.sources.a.max_repeats=1", f"data.sources.b.path={ground}/nope", "steps=1000")
+    text = said(capsys, *words, code=0)
+    assert re.search(r"nope: make it .*; the others give at most 1,\d{3} of the run's 256,000 tokens, so it must give the rest", text)
+    text = said(capsys, *words, "data.sources.b.max_repeats=2", code=0)
+    assert re.search(r"it must give at least 127,\d{3} tokens in a pass of it, 2 of which are allowed", text)
+    assert "it must give" not in said(capsys, *words[:-1], code=0)
+
+
+def test_rows_beyond_the_models_positions_are_warned_of(ground, capsys):
+    text = said(capsys, ground / "recipe.yaml", "data.seq_len=512", "tokens_per_step=512", code=0)
+    assert "warning: data.seq_len=512: longer than the 256 positions of the model's config" in text
+    assert "positions of the model" not in said(capsys, ground / "recipe.yaml", code=0)
+
+
+@pytest.mark.parametrize("words", [["--gpus", "0"], ["--gpus", "-3"], ["--gpus", "many"], ["--elsewhere"]])
+def test_a_wrong_command_line_ends_with_2(words, ground, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([str(ground / "recipe.yaml"), *words, *(["--dry-run"] if words != ["--elsewhere"] else [])])
+    assert ended.value.code == 2 and words[0] in capsys.readouterr().err
+
+
+def test_no_words_at_all_ask_for_the_recipe_alone(capsys):
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err.rstrip().endswith("required: recipe")
 
 
 def test_a_gpu_nobody_knows_is_refused_with_those_that_are(capsys):
