@@ -147,7 +147,6 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if args.dry_run:
         from train.preflight.dry_run import Asked, explain
-        from train.world.launchers import place_of
 
         explained = explain(
             recipe,
