@@ -146,6 +146,7 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
         if rank == 0:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     if args.dry_run:
+        from train.checkpoint.find import named_faults
         from train.preflight.dry_run import Asked, explain
 
         explained = explain(
@@ -155,12 +156,12 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
                 device=args.device,
                 gpu_bytes=args.gpu_memory,
                 elsewhere=args.elsewhere or args.gpu_memory is not None,
-                resume=args.resume,
             ),
         )
         print(explained.text)
-        print("".join(f"error: {fault}\n" for fault in explained.faults), end="", file=sys.stderr)
-        return 1 if explained.faults else 0
+        faults = [*explained.faults, *named_faults(args.resume)]
+        print("".join(f"error: {fault}\n" for fault in faults), end="", file=sys.stderr)
+        return 1 if faults else 0
 
     hush()
     with waiting("starting: importing PyTorch") if rank == 0 else contextlib.nullcontext():

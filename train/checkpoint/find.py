@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from train.checkpoint.layout import MANIFEST, REPLACED, STEP, folder_name
 from train.checkpoint.manifest import verify
-from train.world.places import is_remote, place
+from train.world.places import PlaceError, is_remote, place
 
 if TYPE_CHECKING:
     from train.world.ranks import World
@@ -34,9 +34,9 @@ def find(root: Path, wanted: str, world: World) -> Path | None:
             )
         return None
     if wanted != "auto":
+        if faults := named_faults(wanted):
+            raise ResumeError(faults[0])
         folder = place(wanted)
-        if not folder.is_dir():
-            raise ResumeError(f"--resume {wanted}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500")
         if faults := verify(folder, world):
             raise ResumeError(f"{folder}: not resumed from, it is damaged:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
         return folder
@@ -50,6 +50,21 @@ def find(root: Path, wanted: str, world: World) -> Path | None:
     if candidates:
         raise ResumeError(f"{root}: none of its {len(candidates)} checkpoints verifies; restore one, or start anew under another name=")
     return None
+
+
+def named_faults(wanted: str) -> list[str]:
+    """What is wrong with the checkpoint named by --resume, as far as a look shows; nothing for `auto` and `never`."""
+    if wanted in ("auto", "never"):
+        return []
+    try:
+        folder = place(wanted)
+    except PlaceError as error:
+        return [f"--resume {error}"]
+    if not folder.is_dir():
+        return [f"--resume {wanted}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500"]
+    if not (folder / MANIFEST).is_file():
+        return [f"--resume {wanted}: no {MANIFEST} in it: not a checkpoint of this trainer, or only part of one; copy it again"]
+    return []
 
 
 def steps_in(root: Path) -> dict[int, Path]:

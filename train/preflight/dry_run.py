@@ -78,14 +78,13 @@ class Asked:
 
     Args:
         device: what the run is for; None: as its DeepSpeed JSON is meant. gpu_bytes: memory of a GPU there, to compare the plan with.
-        elsewhere: the run will start on another machine than this. resume: which checkpoint it is to go on from.
+        elsewhere: the run will start on another machine than this.
     """
 
     ranks: int
     device: Literal["cuda", "cpu"] | None = None
     gpu_bytes: float | None = None
     elsewhere: bool = False
-    resume: str = "auto"
 
 
 def explain(recipe: Recipe, asked: Asked) -> Explained:
@@ -145,7 +144,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
     text += memory_plan.lines(memory, shape) if shape else []
     if warning := beyond_positions(Path(recipe.model.path), recipe.data.seq_len):
         text.append(f"warning: {warning}")
-    faults = [*unready(recipe, memory, asked.resume, asked.elsewhere), *_too_large(recipe, shape, memory, asked.gpu_bytes, on_cuda)]
+    faults = [*unready(recipe, memory, asked.elsewhere), *_too_large(recipe, shape, memory, asked.gpu_bytes, on_cuda)]
     text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"] if not faults else []
     return Explained("\n".join(text), faults)
 

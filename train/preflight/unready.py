@@ -10,7 +10,6 @@ from pathlib import Path
 
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
-from train.checkpoint.layout import MANIFEST
 from train.model_files.folder import WeightsError, read_folder
 from train.model_files.header import SafetensorsError
 from train.model_files.shapes import read_config
@@ -20,15 +19,14 @@ from train.recipe.vocabulary import Recipe
 from train.world.places import PlaceError, is_remote, place
 
 
-def unready(recipe: Recipe, memory: Plan | None, resume: str, elsewhere: bool) -> Iterator[str]:
+def unready(recipe: Recipe, memory: Plan | None, elsewhere: bool) -> Iterator[str]:
     """Faults, in words.
 
     Args:
-        memory: the run's plan, None where the model's sizes are not known. resume: as the door was given it.
+        memory: the run's plan, None where the model's sizes are not known.
         elsewhere: the run will start on another machine: this one's packages and disks say nothing of it.
     """
     yield from _model(Path(recipe.model.path).expanduser())
-    yield from _resumed_from(resume)
     yield from _store(recipe)
     if not elsewhere:
         yield from installed.absent(recipe)
@@ -62,20 +60,6 @@ def beyond_positions(folder: Path, seq_len: int) -> str:
         f"data.seq_len={seq_len}: longer than the {most} positions of the model's config (max_position_embeddings), beyond which it has "
         f"seen no text; lower it, or set that and rope_scaling in config.json to what the model is to have"
     )
-
-
-def _resumed_from(resume: str) -> Iterator[str]:
-    if resume in ("auto", "never"):
-        return
-    try:
-        folder = place(resume)
-    except PlaceError as error:
-        yield f"--resume {error}"
-        return
-    if not folder.is_dir():
-        yield f"--resume {resume}: no such folder; a checkpoint is a folder like runs/NAME/checkpoints/step_000500"
-    elif not (folder / MANIFEST).is_file():
-        yield f"--resume {resume}: no {MANIFEST} in it: not a checkpoint of this trainer, or only part of one; copy it again"
 
 
 def _store(recipe: Recipe) -> Iterator[str]:
