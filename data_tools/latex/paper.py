@@ -33,6 +33,7 @@ from data_tools.latex.sections import (
     cut_environments,
     cut_thanks,
     cut_title,
+    english_abstract,
     split_sections,
 )
 from data_tools.latex.tree import Files, Tree
@@ -83,6 +84,7 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
     if not title or not abstract:
         head = source[: start.start()]
         title, abstract = title or cut_title(head, deadline)[0], abstract or cut_abstract(head, deadline)[0]
+    abstract, body = english_abstract(abstract, body, deadline)
     passages = _Passages(context, files.last.language, deadline)
     return _assemble(passages.words(title), passages.words(cut_environments(abstract, deadline)), passages.sections(body), notes)
 

@@ -25,7 +25,10 @@ MAX_UNSECTIONED = 0.6
 MAX_BRIEF = 150
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
-_ABSTRACT = re.compile(r"\\begin\s{0,9}\{((?:onecol|singlecolumn)?[aA]bstracts?)\}|\\(abstracts?)(?![a-zA-Z@])")
+_ABSTRACT = re.compile(
+    r"\\begin\s{0,9}\{((?:onecol|singlecolumn|foreign|english|extended|en|eng)?[aA]bstracts?(?:[eE]n(?:g|glish)?|EN)?)\}|\\(abstracts?)(?![a-zA-Z@])"
+)
+_ENGLISH = frozenset("the of and to in is that for we are with this by as on which from these it be was".split())
 _FRONT = re.compile(
     r"\\(title|author|affil|affiliation|altaffiltext|address|email|institute|keywords|date|correspondingauthor|maketitle|thanks"
     r"|begin\s{0,9}\{document\}|icmltitle|icmlauthor|shorttitle|shortauthors|subjectheadings|pacs|pagerange|preprint|and"
@@ -38,6 +41,10 @@ _AFTER_THANKS = re.compile(
 _DISCUSSION = re.compile(
     r"^(?:general )?discussions?$|^discussions? (?:and|of) (?:future|outlook|perspectives?|prospects?|implications?|the results|results|our results)\b"
     r"|^results and discussions?$"
+)
+# what some journals put behind the discussion
+_BEHIND = re.compile(
+    r"^(?:(?:online |star )?methods?(?: summary)?|materials? and methods?|methods? and materials?|experimental (?:section|procedures|methods)|(?:figure|table) (?:legends?|captions?)|figures|tables)$"
 )
 _SAYS_WHAT_WAS_DONE = re.compile(
     r"(?i)\b(?:in this|this|the present) (?:research |short |first )?(?:paper|work|letter|note|article|study)\b"
@@ -94,6 +101,25 @@ def cut_title(text: str, deadline: Deadline) -> tuple[str, str]:
         if title and title[0].strip() and "#" not in title[0]:
             return title[0], join((text[: found.start()], text[title[1] :]))
     return "", text
+
+
+def english_abstract(abstract: str, text: str, deadline: Deadline) -> tuple[str, str]:
+    """Of the abstracts in several languages that a thesis has, the English one, and the text without it."""
+    for _ in range(4):
+        if not abstract or _is_english(abstract):
+            break
+        other, rest = cut_abstract(text, deadline)
+        if not other:
+            break
+        text = rest
+        if _is_english(other):
+            return other, text
+    return abstract, text
+
+
+def _is_english(tex: str) -> bool:
+    words = re.findall(r"[^\W\d_]+", re.sub(r"\\[a-zA-Z]+", " ", tex.lower()))
+    return len(words) < 30 or sum(word in _ENGLISH for word in words) > len(words) / 8
 
 
 def cut_abstract(text: str, deadline: Deadline) -> tuple[str, str]:
@@ -185,7 +211,7 @@ def classify(sections: list[Section]) -> tuple[Section | None, Section | None]:
     introduction = _introduction(main)
     if introduction:
         introduction.kind = "introduction"
-    rest = [s for s in main[1:] if s is not introduction]
+    rest = main[main.index(introduction) + 1 :] if introduction else main[1:]
     conclusion = _conclusion(rest, still_to_write=any(_concludes(s.title) for s in body if s not in main))
     if conclusion in rest:
         conclusion.kind = "conclusion"
@@ -226,6 +252,8 @@ def _conclusion(rest: list[Section], still_to_write: bool) -> Section | None:
         for section in reversed(rest):
             if pattern.search(plain_title(section.title)):
                 return section
+    while rest and _BEHIND.search(plain_title(rest[-1].title)):
+        rest = rest[:-1]
     if not rest or still_to_write:
         return None
     last = rest[-1]

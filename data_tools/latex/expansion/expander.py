@@ -48,6 +48,11 @@ _TAKES_TOKENS = frozenset(
     "frac dfrac tfrac cfrac sqrt binom mathrm mathbf mathit mathsf mathcal mathbb boldsymbol operatorname text mbox".split()
 )
 _BY_NAME = re.compile(r"\s*\{?\s*\\csname\s*([^{}]{1,200}?)\\endcsname\s*\}?")
+# LaTeX's own names for taking arguments and leaving some
+_ARGUMENTS = {
+    "@gobble": Macro("", ("m",)), "@gobbletwo": Macro("", ("m", "m")), "@firstofone": Macro("#1", ("m",)), "@iden": Macro("#1", ("m",)),
+    "@firstoftwo": Macro("#1", ("m", "m")), "@secondoftwo": Macro("#2", ("m", "m")),
+}  # fmt: skip
 _HIDERS = frozenset(("excludecomment", "excludeversion"))
 _SHOWERS = frozenset(("includecomment", "includeversion"))
 
@@ -76,6 +81,7 @@ class _Expander:
         self._conditions = Conditions(self._stream, lambda name: self._inputs.has(name), self._is_known)
         self._branches = Branches(self._stream, self._conditions, deadline)
         self._inputs = Inputs(self._stream, files, main, self._conditions)
+        self._stream.macros |= _ARGUMENTS
         self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
         self._inert = inert  # names of packages that are not carried out, either
         self._packaged: set[str] = set()  # names that packages define
@@ -109,7 +115,7 @@ class _Expander:
             "DeclareOption": inputs.declare_option, "ExecuteOptions": inputs.execute_options, "opt": inputs.optional_text,
             "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
             "makeatletter": self._at_letter, "makeatother": self._at_letter, "@ifnextchar": branches.next_is, "@ifstar": branches.next_is,
-            "@namedef": self._define_named, "@nameuse": self._use_named,
+            "expandafter": self._expand_after, "@namedef": self._define_named, "@nameuse": self._use_named,
         }  # fmt: skip
         for names, handler in (
             (_DEFINERS, self._define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),
@@ -195,6 +201,16 @@ class _Expander:
         top.at = end
         self._stream.put_command("\\" + name)
         self._stream.push(pushed)
+        return True
+
+    def _expand_after(self, _: str) -> bool:
+        r"""`\expandafter\x\fi`: the condition ends before \x takes its arguments; of its other uses only the order would differ."""
+        top = self._stream.here()
+        found = re.compile(r"\s*\\([a-zA-Z@]+)\s*\\(else|fi|or)(?![a-zA-Z@])\s?").match(top.text, top.at)
+        if found and self._stream.open:
+            top.at = found.end()
+            self._handle(found[2])
+            self._stream.push(f"\\{found[1]}")
         return True
 
     def _xspace(self, _: str) -> bool:

@@ -161,10 +161,14 @@ class Stream:
             if name[:2] == "if" and name != "ifmmode" and self.decide(name):
                 continue
             return token
+        self.loops = True
         raise PaperError("endless macros", f"\\{self.last[:40]} never ends in a condition")
 
     def unread(self, text: str) -> None:
         """Put a text, a token taken last or another, before what comes next."""
+        if not text:
+            self._took = None
+            return
         if self._took and self.stack and self._took[0] is self.stack[-1] and self.stack[-1].text.startswith(text, self._took[1]):
             self.stack[-1].at = self._took[1]
         else:

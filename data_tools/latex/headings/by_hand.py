@@ -97,7 +97,7 @@ def mark_by_hand(text: str, headings: list[tuple[str, str, int, int]], deadline:
     top = min((h[0] for h in headings if h[0] in LEVELS), key=LEVELS.index) if headings else "section"
     out, at = [], 0
     for heading, level in taken:
-        out += [text[at : heading.start], f"\n\n\\{top if level == 1 else 'subsection'}*{{{heading.title}}}\n\n"]
+        out += [text[at : heading.start], f"\n\n\\{(top, 'subsection', 'subsubsection')[level - 1]}*{{{heading.title}}}\n\n"]
         at = heading.end
     return "".join(out) + text[at:]
 
@@ -140,7 +140,14 @@ def _among_real(found: list[_Heading], headings: list[tuple[str, str, int, int]]
         elif not opens and h.start > first and not any(CONCLUSION.search(name) or SUMMARY.search(name) for name in names):
             core.append(h)
     looks, chosen = {h.look for h in core if h.depth}, set(core)
-    return [(h, 1) for h in found if h in chosen or h.look in looks and h.depth == 1]
+    taken = [(h, 1) for h in found if h in chosen or h.look in looks and h.depth == 1]
+    # thanks and statements at a section's end, cut there and not further than the next heading
+    back = [
+        (h, 3)
+        for h in found
+        if h.styles and h.start > first and (BACK.search if h.alone else BACK.fullmatch)(h.name) and (h, 1) not in taken
+    ]
+    return sorted([*taken, *back], key=lambda each: each[0].start)
 
 
 def _by_hand(text: str, deadline: Deadline) -> list[_Heading]:

@@ -11,12 +11,12 @@ INTRODUCTION = re.compile(
 OPENING = re.compile(r"^(?:(?:scientific|science|general|physical|astrophysical) )?(?:background|motivation|context|prologue|rationale)\b")
 CONCLUSION = re.compile(
     r"\bconclu(?:sions?|ding|de)\b|^(?:conclusi[oó]n|conclusiones|conclusioni|conclusione|conclusões|conclusão|conclusie|conclusies|concluzii|conclusió"
-    r"|schlussfolgerung(?:en)?|schlußfolgerung(?:en)?|schlussbetrachtung|fazit|slutsats(?:er)?|konklusjon|konklusion|johtopäätökset|wnioski|podsumowanie"
+    r"|schlu(?:ss|ß)folgerung(?:en)?|schlu(?:ss|ß)(?:betrachtung|bemerkung|wort)?(?:en)?|abschlu(?:ss|ß)(?:bemerkung)?(?:en)?|fazit|slutsats(?:er)?|konklusjon|konklusion|johtopäätökset|wnioski|podsumowanie"
     r"|závěr|zaključak|zaključek|sonuç(?:lar)?|заключение|выводы|висновки)(?:$| (?:y|e|et|und|i|og|och|en|и|та) )"
 )
 SUMMARY = re.compile(
     r"^(?:(?:executive|brief|short|final|general|paper) )?summar(?:y|ies)(?:$| and\b| of (?:the )?(?:main |key |our |this )*(?:results?|findings|work|paper|conclusions?)\b)"
-    r"|\band (?:brief |final )?summary$|\bsummary$|\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
+    r"|\band (?:brief |final )?summary$|\bsummary$|^zusammenfassung(?:$| und )|^resumen y |\b(?:closing|final) (?:remarks?|thoughts|comments?|considerations?)\b|^summing up\b|^epilogue\b"
 )
 BACK = re.compile(
     r"^(?:the )?acknowled|^(?:thanks|remerciements?|agradecimientos|agradecimentos|ringraziamenti|danksagung|dankwoord)$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?"

@@ -56,7 +56,12 @@ CASES = [  # passage, what a reader sees, preamble
     (r"\f{b}.", "bb.", r"\def\f#1{\def\g##1{##1#1}\g{b}}"),
     (r"\'\x.", "é.", r"\def\x{e}"),
     (r"\x{\iffalse}b\fi c.", "c.", r"\def\x#1{#1}"),
-]
+    (r"\x{}\x{b}.", "nonegot b.", r"\makeatletter\def\x#1{\if\relax\detokenize{#1}\relax\expandafter\@firstoftwo\else\expandafter\@secondoftwo\fi{none}{got #1}}\makeatother"),
+    (r"\x{}\x{b}.", "(b).", r"\makeatletter\def\x#1{\if\relax\detokenize{#1}\relax\expandafter\@gobble\else\expandafter\@firstofone\fi{(#1)}}\makeatother"),
+    (r"\x{}\x{b}.", "b.", r"\makeatletter\def\x#1{\ifx\relax#1\relax\else\expandafter\@iden\fi{#1}}\makeatother"),
+    (r"$\pd{f}{x}+\pd[2]{f}{x}$", r"$\frac{\partial f}{\partial x}+\frac{\partial^{2}f}{\partial x^{2}}$",
+     r"\makeatletter\newcommand{\spx}[1]{\if\relax\detokenize{#1}\relax\expandafter\@gobble\else\expandafter\@firstofone\fi{^{#1}}}\makeatother\newcommand\pd[3][]{\frac{\partial\spx{#1}#2}{\partial#3\spx{#1}}}"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("passage", "seen", "preamble"), CASES)

@@ -98,3 +98,75 @@ def test_a_chapter_about_software_is_matter_for_its_length() -> None:
     paper = read(rf"\chapter{{Introduction}}{WORDS}\chapter{{Data}}{WORDS}\chapter{{Software}}{LONG}", "book")
     assert kinds(paper)[-1] == ("Software", "body")
     assert "Software" in read(rf"\section{{Introduction}}{WORDS}\section{{Data}}{WORDS}\subsection{{Software}}{LONG}").text
+
+
+@pytest.mark.parametrize(
+    "command", ["SpecialSection", "mysection", "unnumberedsection", "sectionstar", "NewSection", "ssection", "sectionNoNum", "Chapter", "mychapter", "chapterA"]
+)  # fmt: skip
+def test_a_command_that_names_a_level_sets_a_heading(command: str) -> None:
+    body = rf"\{command}{{Introduction}}\label{{a}}{WORDS}\section{{Data}}{WORDS}\{command}{{Conclusion}}{WORDS}"
+    paper = read(body.replace("section{Data", "chapter{Data"), "book")
+    assert kinds(paper) == [("Introduction", "introduction"), ("Data", "body"), ("Conclusion", "conclusion")]
+    if "hapter" not in command:
+        assert kinds(read(body)) == kinds(paper)
+
+
+@pytest.mark.parametrize(
+    "command", [r"\sectionfont{\bf Words}", r"\chaptermark{Words}", r"\sectionname{Words}", r"\sectionref{a}", r"\addtocounter{section}{2}"]
+)
+def test_a_command_about_headings_sets_none(command: str) -> None:
+    assert kinds(read(rf"\section{{Introduction}}{WORDS}{command} {WORDS}\section{{Data}}{WORDS}")) == [
+        ("Introduction", "introduction"),
+        ("Data", "body"),
+    ]
+
+
+def test_a_heading_of_layout_alone_is_none() -> None:
+    poem = (
+        r"\chapter*{\centering \begin{normalsize}\end{normalsize}}"
+        + "Roses stand here in rows of words and more words than you would think. " * 6
+    )
+    paper = read(rf"{poem}\chapter{{Introduction}}{WORDS}\chapter{{Data}}{LONG}", "book")
+    assert paper.introduction == " ".join(WORDS.split())
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [r"\matmethods{@}\showmatmethods{}", r"\section*{Methods}@", r"\section{Materials and methods}@", r"\section*{Figure legends}@"],
+)
+def test_methods_may_stand_behind_the_discussion_and_its_conclusion(methods: str) -> None:
+    behind = methods.replace("@", rf"\subsection*{{Rates}}{WORDS}")
+    paper = read(rf"{LONG}\section*{{Results}}{WORDS}\section*{{Discussion}}{WORDS}\subsection*{{Conclusion}}Last words. {WORDS}{behind}")
+    assert paper.conclusion.startswith("Last words.")
+    assert read(rf"{LONG}\section*{{Results}}{WORDS}\section*{{Discussion}}We have shown it. {WORDS}{behind}").conclusion.startswith(
+        "We have shown"
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [r"\textbf{Availability of Data and Material}\\ ", "{\\bf Acknowledgements}\n\n", r"\noindent\textbf{Acknowledgments.} ", r"\textbf{Data availability}\\ ",
+     r"\paragraph*{Acknowledgments} ", r"{\bf Author contributions:} ", r"\underline{Competing interests}" + "\n\n"],
+)  # fmt: skip
+def test_statements_set_by_hand_are_not_of_the_conclusion(statement: str) -> None:
+    body = rf"\section{{Introduction}}{WORDS}\section{{Conclusion}}Last words of all. {WORDS}{statement}The authors declare it. {WORDS}\section{{References}}"
+    paper = read(body + r"\appendix\section{Proof}It is easy. " + WORDS)
+    assert paper.conclusion.startswith("Last words") and "declare" not in paper.text
+    assert paper.sections[-1]["title"] == "Proof"
+
+
+def test_a_summary_before_the_introduction_is_not_the_conclusion() -> None:
+    assert read(rf"\chapter*{{Summary}}{WORDS}\chapter{{Introduction}}{WORDS}\chapter{{Data}}{LONG}", "book").conclusion is None
+
+
+@pytest.mark.parametrize(
+    "other", [r"\begin{foreignabstract}@\end{foreignabstract}", r"\begin{abstract}@\end{abstract}", r"\begin{abstractEN}@\end{abstractEN}"]
+)
+def test_of_abstracts_in_two_languages_the_english_one_is_the_papers(other: str) -> None:
+    spanish = "Presentamos una medida de la masa de las galaxias que están en los cúmulos y que son las más lejanas de todas, " * 3
+    english = "We present a measurement of the mass of the galaxies that are in clusters and that are the most distant of all, " * 3
+    body = rf"\section{{Introduction}}{WORDS}\section{{Data}}{WORDS}"
+    paper = read(rf"\begin{{abstract}}{spanish}\end{{abstract}}{other.replace('@', english)}{body}")
+    assert paper.abstract.startswith("We present") and paper.text.count("measurement") == 3
+    assert read(rf"\begin{{abstract}}{spanish}\end{{abstract}}{body}").abstract.startswith("Presentamos")
+    assert read(rf"\begin{{abstract}}{english}\end{{abstract}}{other.replace('@', spanish)}{body}").abstract.startswith("We present")
