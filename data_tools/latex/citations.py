@@ -135,6 +135,8 @@ _WORDS_OF_STYLES = [
     )
 ]
 _FORMS = re.compile(r"\\(citeauthoryear|citename|astroncite|BCAY|cite@?authoryear)(?![a-zA-Z])\s{0,9}(?=\{)")
+_ONLY_YEAR = re.compile(r"[\s{(]*((?:18|19|20)\d\d[a-z]?)[\s})]*")
+_INITIALS = re.compile(r"(?:\b[A-Z][a-z]?\.[\s~-]{0,2}){1,4}|\b(?:Jr|Sr)\.?|(?<!\\)\b[A-Z]{1,3}\b\.?(?![\\{])")
 _MAX_LABEL = 40_000  # a collaboration's long list of authors
 _NAMES_SHOWN = re.compile(r"max(?:cite)?names\s{0,3}=\s{0,3}(\d{1,3})")
 _FAMILY = re.compile(r"(?<![a-z])(family|prefix)\s{0,3}=\s{0,3}(?=\{)")
@@ -156,6 +158,9 @@ def citation_names(bibliography: str, deadline: Deadline) -> dict[str, Work]:
             end = _end(bibliography, item.end(), "]")
             found = _KEY.match(bibliography, end + 1) if end else None
             work, key = (_label(bibliography[item.end() : end]), found[1]) if found else (None, "")
+            year = _ONLY_YEAR.fullmatch(bibliography[item.end() : end]) if found and work is None else None
+            if year:
+                work = _first_words(bibliography[found.end() : found.end() + 600], year[1])
         else:
             continue
         if work and work[0].strip():
@@ -210,6 +215,22 @@ def _label(label: str) -> Work | None:
         return label[:opening], label[opening + 1 : closing]
     plain = re.fullmatch(r"(.*[^\W\d_][.}]{0,3})[,~\s]{1,4}\{?((?:18|19|20)\d\d(?:\{?\\natexlab\s?\{\w\}\}?|[a-z])?)\}?", label, re.S)
     return (plain[1], plain[2]) if plain and len(label) < 300 else None
+
+
+def _first_words(item: str, year: str) -> Work | None:
+    """Who is cited by an item whose label is the year alone, as in A&A's of old: `Baraffe I., El Eid M., 1990, A&A 238, 1`."""
+    end = re.search(rf"[,:.;~\s]{{0,4}}\(?{year[:4]}|\n\s*\n|\\bibitem", item)
+    people = re.sub(r"\\(?:it|sc|bf|rm|newblock)(?![a-zA-Z])", "", item[: end.start()]) if end else ""
+    more = re.search(r"(?:\\?\bet|and)[\s~]+(?:al|others)\b.*", people, re.S)
+    people = people[: more.start()] if more else people
+    names = []
+    for part in re.split(r",|;|\\?&|\band\b", people):
+        name = " ".join(_INITIALS.sub(" ", part.replace("~", " ")).split()).strip(" .:")
+        if re.search(r"[^\W\d_]{2}", name):
+            names.append(name)
+    if not names or len(names[0]) > 60:
+        return None
+    return (f"{names[0]} et al." if more or len(names) > 2 else " and ".join(names)), year
 
 
 def _harvard(text: str, at: int) -> tuple[Work | None, str]:

@@ -32,7 +32,7 @@ topmargin headheight headsep footskip footheight footnotesep marginparwidth marg
 pdfpagewidth pdfpageheight pdfhorigin pdfvorigin tabcolsep arraycolsep arrayrulewidth doublerulesep tabbingsep fboxsep fboxrule itemsep parsep topsep
 partopsep leftmargin rightmargin leftmargini leftmarginii leftmarginiii listparindent itemindent labelwidth labelsep bibhang bibsep bibindent
 unitlength floatsep textfloatsep intextsep dblfloatsep dbltextfloatsep abovecaptionskip belowcaptionskip epsfxsize epsfysize
-parskipamount mathindent prevdepth pagewidth trimheight stockwidth stockheight extrarowheight cmidrulewidth LTleft LTright
+linenumbersep parskipamount mathindent prevdepth pagewidth trimheight stockwidth stockheight extrarowheight cmidrulewidth LTleft LTright
 """.split()
 _NUMBER_REGISTERS = """
 pretolerance tolerance hbadness vbadness linepenalty hyphenpenalty exhyphenpenalty binoppenalty relpenalty clubpenalty widowpenalty
@@ -53,6 +53,11 @@ def _pattern(grammar: str) -> re.Pattern[str]:
 GRAMMAR = {
     name: _pattern(grammar)
     for names, grammar in (
+        (
+            "linenumbers runninglinenumbers pagewiselinenumbers modulolinenumbers setmodulolinenumbers resetlinenumber setrunninglinenumbers "
+            "setpagewiselinenumbers switchlinenumbers internallinenumbers nolinenumbers",
+            rf"\*?(?:{_S}\[[-+=*]?\d{{0,4}}\])?",
+        ),
         ("insert", rf"{_S}{_CONTROL}{_S}{_GROUP}"),
         ("addto pretocmd apptocmd patchcmd", rf"{_S}\{{?{_CONTROL}\}}?(?:{_S}{_GROUP}){{1,5}}"),
         ("openup", _S + _DIMEN),

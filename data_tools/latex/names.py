@@ -15,18 +15,21 @@ DIFadd DIFdel DIFaddFL DIFdelFL DIFaddbegin DIFaddend DIFdelbegin DIFdelend
 ensuremath xspace ifmmode
 """.split())
 
+# Counters whose numbers references show.
+COUNTERS = frozenset("part chapter section subsection subsubsection figure table equation algorithm enumi enumii".split())
+
 # Commands whose arguments say nothing to a reader: how many of them go with the name (optional ones always do).
 DROP = {name: count for count, names in {
     0: """footnotemark and bsp listofchanges dataset hyperref makebox framebox allowdisplaybreaks textlatin tableofcontents listoffigures listoftables
-    printbibliography printindex printglossary printglossaries printnomenclature printacronyms modulolinenumbers resetlinenumber
+    printbibliography printindex printglossary printglossaries printnomenclature printacronyms 
     listoftodos listoffixmes samepage nopagebreak nolinebreak suppressfloats addlinespace toprule midrule bottomrule startlongtable shortstack object objectname nofiles
-    listfiles linenumbers onehalfspacing doublespacing singlespacing""",
-    1: """label vspace hspace includegraphics color pagecolor bibliographystyle bibliography pagestyle thispagestyle stepcounter refstepcounter usecounter
+    listfiles onehalfspacing doublespacing singlespacing""",
+    1: """label linelabel vspace hspace includegraphics color pagecolor bibliographystyle bibliography pagestyle thispagestyle stepcounter refstepcounter usecounter
     footnote footnotetext thanks index altaffilmark altaffiliation affil affiliation institute institution author email address date keywords
     keyword facility facilities software plotone epsscale marginpar marginnote todo caption tablecaption tablecomments tablerefs tabletypesize
     tablecolumns tablewidth usepackage usetikzlibrary graphicspath hypersetup correspondingauthor shorttitle shortauthors slugcomment received revised accepted
     submitjournal published journalinfo titlerunning authorrunning offprints pagerange volume pubyear papertype title subtitle subjectheadings
-    uat orcid orcidlink collaboration inst nocollab authorcontributions funding ead corref fnref cortext hypertarget tnotetext phantom vphantom
+    uat orcid orcidlink collaboration inst nocollab authorcontributions funding ead corref fnref cortext hypertarget Date tnotetext phantom vphantom
     hphantom nocite explain deleted DIFdel DIFdelFL lstinputlisting bibitem notetoeditor pacs preprint figurenum script linkable codeicon cellcolor
     rowcolor columncolor includepdf input include linespread selectlanguage CJKfamily doi eprint tag tikz tikzset authorcomment citation cprotect
     icmltitlerunning icmlkeywords printAffiliationsAndNotice DeclareUnicodeCharacter newcounter newlength newif authornote cftpagenumbersoff ccsdesc

@@ -18,12 +18,14 @@ from pathlib import Path
 
 from data_tools.latex.citations import citation_names
 from data_tools.latex.expansion.expander import expand
+from data_tools.latex.expansion.plain import split_document
 from data_tools.latex.expansion.shorthands import spelled_out
 from data_tools.latex.expansion.source import cut_comments, decode, shown
 from data_tools.latex.formulas import protect, restore
+from data_tools.latex.headings.by_hand import number_before
 from data_tools.latex.limits import MAX_SECTIONS, SECONDS_PER_PAPER, Deadline, PaperError
 from data_tools.latex.main_file.choice import choose_main, files_to_choose_from
-from data_tools.latex.prose import HEADING, Context, prose
+from data_tools.latex.prose import Context, prose
 from data_tools.latex.references import acronyms, citation_aliases, number_labels
 from data_tools.latex.sections import (
     Section,
@@ -36,9 +38,11 @@ from data_tools.latex.sections import (
     english_abstract,
     split_sections,
 )
+from data_tools.latex.tidy import HEADING
 from data_tools.latex.tree import Files, Tree
 
 MIN_WORDS = 20
+_LABEL = re.compile(r"\\label\s{0,9}\{\s{0,9}([^{}\n]{1,200}?)\s{0,9}\}")
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,11 @@ def read_paper(paper: Path | str | Mapping[str, bytes], main: str | None = None,
     source = expand(files.open, main, deadline)
     if source.count("section{") > 10 * MAX_SECTIONS:
         raise PaperError("too many sections", f"{source.count('section{')} headings; no paper has {10 * MAX_SECTIONS}")
-    start = re.search(r"\\begin\s{0,9}\{document\}", source)
-    if start is None:
-        raise PaperError("not LaTeX", f"{main} has no \\begin{{document}}")
+    head, document = split_document(source, main, deadline)
     context = _context(source, _bibliography(tree, main), deadline)
-    title, body = cut_title(source[start.end() :], deadline)
+    title, body = cut_title(document, deadline)
     abstract, body = cut_abstract(body, deadline)
     if not title or not abstract:
-        head = source[: start.start()]
         title, abstract = title or cut_title(head, deadline)[0], abstract or cut_abstract(head, deadline)[0]
     abstract, body = english_abstract(abstract, body, deadline)
     passages = _Passages(context, files.last.language, deadline)
@@ -110,8 +111,13 @@ def _bibliography(tree: Tree, main: str) -> str:
 
 
 def _context(source: str, bibliography: str, deadline: Deadline) -> Context:
+    labels = number_labels(source, deadline)
+    for found in _LABEL.finditer(source) if any(not number for _, number in labels.values()) else ():
+        kind, number = labels.get(found[1], ("", "?"))
+        if not number:
+            labels[found[1]] = kind, number_before(source, found.start(), deadline)
     return Context(
-        labels=number_labels(source, deadline),
+        labels=labels,
         names=citation_names(bibliography + source, deadline),
         aliases=citation_aliases(source),
         acronyms=acronyms(source, deadline),

@@ -11,16 +11,15 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from data_tools.latex.citations import CITE, Work, cite_words, cites_by_name
-from data_tools.latex.formulas import CLOSE, OPEN
+from data_tools.latex.formulas import CLOSE
 from data_tools.latex.layout import accent_of_number, skip_layout
 from data_tools.latex.limits import Deadline
 from data_tools.latex.macros import bracket, group, same_line
 from data_tools.latex.names import ACCENTS, BOXES, CONTROL_SYMBOLS, DROP, ENVIRONMENT_ARGUMENTS, FIRST, MACHINERY, SYMBOLS
 from data_tools.latex.references import ACRONYM, acronym_words
+from data_tools.latex.tidy import BREAK, HEADING, tidy
 
-BREAK = "\ue002"  # a line's end that stays one
 MAX_ARGUMENT_DEPTH = 6
-HEADING = "\ue003"  # before a heading inside a passage, until `tidy` is through with empty ones
 _TOKEN = re.compile(r"\\([a-zA-Z@]+)\*?|\\(.)|([{}])|([~&#])", re.S)
 _SPACE = re.compile(r"[ \t]*\n?[ \t]*")
 _ENVIRONMENT_NAME = re.compile(r"\s{0,9}\{([a-zA-Z@]{1,60}\*?)\}")
@@ -34,6 +33,7 @@ _ANGLED = re.compile(r"<([^<>\n]{0,200})>(?=[\[{])")
 _FUNCTION_WORD = re.compile(
     r"\s(?:and|or|for|at|in|on|is|are|was|to|from|of|with|the|as|by|wide|per|we|while|range|long|but|than)\b|\s[^a-zåöé\\]"
 )
+_TABS = frozenset("=><+-'`")
 _MEASURE = re.compile(r"\[\s{0,3}-?\d{0,4}\.?\d{1,4}\s{0,3}(?:pt|em|ex|cm|mm|in|\\[a-z]{1,20}width)\s{0,3}\]")
 _MACHINERY = re.compile(MACHINERY)
 _HEADING = frozenset("part chapter section subsection subsubsection".split())
@@ -63,6 +63,7 @@ class _Reader:
         self._out: list[str] = []
         self._depth = 0  # of arguments read as words inside arguments
         self._lists: list[int | None] = []
+        self._row: int | None = None  # in a tabbing, where in `_out` its row began
         self._closings: dict[int, tuple[str, int]] = {}  # at this brace: put this, go on there
 
     def run(self) -> str:
@@ -125,6 +126,8 @@ class _Reader:
             self._environment(word)
         elif word == "item":
             self._item()
+        elif self._row is not None and word in ("a", "kill"):
+            self._tab(word)
         elif CITE.fullmatch(word):
             self._cite(word)
         elif word in _REFERENCE:
@@ -191,16 +194,30 @@ class _Reader:
                 self._at = option[1]
 
     def _symbol(self, symbol: str) -> None:
+        if self._row is not None and symbol in _TABS:
+            self._out.append(" ")
+            return
         if symbol in ACCENTS:
             self._accent(ACCENTS[symbol])
             return
         self._out.append(CONTROL_SYMBOLS.get(symbol, ""))
         if symbol == "\\" and self._text.startswith("*", self._at):
             self._at += 1
+        if symbol == "\\" and self._row is not None:
+            self._row = len(self._out)
         if symbol == "\\" and self._text.startswith("[", self._at):
             option = bracket(self._text, self._at)
             if option and len(option[0]) < 20:
                 self._at = option[1]
+
+    def _tab(self, word: str) -> None:
+        r"""`\a'e`, an accent in a tabbing, and `\kill`, whose row only sets the tabs."""
+        accent = self._text[self._at : self._at + 1]
+        if word == "kill":
+            del self._out[self._row :]
+        elif accent in ("'", "`", "="):
+            self._at += 1
+            self._accent(ACCENTS[accent])
 
     def _accent(self, mark: str) -> None:
         at = _SPACE.match(self._text, self._at).end()
@@ -226,13 +243,17 @@ class _Reader:
             return
         self._at = found.end()
         name = found[1]
+        if name == "tabbing":
+            self._row = len(self._out) if edge == "begin" else None
         if name in ("itemize", "enumerate", "description", "compactitem", "compactenum"):
             if edge == "begin":
                 self._lists.append(0 if "enum" in name else None)
             elif self._lists:
                 self._lists.pop()
             self._out.append("\n\n" if edge == "end" and not self._lists else "")
-        if edge == "begin":
+        if name.startswith("linenumbers"):
+            self._at = skip_layout("linenumbers", self._text, self._at)[1] if edge == "begin" else self._at
+        elif edge == "begin":
             self._options()
             for _ in range(ENVIRONMENT_ARGUMENTS.get(name, 0)):
                 self._argument()
@@ -355,42 +376,3 @@ def symbols() -> dict[str, str]:
         for spec in get_default_latex_context_db().iter_macro_specs()
         if isinstance(spec.simplify_repl, str) and 0 < len(spec.simplify_repl) <= 2 and "%" not in spec.simplify_repl
     }
-
-
-_TIDY = [
-    (re.compile(pattern), shown)
-    for pattern, shown in (
-        (r"``|''", '"'),
-        (r"`", "'"),
-        (r"---", "—"),
-        (r"--", "–"),
-        (r"[ \t\u00a0]+", " "),
-        (r" ?\( ?(?:(?:see|also|and|or|in|from|by|cf\.?|e\.g\.|i\.e\.|[,;:.&]) ?){0,12}\)", ""),
-        (r" ?\[ ?[,;:]{0,3} ?\]", ""),
-        (r"\( ?[,;] ?", "("),
-        (r" ?[,;] ?\)", ")"),
-        (r"\( ", "("),
-        (r" \)", ")"),
-        (r"([,;])(?: ?[,;]){1,9}", r"\1"),
-        (r" ([,;:.!?](?!\d|\.\.))", r"\1"),
-        (r"\.(?: ?\.)(?! ?\.)(?<!\.\.\.)", "."),
-    )
-]
-
-
-def tidy(text: str) -> str:
-    """Spaces, quotes, dashes and left-over punctuation in order; a line a paragraph or list item, no heading without text."""
-    paragraphs = []
-    for paragraph in re.split(r"\n[ \t]*\n", text):
-        lines = []
-        for line in paragraph.split(BREAK):
-            line = " ".join(line.split())
-            for pattern, shown in _TIDY:
-                line = pattern.sub(shown, line)
-            line = line.strip()
-            if re.search(r"[^\W\d_]|\d{2}", line.replace(OPEN, "a")):
-                lines.append(line)
-        if lines:
-            paragraphs.append("\n".join(lines))
-    headed = [HEADING in p for p in paragraphs] + [True]
-    return "\n\n".join(p for i, p in enumerate(paragraphs) if not (headed[i] and headed[i + 1]))

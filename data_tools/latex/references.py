@@ -17,6 +17,7 @@ _COUNTED = re.compile(
     r"|(?P<matter>appendix|frontmatter|mainmatter|backmatter)(?![a-zA-Z])|item(?![a-zA-Z])\s{0,9}(?P<item>\[?)"
     r"|(?P<caption>(?:fig)?caption(?:of)?|sub(?:float|figure|captionbox|caption|table)|ContinuedFloat)(?![a-zA-Z*])(?:\s{0,9}\{(?P<of>figure|table)\})?"
     r"|(?P<count>(?:set|addto)counter)\s{0,9}\{(?P<counter>[a-zA-Z]{1,40})\}\s{0,9}\{\s{0,9}(?P<value>-?\d{1,6})\s{0,9}\}"
+    r"|renewcommand\s{0,9}\{\\the(?P<shown>[a-z]{4,14})\}\s{0,9}\{(?P<form>(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,80}\}){0,80}\}){0,200})\}"
     r"|(?:numberwithin|counterwithin\*?)\s{0,9}\{(?P<inner>[a-zA-Z]{1,40})\}\s{0,9}\{(?P<outer>[a-zA-Z]{1,40})\})"
 )
 _ROW = re.compile(
@@ -48,6 +49,19 @@ _WORDS = {
     "item": "item",
     "algorithm": "Algorithm",
 }
+_FORMS = {
+    "arabic": str,
+    "number": str,
+    "the": str,
+    "value": str,
+    "Roman": lambda n: roman(n).upper(),
+    "roman": roman,
+    "Alph": lambda n: chr(ord("A") + (n - 1) % 26) if n else "",
+    "alph": lambda n: chr(ord("a") + (n - 1) % 26) if n else "",
+}
+_FORM = re.compile(
+    r"\\(?:(?:number|the)\s{0,3}\\)?@?(arabic|Roman|roman|Alph|alph|value)\s{0,3}(?:\{\s{0,3}([a-zA-Z]{1,40})\s{0,3}\}|\{?\\c@([a-zA-Z]{1,40})\}?)|\\the(part|chapter|(?:sub){0,2}section|figure|table|equation|algorithm)(?![a-zA-Z])"
+)
 # how the floats and equations of an appendix are numbered by the classes that number them anew: what stands behind its letter
 _ANEW = {"aas": ("equation",), "emulateapj": ("equation",), "revtex": ("equation",), "mn": ("equation", "figure", "table")} | {
     "aa": ("equation", "figure", "table"),
@@ -89,6 +103,7 @@ class _Counters:
             self._theorems[name] = (shared or name, title)
             if within:
                 self._within[shared or name] = within
+        self._forms: dict[str, str] = {}  # how the author shows a counter
         self._appendix = self._unnumbered = False
         self._places: list[tuple[str, str]] = [("section", "")]
         self._lists: list[int | None] = []
@@ -119,6 +134,8 @@ class _Counters:
                 self._caption(token["caption"], token["of"])
             elif token["count"]:
                 self._set(token["counter"], int(token["value"]), token["count"] == "addtocounter")
+            elif token["shown"]:
+                self._forms[token["shown"]] = token["form"]
             elif token["inner"]:
                 self._within[token["inner"]] = token["outer"]
             elif token["item"] == "" and self._lists and self._lists[-1] is not None:
@@ -143,6 +160,8 @@ class _Counters:
         return self._number(counter)
 
     def _number(self, counter: str, ahead: int = 0) -> str:
+        if counter in self._forms:
+            return self._formed(counter, ahead)
         count = str(self._counts[counter] + ahead)
         if self._appendix and self._anew and not self._chapters and counter in _ANEW[self._anew]:
             return self._level("section") + ("." if self._anew in _POINTED else "") + count
@@ -168,11 +187,32 @@ class _Counters:
                 self._counts[counter] = 0
         self._places = [("appendix" if self._appendix and level != "part" else level, self._level(level))]
 
+    def _formed(self, counter: str, ahead: int = 0) -> str:
+        r"""A number by the author's own \theX, `S\arabic{section}`, `\Roman{section}.\arabic{equation}`."""
+        form = self._forms.pop(counter)  # not asked for again while it is read
+
+        def number(found: re.Match[str]) -> str:
+            if found[4]:
+                return self._level(found[4]) if found[4] in _LEVELS else self._number(found[4])
+            name = found[2] or found[3]
+            count = self._counts[name] + (ahead if name == counter else 0)
+            return _FORMS[found[1]](max(0, count))
+
+        shown = re.sub(r"\\(?:[a-zA-Z@]+\*?\s?|.)|[{}$]", "", _FORM.sub(number, form)).replace("~", " ")
+        shown = " ".join(shown.split()).rstrip(".") or (self._level(counter) if counter in _LEVELS else self._number(counter, ahead))
+        self._forms[counter] = form
+        return shown
+
     def _level(self, level: str) -> str:
         """The number of a heading with those above: `2.1`, `B.3`, RevTeX's `II A 1`."""
+        if level in self._forms:
+            return self._formed(level)
         if level == "part":
             return roman(self._counts["part"]).upper()
         top = "chapter" if self._chapters else "section"
+        above = _LEVELS[_LEVELS.index(level) - 1]
+        if level != top and any(each in self._forms for each in _LEVELS[_LEVELS.index(top) : _LEVELS.index(level)]):
+            return f"{self._level(above)}.{self._counts[level]}"
         count = self._counts[top]
         first = (chr(ord("A") + (count - 1) % 26) if count else "") if self._appendix else str(count)
         below = [self._counts[name] for name in _LEVELS[_LEVELS.index(top) + 1 : _LEVELS.index(level) + 1]]
@@ -185,6 +225,7 @@ class _Counters:
         self._unnumbered = matter in ("frontmatter", "backmatter")
         if matter == "appendix" and not self._appendix:
             self._appendix = True
+            self._forms.pop("chapter" if self._chapters else "section", None)
             for level in _LEVELS[1:]:
                 self._counts[level] = 0
 

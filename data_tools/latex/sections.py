@@ -18,7 +18,7 @@ from data_tools.latex.headings.titles import APPENDIX, BACK, BRIEF_BACK, CONCLUS
 from data_tools.latex.limits import MAX_SECTIONS, Deadline, PaperError
 from data_tools.latex.macros import bracket, group, join
 from data_tools.latex.names import DROP_ENVIRONMENTS
-from data_tools.latex.prose import HEADING
+from data_tools.latex.tidy import HEADING
 
 MIN_UNSECTIONED = 40
 MAX_UNSECTIONED = 0.6

@@ -6,10 +6,10 @@ The stream (stream.py) reads; here is what each command does. Commands that this
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 
 from data_tools.latex.expansion.branches import Branches
 from data_tools.latex.expansion.conditions import BRANCHED, ONE_BRANCH, PRIMITIVES, Conditions
+from data_tools.latex.expansion.definitions import DEFINERS, Definitions
 from data_tools.latex.expansion.inputs import Inputs
 from data_tools.latex.expansion.stream import Stream
 from data_tools.latex.limits import Deadline, PaperError
@@ -17,28 +17,12 @@ from data_tools.latex.macros import (
     Macro,
     body_at,
     counts_at,
-    document_command,
-    judged,
-    name_at,
-    new_command,
-    new_command_x,
-    tex_definition,
 )
-from data_tools.latex.names import ASTRONOMY, PROTECTED
+from data_tools.latex.names import ASTRONOMY
 from data_tools.latex.tree import Files
 from data_tools.latex.units import UNIT_COMMANDS, Units
 
 MAX_INERT = 20
-MAX_BODY = 100_000  # of a macro that is defined by itself, `\edef\a{\a\a}`
-_DEFINERS = {
-    **dict.fromkeys(
-        ("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand", "newrobustcmd", "renewrobustcmd"), new_command
-    ),
-    **dict.fromkeys(("newcommandx", "renewcommandx", "providecommandx", "DeclareRobustCommandx"), new_command_x),
-    **dict.fromkeys(("def", "gdef", "edef", "xdef"), tex_definition),
-    **dict.fromkeys(("NewDocumentCommand", "RenewDocumentCommand", "ProvideDocumentCommand", "DeclareDocumentCommand"), document_command),
-    **dict.fromkeys(("NewExpandableDocumentCommand", "DeclareExpandableDocumentCommand"), document_command),
-}
 _ENVIRONMENT_DEFINERS = frozenset("newenvironment renewenvironment provideenvironment NewEnviron RenewEnviron".split())
 _INPUTS = frozenset("input include subfile subfileinclude variable @input @@input expandableinput".split())
 _IMPORTS = frozenset("import subimport includefrom inputfrom subincludefrom subinputfrom".split())
@@ -47,12 +31,6 @@ _COUNTS = frozenset("setcounter addtocounter stepcounter newcounter setlength".s
 _TAKES_TOKENS = frozenset(
     "frac dfrac tfrac cfrac sqrt binom mathrm mathbf mathit mathsf mathcal mathbb boldsymbol operatorname text mbox".split()
 )
-_BY_NAME = re.compile(r"\s*\{?\s*\\csname\s*([^{}]{1,200}?)\\endcsname\s*\}?")
-# LaTeX's own names for taking arguments and leaving some
-_ARGUMENTS = {
-    "@gobble": Macro("", ("m",)), "@gobbletwo": Macro("", ("m", "m")), "@firstofone": Macro("#1", ("m",)), "@iden": Macro("#1", ("m",)),
-    "@firstoftwo": Macro("#1", ("m", "m")), "@secondoftwo": Macro("#2", ("m", "m")),
-}  # fmt: skip
 _HIDERS = frozenset(("excludecomment", "excludeversion"))
 _SHOWERS = frozenset(("includecomment", "includeversion"))
 
@@ -68,7 +46,7 @@ def expand(open_files: Callable[[], Files], main: str, deadline: Deadline) -> st
         try:
             return expander.run()
         except PaperError:
-            looping = expander.of_a_package() - inert
+            looping = expander.looping() - inert
             if not looping or len(inert) > MAX_INERT:
                 raise
             inert |= looping
@@ -81,33 +59,31 @@ class _Expander:
         self._conditions = Conditions(self._stream, lambda name: self._inputs.has(name), self._is_known)
         self._branches = Branches(self._stream, self._conditions, deadline)
         self._inputs = Inputs(self._stream, files, main, self._conditions)
-        self._stream.macros |= _ARGUMENTS
-        self._machinery: dict[str, Macro] = {}  # a package's own names, known and not carried out
-        self._inert = inert  # names of packages that are not carried out, either
-        self._packaged: set[str] = set()  # names that packages define
+        self._handlers: dict[str, Callable[[str], bool]] = {}
+        self._definitions = Definitions(self._stream, self._conditions, self._inputs, self._handlers, inert, deadline)
         self._environments: dict[str, tuple[Macro, str]] = {}
         self._hidden = {"anfxnote", "anfxwarning", "anfxerror", "anfxfatal"}
         self._unclosed: object = None  # where, and by which name, a hidden part has no end
         self._at_is_letter = False
         self._units = Units(self._unit_macro)
-        self._handlers = self._table()
+        self._handlers |= self._table()
         self._stream.handle, self._stream.decide = self._handle, self._branches.condition
 
     def run(self) -> str:
         """The whole paper."""
         return self._stream.run()
 
-    def of_a_package(self) -> set[str]:
+    def looping(self) -> set[str]:
         """The macro that never ended, if a package defines it."""
-        return {self._stream.last} & self._packaged if self._stream.loops else set()
+        return {self._stream.last} & self._definitions.packaged if self._stream.loops else set()
 
     def _is_known(self, name: str) -> bool:
-        return name in self._machinery or name in self._handlers
+        return name in self._definitions.machinery or name in self._handlers
 
     def _table(self) -> dict[str, Callable[[str], bool]]:
         branches, inputs = self._branches, self._inputs
         table: dict[str, Callable[[str], bool]] = {
-            "let": self._let, "begin": self._edge, "end": self._edge, "xspace": self._xspace, "DeclareMathOperator": self._operator,
+            "let": self._definitions.let, "begin": self._edge, "end": self._edge, "xspace": self._xspace, "DeclareMathOperator": self._definitions.operator,
             "else": branches.end_condition, "or": branches.end_condition, "fi": branches.end_condition, "unless": branches.unless,
             "newif": branches.new_if, "newcount": branches.new_count, "chardef": branches.constant, "csname": self._stream.by_name,
             "usepackage": inputs.package, "RequirePackage": inputs.package, "documentclass": inputs.package, "documentstyle": inputs.package,
@@ -115,13 +91,13 @@ class _Expander:
             "DeclareOption": inputs.declare_option, "ExecuteOptions": inputs.execute_options, "opt": inputs.optional_text,
             "FXRegisterAuthor": self._author_of_remarks, "comment": self._comment, "NewDocumentEnvironment": self._environment_x,
             "makeatletter": self._at_letter, "makeatother": self._at_letter, "@ifnextchar": branches.next_is, "@ifstar": branches.next_is,
-            "expandafter": self._expand_after, "@namedef": self._define_named, "@nameuse": self._use_named,
+            "expandafter": self._expand_after, "@namedef": self._definitions.define_named, "@nameuse": self._definitions.use_named,
         }  # fmt: skip
         for names, handler in (
-            (_DEFINERS, self._define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),
+            (DEFINERS, self._definitions.define_by), (_ENVIRONMENT_DEFINERS, self._new_environment), (_INPUTS, inputs.input),
             (_IMPORTS, inputs.import_from), (_COUNTS, branches.count), (BRANCHED, branches.choose), (ONE_BRANCH, branches.choose),
             (UNIT_COMMANDS, self._unit), (_HIDERS | _SHOWERS, self._hide), (_TAKES_TOKENS, self._takes_tokens),
-            (PRIMITIVES, branches.condition),
+            (PRIMITIVES, branches.condition), (("begingroup", "bgroup", "endgroup", "egroup"), self._grouped),
         ):  # fmt: skip
             table |= dict.fromkeys(names, handler)
         return table
@@ -146,7 +122,7 @@ class _Expander:
             return True
         if name in self._conditions.values.registers:
             return self._branches.assign(name)
-        return self._conditions.set_by(name)
+        return self._conditions.set_by(name) or name > "\uffff" and self._definitions.scopes.leave(name)
 
     def _at_letter(self, name: str) -> bool:
         self._at_is_letter = name == "makeatletter"
@@ -232,6 +208,7 @@ class _Expander:
             return False
         if name[1] == "document":
             return which == "end" and self._end_document()
+        (self._definitions.scopes.begin if which == "begin" else self._definitions.scopes.end)(name[1])
         if which == "begin" and name[1] in self._hidden and self._unclosed != (top, name[1]):
             end = re.compile(rf"\\end\s{{0,9}}\{{{re.escape(name[1])}\}}").search(top.text, name.end())
             if end:
@@ -313,80 +290,7 @@ class _Expander:
             self._hidden.add(f"{environment}{level}")
         return True
 
-    # -- definitions
-
-    def _define_by(self, command: str) -> bool:
-        top = self._stream.here()
-        named = _BY_NAME.match(top.text, top.at)
-        if named:
-            top.text = f"{top.text[: top.at]}\\{self._stream.flat(named[1]).strip()}{top.text[named.end() :]}"
-        definition = _DEFINERS[command](top.text, top.at, self._deadline)
-        if definition is None:
-            return False
-        name, macro, top.at = definition
-        if command.lower().startswith("provide") and name in self._stream.macros:
-            return True
-        if command in ("edef", "xdef") and rf"\{name}" in macro.body:
-            old = self._stream.macros[name].body if name in self._stream.macros else ""
-            macro = replace(macro, body=re.sub(rf"\\{re.escape(name)}(?![a-zA-Z@])", lambda _: old, macro.body))
-            if len(macro.body) > MAX_BODY:
-                raise PaperError(
-                    "endless macros", f"\\{name[:40]} is defined by itself again and again, {len(macro.body)} characters by now"
-                )
-        self._define(name, macro)
-        return True
-
-    def _define(self, name: str, macro: Macro) -> None:
-        packaged = any(pending.file[-4:] == ".sty" for pending in self._stream.stack)
-        if packaged:
-            self._packaged.add(name)
-        if name in PROTECTED or name in self._inert or "@" in name and packaged:  # a package's own machinery is not for readers
-            self._machinery[name] = macro
-        else:
-            self._stream.macros[name] = judged(name, macro, self._stream.macros)
-
-    def _define_named(self, _: str) -> bool:
-        name, body = self._stream.flat(self._stream.argument() or "").strip(), self._stream.argument()
-        if name.isalpha() and body is not None:
-            self._define(name, Macro(body))
-        return True
-
-    def _use_named(self, _: str) -> bool:
-        macro = self._stream.macros.get(self._stream.flat(self._stream.argument() or "").strip())
-        return macro is None or self._stream.call(macro) or True
-
-    def _let(self, _: str) -> bool:
-        top = self._stream.here()
-        found = re.compile(r"\s*\\([a-zA-Z@]+|.)\s*=?\s?(\\(?:[a-zA-Z@]+|.)|[^\s\\])").match(top.text, top.at)
-        if found is None:
-            return False
-        top.at = found.end()
-        name, target = found[1], found[2].lstrip("\\") or "\\"
-        if name[:2] == "if" and target[:2] == "if" and target[2:] in self._conditions.switches:
-            self._conditions.switches[name[2:]] = self._conditions.switches[target[2:]]
-        elif target in ("undefined", "@undefined"):
-            self._stream.macros.pop(name, None)
-        else:
-            self._let_be(name, target, found[2])
-        return True
-
-    def _let_be(self, name: str, target: str, shown: str) -> None:
-        macro = self._stream.macros.get(target) or self._inputs.remarks.get(target)
-        handler = self._handlers.get(target)
-        if macro is None and handler is not None and name not in PROTECTED and name not in self._handlers:
-            # what this program does itself it does under the new name, too
-            self._stream.macros.pop(name, None)
-            self._handlers[name] = lambda _: handler(target) or self._stream.put_command("\\" + target) or True
-        else:
-            nothing = target in ("empty", "@empty", "relax")
-            self._define(name, macro or Macro("" if nothing else shown, stop=not nothing))
-
-    def _operator(self, _: str) -> bool:
-        top = self._stream.here()
-        name = name_at(top.text, top.at)
-        body = body_at(top.text, name[1], self._deadline) if name else None
-        if body is None:
-            return False
-        top.at = body[1]
-        self._define(name[0], Macro(rf"\operatorname{{{body[0]}}}", stop=name[0] == "operatorname"))
-        return True
+    def _grouped(self, edge: str) -> bool:
+        r"""`\begingroup` and `\bgroup`, and their ends."""
+        (self._definitions.scopes.begin if edge[0] == "b" else self._definitions.scopes.end)("\\begingroup")
+        return False

@@ -7,7 +7,7 @@ a PaperError.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_tools.latex.limits import MAX_MACRO_CALLS, MAX_MACRO_DEPTH, MAX_PAPER_CHARS, Deadline, PaperError
 from data_tools.latex.macros import NO_VALUE, SPACE, TOKEN, Macro, apart, bracket, fill, group, same_line
@@ -25,6 +25,9 @@ class Pending:
     at: int = 0
     file: str = ""  # whose text it is; empty for a replacement
     fi: int = -2  # where its last \fi stands, once it was looked for
+    defined: int = 0  # where its last definition ends
+    looked: int = 0  # how far its braces were looked at
+    braces: list[int] = field(default_factory=list)  # where those open that are open there
 
     def last_fi(self) -> int:
         """Where its last \\fi stands."""

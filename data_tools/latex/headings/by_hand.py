@@ -27,8 +27,10 @@ _RUN_IN = re.compile(
 )
 _PARAGRAPH = re.compile(
     r"(?:\n[ \t]*\n|\\par(?![a-zA-Z@]))\s*|\\begin\s{0,9}\{document\}|\\maketitle(?![a-zA-Z])"
+    r"|(?=\\item(?![a-zA-Z])\s{0,9}(?:\[[^\]\n]{0,20}\]\s{0,9})?(?:\{\s?\\(?:bf|sc|large|Large|bfseries)|\\(?:textbf|textsc|underline))(?![a-zA-Z]))"
     r"|(?=\\begin\s{0,9}\{(?:center|flushleft)\})|\n(?=[ \t]*\\(?:(?:big|med|small)skip|vskip|vspace|centerline|leftline|line)(?![a-zA-Z]))"
 )
+_ITEM = re.compile(r"\\item(?![a-zA-Z])\s{0,9}(?:\[[^\]\n]{0,20}\]\s{0,9})?")
 _COMMAND = re.compile(r"\\([a-zA-Z@]+)\*?\s*|\\\\(?:\[[^\]]{0,20}\])?\s*")
 _PLAIN_LAYOUT = frozenset(
     """
@@ -78,10 +80,11 @@ class _Heading:
     depth: int  # of its number, 2 for `2.1`; 0 without one
     alone: bool
     capitals: bool
+    item: bool  # of a list that makes the sections
 
     @property
     def look(self) -> tuple:
-        return self.styles, self.depth > 0, self.alone, self.capitals and not self.styles
+        return self.styles, self.depth > 0, self.alone, self.capitals and not self.styles, self.item
 
     @property
     def opens_or_closes(self) -> bool:
@@ -91,7 +94,7 @@ class _Heading:
 def mark_by_hand(text: str, headings: list[tuple[str, str, int, int]], deadline: Deadline) -> str:
     """The body with its hand-made headings as sections; as it was where none can be believed."""
     found = _by_hand(text, deadline)
-    taken = _among_real(found, headings) if headings else _by_themselves(found)
+    taken = _among_real([h for h in found if not h.item], headings) if headings else _by_themselves(found)
     if not taken:
         return text
     top = min((h[0] for h in headings if h[0] in LEVELS), key=LEVELS.index) if headings else "section"
@@ -165,7 +168,8 @@ def _by_hand(text: str, deadline: Deadline) -> list[_Heading]:
 
 def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
     start, styles = at, set()
-    at = _past_layout(text, at, styles)
+    item = _ITEM.match(text, at)
+    at = _past_layout(text, item.end() if item else at, styles)
     number = _COUNTED.match(text, at)  # 1.~{\bf Introduction}
     inner = _unwrap(text, number.end() if number else at, styles, deadline)
     if inner and not number and re.fullmatch(r"\s*(?:\d{1,2}|[IVX]{1,5})[.)]?\s*", inner[0]):  # {\bf 1.} {\bf Introduction}
@@ -175,7 +179,7 @@ def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
         inner = f"{number[0]} {inner[0]}", inner[1]
     if inner is None:
         line = re.compile(
-            r"[^\n\\{}$]{3,100}(?=\n|$|\\(?:par|medskip|smallskip|bigskip|rm|normalfont|normalsize|end\s?\{center\})(?![a-zA-Z])|\\\\)"
+            r"[^\n\\{}$]{3,100}(?=\n|$|\\(?:par|label|medskip|smallskip|bigskip|rm|normalfont|normalsize|end\s?\{center\})(?![a-zA-Z])|\\\\)"
         ).match(text, at)
         if line is None or not (styles or _is_capital(line[0]) or number and _stands_alone(text, line.end())):
             return None
@@ -198,7 +202,21 @@ def _heading_at(text: str, at: int, deadline: Deadline) -> _Heading | None:
     first = 0
     if counted and (counted[1] or counted[2]):
         first = int(counted[1].split(".")[0]) if counted[1] else _ROMAN.index(counted[2]) + 1 if counted[2] in _ROMAN else 0
-    return _Heading(start, end, " ".join(raw.split()), plain_title(shown), frozenset(styles) - {""}, first, depth, alone, capitals)
+    return _Heading(
+        start, end, " ".join(raw.split()), plain_title(shown), frozenset(styles) - {""}, first, depth, alone, capitals, item is not None
+    )
+
+
+def number_before(text: str, at: int, deadline: Deadline) -> str:
+    """The number of the heading set by hand that a label at this place stands in or right behind; "" where it has none."""
+    window = max(0, at - 240)
+    for found in reversed([*_PARAGRAPH.finditer(text, window, at)]):
+        heading = _heading_at(text, found.end(), deadline)
+        if heading is not None:
+            counted = _COUNTED.match(heading.title)
+            near = heading.start <= at and not _WORD_OF_TITLE.search(re.sub(r"\\[a-zA-Z]+", "", text[heading.end : at]))
+            return next(filter(None, counted.groups()), "") if counted and near else ""
+    return ""
 
 
 def _stands_alone(text: str, end: int) -> bool:

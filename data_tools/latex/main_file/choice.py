@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from data_tools.latex.expansion.plain import PLAIN
 from data_tools.latex.limits import MAX_FILE_BYTES, MAX_INPUTS, Deadline, PaperError
 from data_tools.latex.main_file.marks import Marks, read_marks
 from data_tools.latex.main_file.titles import title_likeness, title_of
@@ -78,6 +79,8 @@ def choose_main(files: Mapping[str, bytes], deadline: Deadline, title: str = "")
     if chosen := [name for name in marks.top if name in drafts and (drafts[name].is_document or name not in marks.ignored)]:
         rivals = tuple(sorted({*papers, *chosen} - {chosen[0]}))
         return Choice(chosen[0], f"{marks.source} names it as the top level" if rivals else "", rivals)
+    if not papers:  # before LaTeX there was plain TeX
+        papers = {name: draft for name, draft in drafts.items() if name not in marks.ignored and PLAIN.search(draft.text)}
     if not papers:
         raise _none(files, marks)
     return _ask(papers, _Asked(files, drafts, title), deadline)

@@ -4,6 +4,8 @@ import unicodedata
 
 import pytest
 
+from data_tools.latex.citations import citation_names
+from data_tools.latex.limits import Deadline
 from data_tools.latex.paper import read_paper
 
 FILL = "The star is observed during many nights with the telescope and its light varies slowly over the season. " * 3
@@ -146,3 +148,22 @@ def test_citing_commands_and_their_notes(tex: str, words: str) -> None:
 def test_short_names_and_acronyms_keep_their_accents() -> None:
     preamble = r"\defcitealias{g}{G\"un20}\newacro{msa}[MSA]{Mu\~noz Survey Array}"
     assert introduction(r"By \citetalias{g} \citepalias{g} the \ac{msa}.", "", preamble) == "By Gün20 (Gün20) the Muñoz Survey Array (MSA)."
+
+
+@pytest.mark.parametrize(
+    ("item", "wanted"),
+    [
+        (r"\bibitem[1990]{k} Baraffe I., El Eid M., 1990, A\&A 245, 548", ("Baraffe and El Eid", "1990")),
+        (r"\bibitem[1990a]{k} Baraffe, I., El Eid, M.F., 1990a, A\&A", ("Baraffe and El Eid", "1990a")),
+        (r"\bibitem[(1990)]{k} Baraffe I.: 1990, A\&A", ("Baraffe", "1990")),
+        (r"\bibitem[2001]{k} Lee A., Kim B., Park C., 2001, ApJ", ("Lee et al.", "2001")),
+        (r"\bibitem[2001]{k} A.~Lee, B. Kim \& C. van den Berg 2001, ApJ", ("Lee et al.", "2001")),
+        (r"\bibitem[1995]{k} M\"uller H.-J., et al. 1995, ApJ", (r"M\"uller et al.", "1995")),
+        (r"\bibitem[1995]{k} van den Bergh S. 1995, ApJ", ("van den Bergh", "1995")),
+        (r"\bibitem[{1995}]{k} Smith J., Jones A.B. (1995) ApJ", ("Smith and Jones", "1995")),
+        (r"\bibitem[1995]{k} \bibitem[1996]{l} Smith J. 1996", None),
+        (r"\bibitem[12]{k} Smith J. 1996", None),
+    ],
+)
+def test_a_label_that_is_a_year_has_its_names_in_the_item(item: str, wanted: tuple[str, str] | None) -> None:
+    assert citation_names(item, Deadline()).get("k") == wanted

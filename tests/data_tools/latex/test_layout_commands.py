@@ -132,3 +132,18 @@ def test_every_dropped_command_takes_its_arguments_with_it() -> None:
                 assert words(f"One \\{name}{'{hidden}' * count}[two] three.").replace(" [two]", "").replace("[two]", "") == "One three.", (
                     name
                 )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["\\linenumbers[5]", "\\linenumbers [5]", "\\linenumbers*[1]", "\\linenumbers*", "\\linenumbers\n", "\\linenumbers\\relax ", "\\modulolinenumbers[5]", "\\modulolinenumbers*[2]",
+     "\\begin{linenumbers}[5]", "\\end{linenumbers}", "\\runninglinenumbers*", "\\pagewiselinenumbers", "\\nolinenumbers", "\\resetlinenumber[1]",
+     "\\resetlinenumber", "\\linelabel{x}", "\\setrunninglinenumbers", "\\switchlinenumbers*", "\\internallinenumbers", "\\linenumbersep3pt", "\\linenumbersep=3pt "],
+)  # fmt: skip
+def test_numbers_of_lines_are_no_words(command: str) -> None:
+    assert words(f"{command} [Fe/H] is low.") == "[Fe/H] is low."
+
+
+def test_tabs_keep_words_apart_and_set_no_accents() -> None:
+    table = r"\begin{tabbing} wide wide \= wide \= \kill Name \= Mass \= Age \\ Sun \> one \> old \\ \+ Caf\a'e \> \' two \` \- three \< end \end{tabbing}"
+    assert words(table + r" Caf\'e \=o.") == "Name Mass Age Sun one old Café two three end Café ō."

@@ -128,3 +128,56 @@ def test_a_paper_is_numbered_as_its_class_numbers(kind: str, shown: str) -> None
     body = rf"\section{{Introduction}}{'Words of it. ' * 9} See \ref{{d}}.\section{{Data}}More.\subsection{{Deep}}\label{{d}}More words."
     paper = read_paper({"m.tex": rf"{kind}\begin{{document}}{body}\end{{document}}".encode()})
     assert paper.introduction.endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("preamble", "shown"),
+    [
+        ("", "2 2.1 1 1"),
+        (r"\renewcommand{\thesection}{S\arabic{section}}", "S2 S2.1 1 1"),
+        (r"\renewcommand\thesection{\Roman{section}}", "II II.1 1 1"),
+        (r"\def\thesection{\Roman{section}.}", "II II.1 1 1"),
+        (r"\makeatletter\def\thesection{\@Alph\c@section}\makeatother", "B B.1 1 1"),
+        (r"\renewcommand{\thesubsection}{\thesection\alph{subsection}}", "2 2a 1 1"),
+        (r"\renewcommand{\theequation}{\thesection.\arabic{equation}}", "2 2.1 2.1 1"),
+        (r"\renewcommand{\theequation}{\mbox{\Alph{section}}\,--\,\arabic{equation}}", "2 2.1 B–1 1"),
+        (r"\renewcommand{\thefigure}{S\arabic{figure}}", "2 2.1 1 S1"),
+        (r"\renewcommand{\thefigure}{\number\value{section}-\arabic{figure}}", "2 2.1 1 2-1"),
+        (r"\renewcommand{\thesection}{S\thesection}", "S2 S2.1 1 1"),
+        (r"\renewcommand{\thefigure}{\unheardof}", "2 2.1 1 1"),
+        (r"\renewcommand{\thefootnote}{\fnsymbol{footnote}}", "2 2.1 1 1"),
+    ],
+)
+def test_a_number_is_shown_as_its_author_shows_it(preamble: str, shown: str) -> None:
+    body = (
+        rf"\section{{Introduction}}{'Words of it. ' * 9} See \ref{{s}} \ref{{t}} \ref{{e}} \ref{{f}}.\section{{Data}}\label{{s}}"
+        + EQ % "e"
+        + FIG % "f"
+    )
+    paper = read_paper(
+        {"m.tex": rf"\documentclass{{article}}{preamble}\begin{{document}}{body}\subsection{{Deep}}\label{{t}}x\end{{document}}".encode()}
+    )
+    assert paper.introduction.endswith(f"See {shown}.")
+    assert "renewcommand" not in paper.text and "S" not in paper.sections[1]["text"]
+
+
+def test_an_appendix_begins_its_own_numbers() -> None:
+    body = r"\renewcommand{\thesection}{\Roman{section}}\section{A}\label{a}\section{B}\label{b}\appendix\section{C}\label{c}"
+    assert numbers(body) == "a:I b:II c:A"
+    assert numbers(body + r"\renewcommand{\thesection}{A\arabic{section}}\section{D}\label{d}") == "a:I b:II c:A d:A2"
+
+
+@pytest.mark.parametrize(
+    "dress",
+    ["{\\bf N. X}\\label{L}\n\n", "{\\bf N. X\\label{L}}\n\n", "\\centerline{\\bf N. X}\n\\label{L}\n\n", "\\noindent\\textbf{N. X} \\label{L}\\\\\n",
+     "\\begin{center}{\\sc N. X}\\end{center}\\label{L}\n\n", "N. X\\label{L}\n\n"],
+)  # fmt: skip
+def test_a_label_behind_a_heading_set_by_hand_has_its_number(dress: str) -> None:
+    def heading(number: str, title: str, label: str) -> str:
+        return dress.replace("L", label).replace("N", number).replace("X", title.upper() if dress[0] == "N" else title)
+
+    words = "Words of the paper stand here. " * 9
+    body = f"{heading('1', 'Introduction', 'i')}{words} See Sects. \\ref{{d}} and \\ref{{c}}.\n\n{heading('II', 'Data', 'd')}{words}\n\n{heading('3', 'Conclusions', 'c')}{words}"
+    paper = read_paper({"m.tex": rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}".encode()})
+    assert paper.introduction.endswith("See Sects. II and 3.")
+    assert len(paper.sections) == 3

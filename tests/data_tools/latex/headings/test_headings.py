@@ -208,3 +208,25 @@ def test_sections_of_copernicus_and_of_nature() -> None:
 )
 def test_a_title_is_compared_without_its_number(title: str, plain: str) -> None:
     assert plain_title(title) == plain
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "\\item {\\bf @X}\\\\\n",
+        "\\item[@N.] \\textbf{@X}\n\n",
+        "\\item {\\sc @X}\n\n",
+        "\\item \\underline{@X}\\\\\n",
+        "\\item[{@N}] {\\bf @X.} ",
+    ],
+)
+def test_the_items_of_a_list_may_be_the_sections(item: str) -> None:
+    body = "".join(
+        dressed(item, number, name) + text + "\n\n"
+        for number, name, text in (("1", "Introduction", INTRODUCTION), ("2", "Data", DATA), ("3", "Conclusions", CONCLUSION))
+    )
+    found = read(f"\\begin{{enumerate}}\n{body}\\end{{enumerate}}\n")
+    assert found.introduction.endswith("stands here.") and found.conclusion == CONCLUSION
+    # and in a paper with sections they are the items of a list
+    listed = read(f"\\section{{Introduction}}\n{INTRODUCTION}\n\\section{{Data}}\n\\begin{{enumerate}}\n{body}\\end{{enumerate}}\n")
+    assert [s["title"] for s in listed.sections] == ["Introduction", "Data"] and listed.conclusion is None
