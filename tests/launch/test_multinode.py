@@ -133,3 +133,70 @@ def test_many_nodes_train_as_one_does(ground, one, way, count):
     assert worst <= 1e-6
     assert f"over {count} ranks, 1 a node" in ground.said(name)
     print(f"{way}, {count} nodes: losses within {worst:.1e} of one node's")
+
+
+@pytest.fixture
+def on_slurm(ground) -> slurm.Slurm:
+    if not ground.slurm:
+        pytest.skip("SLURM is not installed: slurm-wlm and munge of Debian do")
+    return ground.slurm
+
+
+def test_slurm_saves_before_the_time_limit_and_queues_the_job_again(ground, on_slurm):
+    job = ground.submit(2, "limit", "steps=9999", "checkpoint.every_steps=0")
+    ground.wait_for_step("limit", 5)
+    on_slurm.run("scancel", "--signal=USR1", "--batch", job)  # what --signal=B:USR1@300 sends
+    processes.wait_until(lambda: "back into the queue" in ground.said("limit"), seconds=PATIENCE)
+    saved = ground.lines("limit")[-1]["step"]
+    assert [p.name for p in (ground.folder / "runs" / "limit" / "checkpoints").glob("step_*")] == [f"step_{saved:06}"]
+    ground.wait_for_step("limit", saved + 3)  # by itself
+    on_slurm.run("scancel", job)
+    assert ground.ended(job) == "CANCELLED", ground.said("limit")
+    processes.wait_until(lambda: not ground.ranks("limit"), seconds=60)
+    steps = [r["step"] for r in ground.lines("limit")]
+    assert steps == list(range(1, len(steps) + 1))
+    newest = max(p.name for p in (ground.folder / "runs" / "limit" / "checkpoints").glob("step_*"))
+    assert newest == f"step_{steps[-1]:06}", "scancel saved"
+    assert json.loads((ground.folder / "runs" / "limit" / "outcome.json").read_text())["exit_code"] == 75
+
+
+def test_a_dead_rank_under_slurm_and_a_dead_node_are_started_again_without_a_human_act(ground, on_slurm):
+    job = ground.submit(2, "deaths", "steps=9999", "checkpoint.every_steps=3", "guard.timeout_seconds=30")
+    ground.wait_for_step("deaths", 5)
+    ground.ranks("deaths")[1].kill()
+    processes.wait_until(lambda: "supervise: start 1 ended" in ground.said("deaths"), seconds=PATIENCE)
+    step = ground.lines("deaths")[-1]["step"]
+    ground.wait_for_step("deaths", step + 5)
+    assert on_slurm.state(job) == "RUNNING"
+    dead = next(n for n in ground.nodes if 1 in n.ranks("name=deaths"))
+    step = ground.lines("deaths")[-1]["step"]
+    dead.end()
+    ground.wait_for_step("deaths", step + 5)  # SLURM has queued it again, on nodes that live
+    on_slurm.run("scancel", job)
+    assert ground.ended(job) == "CANCELLED"
+    steps = [r["step"] for r in ground.lines("deaths")]
+    assert steps == list(range(1, len(steps) + 1))
+    on_slurm.start_node(ground.nodes.grow(dead.name))
+
+
+def test_a_node_that_dies_under_ssh_is_left_out_and_comes_back_at_the_next_start(ground):
+    [process] = ground.start(
+        "ssh", 3, "gone", "steps=9999", "checkpoint.every_steps=3", "guard.timeout_seconds=30", options=("--wait", "1")
+    )
+    ground.wait_for_step("gone", 5, process)
+    dead = ground.nodes[2]
+    dead.end()
+    step = ground.lines("gone")[-1]["step"]
+    ground.wait_for_step("gone", step + 5, process)
+    assert "without node3: not reached by ssh" in ground.said("gone") and set(ground.ranks("gone")) == {0, 1}
+    back = ground.nodes.grow("node3")
+    cluster.sshd(ground.nodes, back)
+    ground.ranks("gone")[1].kill()
+    step = ground.lines("gone")[-1]["step"]
+    processes.wait_until(lambda: len(ground.ranks("gone")) == 3, process, seconds=PATIENCE)
+    ground.wait_for_step("gone", step + 5, process)
+    ground.nodes[0].started(process).terminate()
+    assert process.wait(PATIENCE) == 75, ground.said("gone")
+    processes.wait_until(lambda: not ground.ranks("gone"), seconds=60)
+    steps = [r["step"] for r in ground.lines("gone")]
+    assert steps == list(range(1, len(steps) + 1))

@@ -186,4 +186,8 @@ def with_sshd(cluster: Cluster) -> None:
         f"HostKey {f}/hostkey\nAuthorizedKeysFile {f}/key.pub\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\n"
     )
     for node in cluster:
-        node.run(["/usr/sbin/sshd", "-f", f / "sshd_config"], check=True)
+        sshd(cluster, node)
+
+
+def sshd(cluster: Cluster, node: Node) -> None:
+    node.run(["/usr/sbin/sshd", "-f", cluster.folder / "sshd_config"], check=True)

@@ -86,10 +86,11 @@ class Supervisor:
             if watch and (reason := watch.reason_to_end(self.history)):
                 say(reason)
                 self._child.terminate()
-                watch = None
             time.sleep(POLL_SECONDS)
         self._clear()
         found = outcome.read(self.plan.run_dir)
+        if watch:
+            self.history += watch.ends(found)
         told = found if found and found.started >= began - outcome.CLOCKS_SECONDS and found.exit_code is not None else None
         code = outcome.true_code(found, self._child.returncode, began)
         if code == 0 and told is None:
@@ -142,26 +143,48 @@ class Supervisor:
 
 @dataclass
 class Watch:
-    """torchrun starts ranks again by itself, whatever they ended with: this ends it where that is no use."""
+    """torchrun starts ranks again by itself, whatever they ended with: this counts those starts, and says when another is no use."""
 
     plan: Plan
     began: float
-    seen: list[Ended] = field(default_factory=list)
-    _last: float = 0.0
+    _newest: outcome.Outcome | None = None  # of the ranks' present start
+    _step: int = 0  # which that has made; the next start may take lines back
+    _ended: list[Ended] = field(default_factory=list)
+    _told: bool = False
 
     def reason_to_end(self, history: Sequence[Ended]) -> str | None:
+        """Why torchrun should end; said once."""
         found = outcome.read(self.plan.run_dir)
-        if found and found.started > max(self._last, self.began - outcome.CLOCKS_SECONDS) and found.exit_code is not None:
-            self._last = found.started
-            self.seen.append(Ended(found.exit_code, newest_step(self.plan.run_dir), found.cause, said=True))
-            verdict = judge([*history, *self.seen], self.plan.limits)
-            if not verdict.again and found.exit_code not in (outcome.FINISHED, outcome.PREEMPTED):
-                return f"{verdict.why}; torchrun is told to end"
+        if self._told or not found or found.started < self.began - outcome.CLOCKS_SECONDS:
+            return None
+        if self._newest and found.started != self._newest.started:
+            self._ended.append(self._end_of(self._newest))
+            self._step = 0
+        self._step = max(self._step, newest_step(self.plan.run_dir))
+        if found == self._newest:
+            return None
+        self._newest = found
+        ends = [*history, *self._ended, *([self._end_of(found)] if found.exit_code is not None else [])]
+        verdict = judge(ends, self.plan.limits) if ends else None
         here = socket.gethostname()
         mine = [f for f in fault_reports(self.plan.run_dir, self.began) if f.get("host") == here]
+        reason = None
         if len(mine) >= self.plan.limits.host_faults:
-            return f"{len(mine)} faults on this host, {here}: it leaves, the others go on without it; newest: {mine[-1].get('cause', '')}"
-        return None
+            reason = f"{len(mine)} faults on this host, {here}: it leaves, the others go on without it; newest: {mine[-1].get('cause', '')}"
+        elif verdict and not verdict.again and ends[-1].code != outcome.FINISHED:
+            reason = f"{verdict.why}; torchrun is told to end"
+        self._told = reason is not None
+        return reason
+
+    def ends(self, last: outcome.Outcome | None) -> list[Ended]:
+        """How the ranks' starts ended, but for the last one."""
+        before = self._newest and (last is None or last.started != self._newest.started)
+        return [*self._ended, *([self._end_of(self._newest)] if before else [])]
+
+    def _end_of(self, found: outcome.Outcome) -> Ended:
+        """A start whose ranks said nothing at their end died."""
+        code = outcome.FAILED if found.exit_code is None else found.exit_code
+        return Ended(code, self._step, found.cause, said=found.exit_code is not None)
 
 
 def say(text: str) -> None:
