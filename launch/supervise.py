@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    return Supervisor(Plan(make, run_dir, limits, args.grace)).run()
+    return Supervisor(Plan(make, run_dir, limits, args.grace, hostfile_of(command) is not None)).run()
 
 
 def _recipe(command: list[str]) -> Recipe:

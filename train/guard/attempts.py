@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from train.guard import outcome
+from train.guard import outcome, run_lock
 from train.guard.supervise import Ended, Limits, Verdict, judge
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -37,6 +37,7 @@ class Plan:
     run_dir: Path
     limits: Limits
     grace: float = GRACE_SECONDS
+    over_ssh: bool = False  # ranks on other nodes are nobody's children here: the run's lock tells whether they are there
 
 
 @dataclass
@@ -116,8 +117,10 @@ class Supervisor:
             self._child.send_signal(signal.SIGTERM if name in (*HAND_ON, "deepspeed") else number)
 
     def _clear(self) -> None:
-        """Nothing of a start outlives it: ranks that still save get the grace, then all are killed."""
+        """Nothing of a start outlives it: ranks that still save get the grace, then those of this machine are killed."""
         deadline = time.monotonic() + self.plan.grace
+        while self.plan.over_ssh and not alive_below(os.getpid()) and run_lock.is_held(self.plan.run_dir) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         while left := alive_below(os.getpid()):
             if time.monotonic() > deadline:
                 say(f"{len(left)} processes still there after {self.plan.grace:g} s are killed: {[p.pid for p in left]}")

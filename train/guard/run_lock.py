@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 from train.world.file_lock import FileLock, hold
@@ -21,7 +22,7 @@ def take(run_dir: Path, world: World) -> FileLock | None:
     held, fault = None, ""
     if world.rank == 0:
         try:
-            held = hold(run_dir.with_name(f".{run_dir.name}.lock"))
+            held = hold(_file(run_dir))
         except BlockingIOError as error:
             fault = f"{run_dir}: {error.strerror} trains under this name now; give this run another name=, or wait"
         except OSError as error:  # all ranks wait for this one's word
@@ -29,3 +30,19 @@ def take(run_dir: Path, world: World) -> FileLock | None:
     if fault := world.broadcast(fault):
         raise RunInUseError(fault)
     return held
+
+
+def is_held(run_dir: Path) -> bool:
+    """Whether a run of this name trains now; asked without taking or making anything."""
+    try:
+        with _file(run_dir).open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # no file, no run
+    return False
+
+
+def _file(run_dir: Path) -> Path:
+    return run_dir.with_name(f".{run_dir.name}.lock")
