@@ -62,6 +62,8 @@ def judge(history: Sequence[Ended], limits: Limits, step_before: int = 0) -> Ver
         return Verdict(False, "finished", code=FINISHED)
     if last.asked:
         return Verdict(False, "told to stop", code=last.code)
+    if last.code == PREEMPTED and _TIME.search(last.cause):
+        return Verdict(False, f"{last.cause} is over", code=PREEMPTED)
     if last.code in (USAGE, AT_ONCE):
         return Verdict(False, "the command line is wrong" if last.code == USAGE else "interrupted at once", code=last.code)
     if reason := _mistake(history, vain):
@@ -91,6 +93,9 @@ def _mistake(history: Sequence[Ended], vain: int) -> str | None:
     if told and last.cause and _essence(last.cause) == _essence(before.cause):
         return f"twice the same, at step {last.step}: {last.cause}"
     return None
+
+
+_TIME = re.compile(r"guard\.minutes|time limit")  # what a run with a time of its own tells (train/guard/limits.py)
 
 
 def _essence(cause: str) -> str:

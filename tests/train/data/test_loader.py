@@ -106,6 +106,36 @@ def test_every_rank_gets_equally_many_batches_and_an_epoch_loses_no_document(len
         assert sorted(tokens) == list(range(sum(lengths)))  # each document's every token once an epoch
 
 
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 25), min_size=1, max_size=30),
+    packing=st.sampled_from(["split", "whole"]),
+    rows_per_step=st.integers(1, 9),
+    starts=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(0, 5)), min_size=2, max_size=5),
+)
+def test_a_run_whose_number_of_ranks_changes_has_every_steps_documents_once_and_in_order(lengths, packing, rows_per_step, starts):
+    """starts: ranks, micro-batch, steps until the ranks die, and how many of them the newest checkpoint is behind."""
+    given_ = {"shards": {"m": MemoryShards(lengths)}, "rows_per_step": rows_per_step, "packing": packing, "seq_len": 16}
+    wanted, documents = steps(sum(count for _, _, count, _ in starts), **given_)
+    got, seen, state = [], [], None
+    for world_size, micro_batch_rows, count, behind in starts:
+        ranks = {"world_size": world_size, "micro_batch_rows": micro_batch_rows, "state": state}
+        rows, logged = steps(count, **ranks, **given_)
+        assert rows == wanted[len(got) : len(got) + count] and logged == documents[len(got) : len(got) + count]
+        kept = max(0, count - behind)  # steps after the newest checkpoint are made again
+        if kept:
+            one = loader(**given_)
+            if state:
+                one.load_state_dict(state)
+            for _ in range(kept):
+                one.next_step()
+            state = one.state_dict()
+            one.close()
+        got, seen = got + rows[:kept], seen + logged[:kept]
+    assert got == wanted[: len(got)] and seen == documents[: len(got)]
+
+
 def test_supervised_tokens_of_a_step_add_up_to_the_same_at_any_world_size():
     def supervised(world_size: int) -> list[int]:
         ranks = [loader(rank=r, world_size=world_size, micro_batch_rows=3) for r in range(world_size)]

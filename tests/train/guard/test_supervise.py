@@ -21,6 +21,8 @@ def verdicts(*history: Ended, step_before: int = 0) -> list[Verdict]:
         (Ended(0, 10, said=True), False, 0),
         (Ended(75, 10, "SIGTERM", said=True), True, None),  # the ranks were told to stop, this supervisor was not
         (Ended(75, 10, said=True, asked=True), False, 75),
+        (Ended(75, 10, "guard.minutes=90", said=True), False, 75),  # whoever set the time has other plans with the machine then
+        (Ended(75, 10, "the job's time limit", said=True), False, 75),
         (Ended(1, 10, "CUDA error", said=True), True, None),
         (Ended(1, 0, "shards/a: damaged", said=True), True, None),  # once may be the weather
         (Ended(137, 10), True, None),
