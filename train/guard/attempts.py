@@ -24,7 +24,9 @@ from train.guard import outcome, run_lock
 from train.guard.supervise import Ended, Limits, Verdict, judge
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-HAND_ON = ("torchrun", "srun")  # launchers that pass a signal on to their ranks and wait for them
+# Launchers that pass a signal on to their ranks and wait for them, and the one that they do this with: torchrun knows no SIGUSR1, and at
+# SIGTERM srun has its tasks killed within seconds.
+HAND_ON = {"torchrun": signal.SIGTERM, "srun": signal.SIGUSR1}
 GRACE_SECONDS = 300.0  # for ranks that save after their launcher is gone
 POLL_SECONDS = 0.2
 
@@ -113,8 +115,8 @@ class Supervisor:
         ranks = [] if name in HAND_ON else ranks_of(self._child.pid, command)
         for rank in ranks:
             _send(rank, number)
-        if not ranks:  # torchrun and deepspeed know no SIGUSR1, and srun takes SIGINT for a question
-            self._child.send_signal(signal.SIGTERM if name in (*HAND_ON, "deepspeed") else number)
+        if not ranks:  # none yet, or none here
+            self._child.send_signal(HAND_ON.get(name, signal.SIGTERM if name == "deepspeed" else number))
 
     def _clear(self) -> None:
         """Nothing of a start outlives it: ranks that still save get the grace, then those of this machine are killed."""

@@ -219,6 +219,12 @@ def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tupl
         f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {base.weights}; weights fingerprint {loaded.fingerprint}"
     )
     world.log0(said)
+    config = merged_config(recipe, world.size, world.device.type == "cuda")
+    if padding := config["train_batch_size"] - recipe.rows_per_step:
+        world.log0(
+            f"{recipe.rows_per_step} rows a step do not divide among {world.size} ranks x micro_batch={recipe.micro_batch}: {padding} rows of "
+            "padding are computed beside them; the step learns from the same rows as at any number of ranks"
+        )
     return engine, loaded.fingerprint
 
 
