@@ -1,6 +1,7 @@
 """Starts a training command again for as long as that is worth it: `python launch/supervise.py -- deepspeed launch/pretrain.py …`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except (RecipeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    # a node that lost its power closes no connection: without questions pdsh would wait a quarter of an hour for it
+    os.environ.setdefault("PDSH_SSH_ARGS_APPEND", "-o ServerAliveInterval=15 -o ServerAliveCountMax=3")
     return Supervisor(Plan(make, run_dir, limits, args.grace, hostfile_of(command) is not None)).run()
 
 

@@ -79,13 +79,14 @@ class Node:
         return found
 
     def ranks(self, word: str) -> dict[int, psutil.Process]:
-        """Processes with RANK set whose command line holds the word, by rank."""
+        """Training processes whose command line holds the word, by rank."""
         found = {}
         for p in self.processes():
             try:
-                if word in p.info["cmdline"] and "RANK" in (env := p.environ()) and "launch.py" not in " ".join(p.info["cmdline"]):
-                    found[int(env["RANK"])] = p
-            except (psutil.Error, OSError):
+                env, words = p.environ(), p.info["cmdline"]
+                if word in words and any(w.endswith("launch/pretrain.py") for w in words[:4]):
+                    found[int(env["RANK"] if "RANK" in env else env["SLURM_PROCID"])] = p
+            except (psutil.Error, OSError, KeyError):
                 continue
         return found
 

@@ -29,6 +29,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 HAND_ON = {"torchrun": signal.SIGTERM, "srun": signal.SIGUSR1}
 GRACE_SECONDS = 300.0  # for ranks that save after their launcher is gone
 POLL_SECONDS = 0.2
+SHOWN = 200  # characters of a cause; all of it is in the run's folder
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Supervisor:
     def _say(self, verdict: Verdict) -> None:
         last = self.history[-1]
         then = f"starting again in {verdict.wait:g} s" if verdict.again else f"exit code {verdict.code}"
-        say(f"start {len(self.history)} ended at step {last.step} ({verdict.why}); {then}")
+        say(f"start {len(self.history)} ended at step {last.step} ({verdict.why[:SHOWN]}); {then}")
 
     def _attempt(self) -> Ended:
         began = time.time()
@@ -99,7 +100,8 @@ class Supervisor:
         if code == 0 and told is None:
             code = 1  # a launcher that lost its ranks may end with 0; a run that finished says so
         faults = fault_reports(self.plan.run_dir, began)
-        cause = told.cause if told else faults[-1].get("cause", "") if faults else ""
+        # a report names who was at fault; what the run itself tells may be what its other ranks saw of it
+        cause = _of(faults[0]) if faults else told.cause if told else ""
         hosts = tuple(sorted({str(f["host"]) for f in faults if f.get("host")}))
         return Ended(code, newest_step(self.plan.run_dir), cause, told is not None, self.asked is not None, hosts)
 
@@ -194,6 +196,11 @@ class Watch:
 
 def say(text: str) -> None:
     print(f"supervise: {text}", file=sys.stderr, flush=True)
+
+
+def _of(report: dict) -> str:
+    who = " ".join(f"{key} {report[key]}" for key in ("rank", "host") if report.get(key) is not None)
+    return f"{who}: {report.get('cause', '')}"
 
 
 def newest_step(run_dir: Path) -> int:
