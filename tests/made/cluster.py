@@ -66,16 +66,19 @@ class Node:
 
     def processes(self) -> list[psutil.Process]:
         """All that runs here but the first process and its sleep."""
-        here = os.readlink(f"/proc/{self.init}/ns/pid")
+        if self.holder.poll() is not None:
+            return []
+        init = self.init
+        here = os.readlink(f"/proc/{init}/ns/pid")
         found = []
         for p in psutil.process_iter(["cmdline", "status", "ppid"]):
             try:
                 inside = os.readlink(f"/proc/{p.pid}/ns/pid") == here
             except OSError:
                 continue
-            if inside and p.pid != self.init and p.info["ppid"] != self.init or inside and "sleep" not in (p.info["cmdline"] or [""])[0]:
-                if p.pid != self.init and p.info["status"] != psutil.STATUS_ZOMBIE:
-                    found.append(p)
+            asleep = p.info["ppid"] == init and "sleep" in (p.info["cmdline"] or [""])[0]
+            if inside and not asleep and p.pid != init and p.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(p)
         return found
 
     def ranks(self, word: str) -> dict[int, psutil.Process]:
