@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         tag=args.tag,
         merge=tuple(args.merge),
         average=tuple(args.average),
+        license=args.license,
     )
     begun = time.perf_counter()
     try:
@@ -125,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STEP",
         help="the mean of these steps of CHECKPOINT's run, in fp32 where saved",
+    )
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="licence on the model card, e.g. llama2 or apache-2.0 (default: the base model's, where it is known)",
     )
     parser.add_argument(
         "--check", action="store_true", help="compare the export's logits with those the training engine recorded; not made if they differ"

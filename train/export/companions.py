@@ -1,20 +1,16 @@
-"""What goes along with exported weights: config, tokenizer, generation config and a model card, checked before anything is written."""
+"""What goes along with exported weights: config, tokenizer, generation config and a card, checked before anything is written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from pathlib import Path
-from typing import Any
 
-from train.checkpoint.layout import STATE
 from train.export.source import ExportError
 from train.model_files import companions
 from train.model_files.companions import generation_faults
 from train.model_files.dtypes import FP32, DType
 from train.model_files.shapes import EMBEDDING, Described, read_config
-from train.world.places import resolved
 
 
 def check(folder: Path, model: Described) -> list[str]:
@@ -82,37 +78,3 @@ def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
         (out / name).write_bytes(content)
     (out / "README.md").write_text(card, encoding="utf-8")
     return [*files, "README.md"]
-
-
-def model_card(folder: Path, dtype: DType, made_of: list[str]) -> str:
-    """README.md of an export: what it was made from, by which recipe, and how far.
-
-    Args:
-        made_of: one line for each model of a merge or an average.
-    """
-    is_ours = (folder / STATE).is_file()
-    name = resolved(folder).parent.parent.name if is_ours else resolved(folder).name
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [astronomy, llama]", "---", f"# {name}", ""]
-    if made_of:
-        lines += ["Made of:", "", *(f"- {line}" for line in made_of), ""]
-    if not is_ours:
-        return "\n".join([*lines, f"Weights in {dtype}.", ""])
-    state = json.loads((folder / STATE).read_text())
-    lines += ["Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents).", "", "| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {k} | {v} |" for k, v in _facts(state, dtype).items()), ""])
-
-
-def _facts(state: dict[str, Any], dtype: DType) -> dict[str, str]:
-    recipe = state["recipe"]
-    optim, sources = recipe["optim"], recipe["data"]["sources"]
-    facts = {
-        "base model": recipe["model"]["path"],
-        "training": f"{state['step']:,} steps, {state['tokens']:,} tokens, {recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
-        "sources": ", ".join(f"{n}{'' if s['weight'] is None else ' ' + format(s['weight'], 'g')}" for n, s in sources.items()),
-        "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",
-        "weights": dtype.name,
-        "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
-    }
-    if state.get("heldout_loss") is not None:
-        facts["held-out perplexity"] = f"{math.exp(state['heldout_loss']):.3f} (mean over held-out sources of the loss)"
-    return facts

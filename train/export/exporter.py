@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from train.export import companions
+from train.export.card import Parts, model_card
 from train.export.copier import Copier
 from train.export.plan import FileToWrite, Prepared, Request, identity, prepare
 from train.export.source import ExportError
@@ -84,7 +85,8 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
         _write_files(left, ready, request.dtype, stage, progress)
         for one in ready.opened:
             one.reader.verify()
-    card = companions.model_card(request.checkpoint, request.dtype, ready.made_of)
+    made = Parts(ready.own, [folder for folder, _ in request.merge], ready.made_of, request.license)
+    card = model_card(made, request.dtype)
     small = companions.copy(ready.companions, stage.folder, request.dtype, card)
     (stage.folder / INDEX).write_text(index_text({f.name: f.tensors for f in ready.files}, nbytes))
     _read_back(stage.folder, ready.model, request.dtype)

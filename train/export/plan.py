@@ -27,6 +27,7 @@ class Request:
     Args:
         config: folder whose config and tokenizer go along, instead of the checkpoint's. tag: which of a DeepSpeed folder's saves.
         merge: other models and their weights; the checkpoint gets what is left of 1. average: steps of the checkpoint's run, instead of it alone.
+        license: its identifier on the card; None: that of the model it was trained from, where a card or its name tells.
     """
 
     checkpoint: Path
@@ -36,6 +37,7 @@ class Request:
     tag: str | None = None
     merge: tuple[tuple[Path, float], ...] = ()
     average: tuple[int, ...] = ()
+    license: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class FileToWrite:
 class Prepared:
     """All that is known before the first byte is read."""
 
+    own: tuple[Path, ...]  # the checkpoint, or the steps that are averaged
     companions: Path
     model: Described
     opened: tuple[Opened, ...]
@@ -98,7 +101,7 @@ def prepare(request: Request) -> Prepared:
         made_of = [f"{shares[0]:g} × {line}" for line in made_of] or [f"{shares[0]:g} of {folders[0].name}"]
         made_of += [f"{share:g} of {folder.name}" for share, (folder, _) in zip(shares[1:], request.merge, strict=True)]
     files = (None if several else _copies(opened[0], tensors, request.dtype)) or _planned(tensors, request.dtype)
-    return Prepared(companions, model, tuple(opened), tensors, files, made_of, remarks)
+    return Prepared(tuple(folders), companions, model, tuple(opened), tensors, files, made_of, remarks)
 
 
 def _steps(request: Request) -> list[Path]:

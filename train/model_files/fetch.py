@@ -6,20 +6,16 @@ Only safetensors, configs and tokenizers are fetched: no pickle, no code.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from train.model_files.companions import companion_files
 from train.model_files.dtypes import FP32, known
-from train.model_files.folder import ModelError
+from train.model_files.folder import HUB_NAME, ModelError
 from train.model_files.gguf_rope import scaling_of
 from train.model_files.writer import Writer
 from train.world.ranks import World
-
-# `models/…` and the like are folders of a user's own; nobody on the Hub is called so
-HUB_NAME = re.compile(r"(?!(?:models|runs|checkpoints)/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 def resolve(path: str, world: World) -> Path:

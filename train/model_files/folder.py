@@ -12,6 +12,8 @@ from train.model_files.header import Entry, read_header
 INDEX = "model.safetensors.index.json"
 # buffers that old LLaMA files carry and no model wants; anything else left over is a fault
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
+# `models/…` and the like are folders of a user's own; nobody on the Hub is called so
+HUB_NAME = re.compile(r"(?!(?:models|runs|checkpoints)/)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 class WeightsError(ValueError):

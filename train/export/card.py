@@ -1,0 +1,183 @@
+"""README.md of an export: front matter that the Hub reads, then what the model was made of, by which recipe, and how far.
+
+    ---
+    library_name: transformers
+    license: llama2
+    base_model: [meta-llama/Llama-2-7b-hf]
+    …
+    ---
+    # cpt_7b                           | training | 3,148 steps, 3,300,917,248 tokens … |
+
+A figure stands there only if it was measured of this very model: a merge and a mean of steps have none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from train.checkpoint.layout import STATE
+from train.model_files.dtypes import DType
+from train.model_files.folder import HUB_NAME
+from train.world.places import resolved
+
+CARD = "README.md"
+LONGEST = 1 << 20  # bytes of another's card that are read
+# licences of models that are known by their Hub name, where no card of theirs is here
+LICENSES = (
+    (r"meta-llama/(Meta-)?Llama-2-", "llama2"), (r"meta-llama/(Meta-)?Llama-3-", "llama3"), (r"meta-llama/(Meta-)?Llama-3\.1-", "llama3.1"),
+    (r"meta-llama/(Meta-)?Llama-3\.2-", "llama3.2"), (r"meta-llama/(Meta-)?Llama-3\.3-", "llama3.3"), (r"HuggingFaceTB/SmolLM", "apache-2.0"),
+    (r"allenai/OLMo-2-", "apache-2.0"), (r"mistralai/Mistral-7B-", "apache-2.0"),
+)  # fmt: skip
+FILE = re.compile(r"\.(jsonl?|parquet|csv|tsv|txt|arrow)(\.\w+)?$")
+UNKNOWN = {"license": "other", "license_name": "of-the-base-model"}
+MOST_BASES = 8  # a model trained on a model trained on …
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model was made of.
+
+    Args:
+        own: the checkpoint, or the steps of one run whose mean it is. merged: the models added to it. made_of: a line for each.
+    """
+
+    own: Sequence[Path]
+    merged: Sequence[Path]
+    made_of: Sequence[str]
+    license: str | None = None  # as the user gives it
+
+
+def model_card(parts: Parts, dtype: DType) -> str:
+    """The whole text, valid whatever the names in it are."""
+    newest = parts.own[-1]
+    state = _state(newest)
+    name = resolved(newest).parent.parent.name if state else resolved(newest).name
+    lines = ["---", yaml.safe_dump(_front(parts, state), sort_keys=False, allow_unicode=True).rstrip(), "---", "", f"# {_inline(name)}", ""]
+    if parts.made_of:
+        lines += ["Made of:", "", *(f"- {_inline(line)}" for line in parts.made_of), ""]
+        lines += ["Nothing was measured of this model itself: figures of its parts do not hold for it.", ""]
+    if not state:
+        return "\n".join([*lines, f"Weights in {dtype}.", ""])
+    by = "Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents)"
+    lines += [f"The first part: {by[0].lower()}{by[1:]}." if parts.merged else f"{by}.", "", "| | |", "|---|---|"]
+    facts = _facts(state, dtype, measured=not parts.made_of)
+    return "\n".join([*lines, *(f"| {key} | {_inline(value)} |" for key, value in facts.items()), ""])
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    file = folder / STATE
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def _inline(text: str) -> str:
+    """One line of Markdown that means itself, in a table, too."""
+    return re.sub(r"([\\|<>`*_\[\]#])", r"\\\1", " ".join(str(text).split())) if re.search(r"[\\|<>`\[\]\n]", str(text)) else str(text)
+
+
+def _facts(state: dict[str, Any], dtype: DType, measured: bool) -> dict[str, str]:
+    recipe = state["recipe"]
+    optim, sources = recipe["optim"], recipe["data"]["sources"]
+    shares = (f"{name}{'' if s['weight'] is None else ' ' + format(s['weight'], 'g')}" for name, s in sources.items())
+    steps = f"{state['step']:,} steps, {state['tokens']:,} tokens, " if measured else ""
+    facts = {
+        "base model": recipe["model"]["path"],
+        "training": f"{steps}{recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
+        "sources": ", ".join(shares),
+        "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",
+        "weights": dtype.name,
+        "versions": ", ".join(f"{k} {v}" for k, v in state["versions"].items()),
+    }
+    if measured and state.get("heldout_loss") is not None:
+        facts["held-out perplexity"] = f"{math.exp(min(state['heldout_loss'], 700.0)):.3f} (mean over held-out sources of the loss)"
+    return facts
+
+
+# -- front matter -----------------------------------------------------------------------------------------------------
+
+
+def _front(parts: Parts, state: dict[str, Any] | None) -> dict[str, Any]:
+    """What the Hub's index reads (huggingface.co/docs/hub/model-cards). A key whose value is not known is left out, but for the licence."""
+    newest = parts.own[-1]
+    bases = list(_bases(newest, state))
+    cards = [_front_of(folder) for folder in (newest, *(folder for folder, _ in bases)) if folder is not None]
+    ids = list(dict.fromkeys(hub for _, hub in bases[-1:] if hub)) or _texts(
+        next((c["base_model"] for c in cards if "base_model" in c), None)
+    )
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", **_license(parts.license, cards, ids)}
+    if ids:
+        front["base_model"] = ids
+        if not parts.merged and state:
+            front["base_model_relation"] = "finetune"
+    if datasets := _datasets(state):
+        front["datasets"] = datasets
+    front["language"] = next((found for card in cards if (found := _texts(card.get("language")))), ["en"])
+    chat = (newest / "chat_template.jinja").is_file()
+    front["tags"] = ["astronomy", "llama", *(["astrollama-trainer"] if state else []), *(["conversational"] if chat else [])]
+    front["tags"] += ["merge"] if parts.made_of else []
+    return front
+
+
+def _license(given: str | None, cards: list[dict[str, Any]], ids: list[str]) -> dict[str, str]:
+    if given:
+        return {"license": given}
+    for card in cards:
+        if isinstance(card.get("license"), str):
+            return {key: card[key] for key in ("license", "license_name", "license_link") if isinstance(card.get(key), str)}
+    known = next((license for hub in ids for pattern, license in LICENSES if re.match(pattern, hub)), None)
+    return {"license": known} if known else dict(UNKNOWN)
+
+
+def _bases(folder: Path, state: dict[str, Any] | None) -> Iterator[tuple[Path | None, str | None]]:
+    """What a model was trained from, and that from, back to the first: the folder where it is here, the Hub's name where it has one."""
+    for _ in range(MOST_BASES):
+        if state is None:
+            return
+        path = str(state["recipe"]["model"]["path"])
+        record = folder.parent.parent / "base_model.json"
+        recorded = json.loads(record.read_text()).get("folder") if record.is_file() else None
+        here = next((Path(p) for p in (path, recorded) if p and Path(p).is_dir()), None)
+        yield here, path if HUB_NAME.match(path) and not Path(path).exists() else None
+        if here is None:
+            return
+        folder, state = here, _state(here)
+
+
+def _front_of(folder: Path) -> dict[str, Any]:
+    """Front matter of a card that lies in a folder; empty where there is none that can be read."""
+    file = folder / CARD
+    try:
+        if not file.is_file():
+            return {}
+        with file.open("rb") as f:
+            text = f.read(LONGEST).decode("utf-8", "replace")
+        matter = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+        found = yaml.safe_load(matter.group(1)) if matter else None
+    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+
+
+def _datasets(state: dict[str, Any] | None) -> list[str]:
+    """Hub names of what the shards were made from, where the shards are here and tell."""
+    found: dict[str, None] = {}
+    for source in (state["recipe"]["data"]["sources"] if state else {}).values():
+        file = Path(source.get("path") or "") / "manifest.json"
+        try:
+            inputs = json.loads(file.read_text())["inputs"] if file.is_file() else []
+            names = [str(one["path"]).partition(":")[0] for one in inputs]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        found |= dict.fromkeys(name for name in names if HUB_NAME.match(name) and not FILE.search(name) and not Path(name).exists())
+    return list(found)
