@@ -83,7 +83,8 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
             state, evaluated, ended = _after_step(started, stops, state, stop=totals.agreed["stop"] > 0)
             step_seconds = time.perf_counter() - begun
         saver.finish()
-        return _outcome(started, stops, state, None if evaluated and state.step >= recipe.total_steps else ended)
+        whole = evaluated and state.step >= recipe.total_steps and (not ended or ended.save)
+        return _outcome(started, stops, state, None if whole else ended)
 
 
 def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -> tuple[TrainState, bool, Stop | None]:
@@ -97,7 +98,6 @@ def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -
         measured = started.record.save_seconds
         ended = stops.agree(world, measured and measured * (1 + saver.busy), str(saver.newest) if saver.newest else None)
     if (last or stop or _due(recipe.checkpoint.every_steps, state)) and not (ended and not ended.save):
-        world.beat.phase("saving")
         # where it was evaluated, one forward more beside those of the evaluation
         saver.save(started.extras(state, probe.record(started.engine, started.loader.shards[0].tokens(0), world) if evaluated else {}))
         if not ended and stops.agreed(world):

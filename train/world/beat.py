@@ -52,6 +52,11 @@ class Beat:
         """The phase this rank is in."""
         return self._phase
 
+    @property
+    def step(self) -> int:
+        """The step it is at; 0 before the first."""
+        return self._step
+
     def tell(self, block: mmap.mmap | None) -> None:
         """Write to this block from now on; None: to none."""
         self._block = block
