@@ -16,18 +16,20 @@ COMMANDS = {"deepspeed", "ds", "torchrun", "astrollama", "slurmstepd", "mpirun",
 TORCHRUN = {"torch.distributed.run", "torch.distributed.launch"}
 MODULES = {"deepspeed.launcher.runner", "deepspeed.launcher.launch", *TORCHRUN}
 NODE_LAUNCHER = "deepspeed.launcher.launch"
-LOOKED_AT = 6  # wrappers between a rank and its launcher, at most
+LOOKED_AT = 12  # wrappers between a rank and its launcher, at most
 
 
 class Launcher:
     """The chain of parents as it was at the start; none where no launcher started this process (its shell may go, under nohup)."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: bool = False) -> None:
+        """expected: whether this process was started by deepspeed's launch.py or torchrun, as its environment says."""
         above = _ancestors(os.getpid(), LOOKED_AT)
         ours = max((i for i, pid in enumerate(above) if _is_launcher(_words(pid))), default=-1) + 1
         if ours and NODE_LAUNCHER in _words(above[ours - 1]):  # its runner is on another node: the connection stands for it
             ours = next((i + 1 for i, pid in enumerate(above) if i >= ours and _is_remote_session(_words(pid))), ours)
         self._chain = [os.getpid(), *above[:ours]]
+        self._lost = expected and not ours  # it had gone before this process could ask to end with it
         # torchrun's agent passes on whatever ends it, and kills a while later
         self.repeats = any({"torchrun", *TORCHRUN} & {Path(w).name for w in _words(pid)[:8]} for pid in above[:ours])
         if ours:
@@ -41,8 +43,10 @@ class Launcher:
     @property
     def gone(self) -> bool:
         """Whether one of them has ended: its child has another parent then."""
-        return any(_parent_of(child) not in (parent, None) for child, parent in zip(self._chain, self._chain[1:], strict=False)) or any(
-            _parent_of(pid) is None for pid in self._chain[1:]
+        return (
+            self._lost
+            or any(_parent_of(child) not in (parent, None) for child, parent in zip(self._chain, self._chain[1:], strict=False))
+            or any(_parent_of(pid) is None for pid in self._chain[1:])
         )
 
 

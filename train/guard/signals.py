@@ -27,6 +27,7 @@ from train.guard.launcher import Launcher
 from train.guard.limits import Limits
 from train.guard.outcome import AT_ONCE, FAILED, PREEMPTED, Record
 from train.guard.parting import leave_now
+from train.world.launchers import has_launcher
 
 if TYPE_CHECKING:
     from train.world.board import Board
@@ -75,7 +76,7 @@ class Stops:
     def listen(self) -> None:
         """From now on."""
         self.begun = time.monotonic()
-        self._launcher = Launcher()
+        self._launcher = Launcher(expected=has_launcher(os.environ))
         self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
         # under nohup the terminal's end is to be ignored, and is

@@ -41,6 +41,11 @@ def place_of(env: Mapping[str, str]) -> Place:
     return Place(local_rank=_number(env, "LOCAL_RANK", 0))
 
 
+def has_launcher(env: Mapping[str, str]) -> bool:
+    """Whether deepspeed's launch.py or torchrun started this process: one that it must not outlive."""
+    return "CROSS_RANK" in env or "TORCHELASTIC_RUN_ID" in env
+
+
 def job_ends_at(env: Mapping[str, str]) -> float | None:
     """When the scheduler ends this job, in seconds of the epoch, where it says so: SLURM does."""
     text = env.get("SLURM_JOB_END_TIME", "")

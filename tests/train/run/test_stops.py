@@ -16,38 +16,45 @@ pytestmark = pytest.mark.slow
 
 
 def stopped_in(world, recipe_path: Path, phase: str, words: list[str], after_step: int = 2) -> tuple[bool, int, str, str]:
-    """A run of which rank 1 gets a SIGUSR1 in that phase: (finished, step, what is said, newest checkpoint)."""
+    """A run of which rank 1 gets a SIGUSR1 in that phase, or is at its time limit: (finished, step, what is said, newest checkpoint)."""
     from train.guard import signals
+    from train.guard.limits import Limits
     from train.recipe.load import load
     from train.run.loop import run
 
     signals.LOOK_SECONDS = 0.05
     over = threading.Event()
+    world.beat.at_step(0)  # the run before stood elsewhere
+
+    at = "forward" if phase == "limit" else phase
 
     def send() -> None:
-        while not over.is_set() and not (world.beat.now == phase and world.beat.step >= after_step):
+        while not over.is_set() and not (world.beat.now == at and world.beat.step >= after_step):
             time.sleep(0.0002)
-        if not over.is_set():
+        if phase == "limit":
+            stops.limits = Limits(ends=(("guard.minutes=9", time.monotonic() + 1),))
+        elif not over.is_set():
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    if world.rank == 1 and phase:
-        threading.Thread(target=send, daemon=True).start()
-    outcome = run(load(recipe_path, words), world)
-    over.set()
+    with signals.Stops() as stops:
+        if world.rank == 1 and phase:
+            threading.Thread(target=send, daemon=True).start()
+        outcome = run(load(recipe_path, words), world, stops=stops)
+        over.set()
     return outcome.finished, outcome.state.step, outcome.said, Path(outcome.checkpoint).name
 
 
 def stops(world, recipe_path: Path) -> dict[str, tuple]:
-    answers = ["heldout.every_steps=2", 'heldout.prompts=["a star", "a galaxy"]', "heldout.prompt_tokens=300"]
-    last = ["steps=3", "schedule.warmup_steps=1", *answers, "name=last", "heldout.every_steps=0"]
+    answers = ['heldout.prompts=["a star", "a galaxy"]', "heldout.prompt_tokens=300"]
+    last = ["steps=3", "schedule.warmup_steps=1", "name=last"]
     return {
-        "evaluation": stopped_in(world, recipe_path, "evaluation", ["name=evaluation", *answers]),
+        "evaluation": stopped_in(world, recipe_path, "evaluation", ["name=evaluation", "heldout.every_steps=2", *answers]),
         "saving": stopped_in(world, recipe_path, "saving", ["name=saving"]),
         "forward": stopped_in(world, recipe_path, "forward", ["name=forward"]),
         "behind": stopped_in(world, recipe_path, "forward", ["name=behind", "checkpoint.background=true"]),
-        "last": stopped_in(world, recipe_path, "evaluation", last, after_step=3),
-        "last again": stopped_in(world, recipe_path, "", [w.replace("=300", "=3") for w in last]),
-        "minutes": stopped_in(world, recipe_path, "", ["name=minutes", "guard.minutes=0.2", "checkpoint.every_steps=0"]),
+        "last": stopped_in(world, recipe_path, "evaluation", [*last, *answers], after_step=3),
+        "last again": stopped_in(world, recipe_path, "", last),
+        "minutes": stopped_in(world, recipe_path, "limit", ["name=minutes", "checkpoint.every_steps=0"]),
     }
 
 
@@ -95,5 +102,5 @@ def test_a_last_evaluation_that_was_cut_is_made_by_the_next_start(stopped):
 def test_a_run_ends_saved_within_its_minutes(stopped):
     ground, ends = stopped
     finished, step, said, checkpoint = ends["minutes"]
-    assert not finished and checkpoint == f"step_{step:06d}" and "by guard.minutes=0.2, saved" in said
-    assert json.loads((ground / "runs" / "minutes" / "outcome.json").read_text())["cause"] == "guard.minutes=0.2"
+    assert not finished and checkpoint == f"step_{step:06d}" and "by guard.minutes=9 (rank 1), saved" in said
+    assert json.loads((ground / "runs" / "minutes" / "outcome.json").read_text())["cause"] == "guard.minutes=9 (rank 1)"
