@@ -42,6 +42,7 @@ from data_tools.latex.tidy import HEADING
 from data_tools.latex.tree import Files, Tree
 
 MIN_WORDS = 20
+MAX_ABSTRACT = 1500
 _LABEL = re.compile(r"\\label\s{0,9}\{\s{0,9}([^{}\n]{1,200}?)\s{0,9}\}")
 
 
@@ -155,6 +156,10 @@ class _Passages:
 
 def _assemble(title: str, abstract: str, sections: list[Section], notes: list[str]) -> Paper:
     for section in [s for s in sections if s.title.strip(" .:").lower() == "abstract"]:
+        first, _, rest = section.text.partition("\n\n")
+        if len(section.text.split()) > MAX_ABSTRACT and len(first.split()) > MIN_WORDS:  # what follows it has no heading
+            abstract, section.text, section.title = abstract or first, rest, ""
+            continue
         abstract = abstract or section.text
         sections.remove(section)
     title = " ".join(title.split())

@@ -26,8 +26,12 @@ MAX_BRIEF = 150
 _SPACE = re.compile(r"\s*")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
 _ABSTRACT = re.compile(
-    r"\\begin\s{0,9}\{((?:onecol|singlecolumn|foreign|english|extended|en|eng)?[aA]bstracts?(?:[eE]n(?:g|glish)?|EN)?)\}|\\(abstracts?)(?![a-zA-Z@])"
+    r"\\begin\s{0,9}\{((?:onecol|singlecolumn|foreign|extended|en|eng|[eE]nglish|[fF]rench|[gG]erman|[sS]panish|[iI]talian)?[aA]bstracts?(?:[eE]n(?:g|glish)?|EN)?)\}|\\([aA]bstracts?)(?![a-zA-Z@])"
 )
+_OTHER_ABSTRACT = re.compile(
+    r"(?:[a-zA-Z]{2,10})?[aA]bstract(?:[a-zA-Z]{2,10})?|[rR]esum[eo]n?|[zZ]usammenfassung|[sS]amenvatting|[sS]ommario|[rR]iassunto|[kK]urzfassung"
+)
+_PART = re.compile(r"\\part(?![a-zA-Z@])\*?\s{0,9}")
 _ENGLISH = frozenset("the of and to in is that for we are with this by as on which from these it be was".split())
 _FRONT = re.compile(
     r"\\(title|author|affil|affiliation|altaffiltext|address|email|institute|keywords|date|correspondingauthor|maketitle|thanks"
@@ -77,7 +81,7 @@ def cut_environments(text: str, deadline: Deadline) -> str:
     cuts: list[tuple[int, int]] = []
     for token in _ENVIRONMENT.finditer(text):
         deadline.check(every=1024)
-        if token[2] not in DROP_ENVIRONMENTS:
+        if token[2] not in DROP_ENVIRONMENTS and not _OTHER_ABSTRACT.fullmatch(token[2]):
             continue
         if token[1] == "begin":
             opened.setdefault(token[2], []).append(token.start())
@@ -168,6 +172,9 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
     cuts = [h for h in headings if h[0] in (top, "appendix", "matter")]
     if len(cuts) > MAX_SECTIONS:
         raise PaperError("too many sections", f"{len(cuts)} headings of one level; at most {MAX_SECTIONS} are read")
+    if top == "chapter" and _PART.search(text):
+        text, headings = find_headings(_without_parts(text, deadline), deadline)
+        cuts = [h for h in headings if h[0] in (top, "appendix", "matter")]
     start = _front_end(text[: cuts[0][2]] if cuts else text, deadline)
     # before a book's first chapter stand title pages, never its introduction
     sections = [Section("", "front" if top == "chapter" else "body", text[start : cuts[0][2] if cuts else len(text)])]
@@ -180,6 +187,19 @@ def split_sections(text: str, deadline: Deadline) -> list[Section]:
         elif name != "appendix" or body.strip():
             sections.append(Section(title, "appendix" if appendix else "body", body))
     return sections
+
+
+def _without_parts(text: str, deadline: Deadline) -> str:
+    """A book without the titles of its parts, for they are of no chapter."""
+    out, at = [], 0
+    for found in _PART.finditer(text):
+        option = bracket(text, found.end()) if text.startswith("[", found.end()) else None
+        opening = _SPACE.match(text, option[1] if option else found.end()).end()
+        title = group(text, opening, deadline) if text.startswith("{", opening) else None
+        if title and found.start() >= at:
+            out.append(text[at : found.start()])
+            at = title[1]
+    return join((*out, text[at:]))
 
 
 def _front_end(text: str, deadline: Deadline) -> int:

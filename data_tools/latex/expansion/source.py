@@ -98,7 +98,8 @@ def _spelling(text: str) -> int:
     """How well accents and marks sit: small letters in words, quotes and dashes at their edges."""
     good = len(
         re.findall(
-            r"(?<=[a-zA-Z])[áàâäãåçéèêëíìîïñóòôöõøúùûüæœß]|[ÁÀÂÄÅÇÉÈÊËÍÎÖÓØÚÜ](?=[a-z])|[ ([][“‘«]|[”’»–—…](?=[\s.,;:)])|[a-z]’s", text
+            r"(?<=[a-zA-Z])[áàâäãåçéèêëíìîïñóòôöõøúùûüæœß]|(?<![a-zA-Z])[áàâäåçéèêëíîöóøúüÁÀÂÄÅÇÉÈÊËÍÎÖÓØÚÜ](?=[a-z])|[ ([][“‘«]|[”’»–—…](?=[\s.,;:)])|[a-z]’s",
+            text,
         )
     )
     return 2 * good - len(re.findall(r"[^\x00-\x7f]", text))

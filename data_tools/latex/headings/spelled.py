@@ -44,6 +44,7 @@ _NAMES_A_LEVEL = re.compile(
 _LAYOUT_OF_HEADINGS = re.compile(
     r"[fF]ont|[mM]ark|[nN]ame|[fF]ormat|style|numbering|[cC]lear|[rR]ef|the|toc|in|by|at[a-z]|after|before|every|add|cross|inter|dis"
 )
+_ANNEX = re.compile(r"\\(?:[aA]nnexe?|Appendix|[aA]pp(?:endix)?(?:[cC]hapter|[sS]ection))(?![a-zA-Z@])\s{0,9}\*?\s{0,9}(?=[\[{])")
 _CHAPTER = re.compile(r"\\chapter(?![a-zA-Z@])")
 _TITLE = re.compile(r"\{\s{0,9}([^{}\n]{3,60}?)\s{0,9}\}")
 _PNAS = re.compile(r"\\(?:matmethods|materialsandmethods)(?![a-zA-Z])\s{0,9}\{")
@@ -57,6 +58,7 @@ def spell_headings(text: str) -> str:
     text = _AS_ENVIRONMENT.sub(lambda m: f"\n\n\\{m[1]}" if m[1] else "\n\n", text)
     text = _STARRED.sub(lambda m: f"\\{m[1]}{m[2] or ''}", text)
     chapters = _CHAPTER.search(text) is not None
+    text = _ANNEX.sub(rf"\n\n\\appendix\n\\{'chapter' if chapters else 'section'}*", text)
     text = _ALIAS.sub(lambda m: _alias(m, chapters), text)
     if r"\end" in text:
         text = _ENDED.sub(lambda m: f"\n\n\\{_ALIASES[m[1]]}*{{{m[2]}}}\n", text)

@@ -22,10 +22,12 @@ BACK = re.compile(
     r"^(?:the )?acknowled|^(?:thanks|remerciements?|agradecimientos|agradecimentos|ringraziamenti|danksagung|dankwoord)$|^references?$|^bibliography|^literature cited|affiliations?$|author contributions?"
     r"|conflicts? of interest|competing interests|^disclosures?|^fundings?(?: |$)|^(?:data|codes?|software|materials?|resources?)\b.{0,40}\bavailability"
     r"|^availability of (?:data|code)|^related resources|^supporting information|^orcid|author information|^credit author"
-    r"|^dedication|^keywords?$|^authors?$|^declarations?$|ethics statement|reproducibility statement"
+    r"|^dedication|^keywords?$|ethics statement|reproducibility statement"
 )
 # apparatus where they are short, matter of the paper where they are long
-BRIEF_BACK = re.compile(r"^(?:software|facilities|facility)(?:,? and .{0,20})?$|^supplementary (?:materials?|data)$|^contributions?$")
+BRIEF_BACK = re.compile(
+    r"^(?:software|facilities|facility)(?:,? and .{0,20})?$|^supplementary (?:materials?|data)$|^contributions?$|^authors?$|^declarations?$"
+)
 APPENDIX = re.compile(r"^(?:appendix|appendices|supplement)")
 KNOWN = re.compile(
     r"^(?:(?:the |our )?(?:introduct\w+|observations?|data|samples?|methods?|methodology|results?|analysis|discussions?|models?|theory|simulations?"

@@ -142,3 +142,15 @@ def test_the_main_file_may_leave_even_the_beginning_to_another() -> None:
     paper = read_paper({"m.tex": main, "preamble.tex": b"\\newcommand{\\x}{y}\n", "body.tex": body, "one.tex": one})
     assert paper.title == "A title" and paper.introduction.startswith("Words of the first chapter.")
     assert "subfiles" not in paper.text
+
+
+def test_a_few_letters_beyond_ascii_tell_the_encoding_by_where_they_stand() -> None:
+    for text in (
+        "Algorithmique et géométrie discrète, droites discrètes",
+        "Größe über alles",
+        "À la recherche d'une étoile",
+        "El año próximo",
+    ):
+        for codec in ("cp1252", "mac-roman"):
+            passage = words(r"\input{sub}", "", {"sub.tex": text.encode(codec)})
+            assert passage == text, codec

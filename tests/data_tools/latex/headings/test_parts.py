@@ -160,8 +160,10 @@ def test_a_summary_before_the_introduction_is_not_the_conclusion() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [r"\begin{foreignabstract}@\end{foreignabstract}", r"\begin{abstract}@\end{abstract}", r"\begin{abstractEN}@\end{abstractEN}"]
-)
+    "other",
+    [r"\begin{foreignabstract}@\end{foreignabstract}", r"\begin{abstract}@\end{abstract}", r"\begin{abstractEN}@\end{abstractEN}",
+     r"\begin{ThesisAbstract}\begin{EnglishAbstract}@\end{EnglishAbstract}\end{ThesisAbstract}"],
+)  # fmt: skip
 def test_of_abstracts_in_two_languages_the_english_one_is_the_papers(other: str) -> None:
     spanish = "Presentamos una medida de la masa de las galaxias que están en los cúmulos y que son las más lejanas de todas, " * 3
     english = "We present a measurement of the mass of the galaxies that are in clusters and that are the most distant of all, " * 3
@@ -170,3 +172,41 @@ def test_of_abstracts_in_two_languages_the_english_one_is_the_papers(other: str)
     assert paper.abstract.startswith("We present") and paper.text.count("measurement") == 3
     assert read(rf"\begin{{abstract}}{spanish}\end{{abstract}}{body}").abstract.startswith("Presentamos")
     assert read(rf"\begin{{abstract}}{english}\end{{abstract}}{other.replace('@', spanish)}{body}").abstract.startswith("We present")
+
+
+def test_an_abstract_with_a_heading_and_no_heading_behind_it_ends_with_its_paragraph() -> None:
+    paper = read(rf"\subsection{{Abstract}}{WORDS}\newpage{LONG * 9}\subsection{{References}}")
+    assert paper.abstract == " ".join(WORDS.split())
+    assert [s["title"] for s in paper.sections] == [""] and paper.text.count("many stars") == 73
+
+
+def test_an_abstract_by_any_command_is_no_section() -> None:
+    body = rf"\section{{Introduction}}{WORDS}\section{{Data}}{WORDS}\section{{Conclusion}}Last words. {WORDS}"
+    assert read(rf"\Abstract{{{WORDS}}}{body}").abstract == " ".join(WORDS.split())
+    for name in ("FrenchAbstract", "resumen", "Zusammenfassung", "abstractfr"):
+        assert (
+            "Étoiles"
+            not in read(rf"\begin{{abstract}}{WORDS}\end{{abstract}}{body}\begin{{{name}}}Étoiles {LONG}\end{{{name}}}").conclusion
+        )
+
+
+def test_a_subsection_about_authors_is_matter_for_its_length() -> None:
+    body = rf"\section{{Introduction}}{WORDS}\section{{What it means}}{WORDS}\subsection{{Authors}}"
+    assert "Authors" in read(body + LONG).text
+    assert "Authors" not in read(body + WORDS).text
+
+
+def test_titles_of_a_books_parts_are_of_no_chapter() -> None:
+    part = r"\part[Short]{Objects \\ {\large Pieces of lines}}\part*{More}"
+    paper = read(rf"\chapter{{Introduction}}{WORDS}{part}\chapter{{Data}}{LONG}", "book")
+    assert paper.introduction == " ".join(WORDS.split()) and "Pieces" not in paper.text
+
+
+@pytest.mark.parametrize("command", ["Annex", "annexe", "Appendix", "appendixsection", "appsection", "appendixchapter"])
+def test_a_command_for_an_appendix_ends_the_conclusion(command: str) -> None:
+    for level, kind in (("chapter", "book"), ("section", "article")):
+        paper = read(
+            rf"\{level}{{Introduction}}{WORDS}\{level}{{Data}}{WORDS}\{level}{{Conclusion}}Last words. {WORDS}\{command}{{Tables}}{WORDS}",
+            kind,
+        )
+        assert kinds(paper)[2:] == [("Conclusion", "conclusion"), ("Tables", "appendix")]
