@@ -200,3 +200,18 @@ def test_a_node_that_dies_under_ssh_is_left_out_and_comes_back_at_the_next_start
     processes.wait_until(lambda: not ground.ranks("gone"), seconds=60)
     steps = [r["step"] for r in ground.lines("gone")]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_without_ssh_a_dead_rank_is_started_again_and_a_stop_on_one_node_ends_the_calls_of_all_with_75(ground):
+    calls = ground.start("no_ssh", 2, "calls", "steps=9999", "checkpoint.every_steps=3", "guard.timeout_seconds=30")
+    ground.wait_for_step("calls", 5, *calls)
+    ground.ranks("calls")[1].kill()
+    step = ground.lines("calls")[-1]["step"]
+    ground.wait_for_step("calls", step + 5, *calls)
+    ground.nodes[1].started(calls[1]).terminate()
+    assert [p.wait(PATIENCE) for p in calls] == [75, 75], ground.said("calls")
+    assert not ground.ranks("calls")
+    steps = [r["step"] for r in ground.lines("calls")]
+    assert steps == list(range(1, len(steps) + 1))
+    newest = max(p.name for p in (ground.folder / "runs" / "calls" / "checkpoints").glob("step_*"))
+    assert newest == f"step_{steps[-1]:06}"

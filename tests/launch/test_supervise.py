@@ -150,6 +150,22 @@ def test_a_signal_to_the_supervisor_saves_ends_and_gives_75(tmp_path, launcher, 
     assert "told to stop" in said and not ground.alive()
 
 
+def test_a_stop_told_to_another_nodes_supervisor_of_the_same_run_is_heard(ground):
+    process = ground.start("train train")
+    processes.wait_until(lambda: ground.steps() > 2, process)
+    elsewhere = json.loads((ground.run / "outcome.json").read_text())["started"]
+    (ground.run / "stop.json").write_text(json.dumps({"started": elsewhere, "host": "gpu02"}))
+    [rank] = [p for p in ground.alive() if p.environ().get("RANK") == "1"]
+    rank.terminate()  # as that supervisor's signal reaches all ranks
+    for other in ground.alive():
+        if "rank.py" in " ".join(other.cmdline()):
+            other.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and said.count("supervise: start") == 1, said
+    code, said = ground.end("train die finish")  # that stop was for another start
+    assert code == 0 and "starting again" in said, said
+
+
 def test_a_supervisor_that_is_killed_takes_its_launcher_along(ground):
     process = ground.start("train")
     processes.wait_until(lambda: ground.steps() > 2, process)

@@ -28,6 +28,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # SIGTERM srun has its tasks killed within seconds.
 HAND_ON = {"torchrun": signal.SIGTERM, "srun": signal.SIGUSR1}
 GRACE_SECONDS = 300.0  # for ranks that save after their launcher is gone
+STOP = "stop.json"  # in a run's folder
 POLL_SECONDS = 0.2
 SHOWN = 200  # characters of a cause; all of it is in the run's folder
 
@@ -103,7 +104,12 @@ class Supervisor:
         # a report names who was at fault; what the run itself tells may be what its other ranks saw of it
         cause = _of(faults[0]) if faults else told.cause if told else ""
         hosts = tuple(sorted({str(f["host"]) for f in faults if f.get("host")}))
-        return Ended(code, newest_step(self.plan.run_dir), cause, told is not None, self.asked is not None, hosts)
+        asked = (
+            self.asked is not None
+            or found is not None
+            and _asked_to_stop(self.plan.run_dir) == found.started >= began - outcome.CLOCKS_SECONDS
+        )
+        return Ended(code, newest_step(self.plan.run_dir), cause, told is not None, asked, hosts)
 
     def _on_signal(self, number: int, _: object) -> None:
         self.asked = signal.Signals(number).name
@@ -114,6 +120,8 @@ class Supervisor:
         if number is None:
             return
         name = _name(command)
+        if name not in HAND_ON:
+            _ask_to_stop(self.plan.run_dir)
         ranks = [] if name in HAND_ON else ranks_of(self._child.pid, command)
         for rank in ranks:
             _send(rank, number)
@@ -196,6 +204,23 @@ class Watch:
 
 def say(text: str) -> None:
     print(f"supervise: {text}", file=sys.stderr, flush=True)
+
+
+def _ask_to_stop(run_dir: Path) -> None:
+    """For supervisors of the same run on other nodes: its ranks there end with 75, too, and are not to be started again."""
+    if found := outcome.read(run_dir):
+        try:
+            (run_dir / STOP).write_text(json.dumps({"started": found.started, "host": socket.gethostname()}), encoding="utf-8")
+        except OSError as error:
+            say(f"{run_dir / STOP}: cannot be written ({error.strerror}); supervisors on other nodes start the run again, stop them, too")
+
+
+def _asked_to_stop(run_dir: Path) -> float | None:
+    """Which start a supervisor, here or on another node, was told to stop, by when it began."""
+    try:
+        return json.loads((run_dir / STOP).read_text(encoding="utf-8"))["started"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _of(report: dict) -> str:
