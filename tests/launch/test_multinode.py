@@ -176,7 +176,9 @@ def test_a_dead_rank_under_slurm_and_a_dead_node_are_started_again_without_a_hum
     assert ground.ended(job) == "CANCELLED"
     steps = [r["step"] for r in ground.lines("deaths")]
     assert steps == list(range(1, len(steps) + 1))
-    on_slurm.start_node(ground.nodes.grow(dead.name))
+    back = ground.nodes.grow(dead.name)
+    on_slurm.start_node(back)
+    cluster.sshd(ground.nodes, back)
 
 
 def test_a_node_that_dies_under_ssh_is_left_out_and_comes_back_at_the_next_start(ground):
