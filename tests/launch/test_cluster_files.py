@@ -1,7 +1,9 @@
 """The files that start runs on clusters: their words are right, their mistakes are told; what they do on nodes is tests/launch/test_multinode.py."""
 
+import json
 import os
 import socket
+import time
 
 import pytest
 import yaml
@@ -97,6 +99,7 @@ def test_the_job_of_kubernetes_is_consistent():
     assert (ROOT / env["RECIPE"]).is_file() and f"{job['metadata']['name']}-0.{pod['subdomain']}:" in script
     assert processes.run(["bash", "-n", "-c", script]).returncode == 0
     assert processes.run(["bash", "-n", "-c", container["livenessProbe"]["exec"]["command"][2]]).returncode == 0
+    assert "/heartbeats/" in container["livenessProbe"]["exec"]["command"][2]
     mounted = {m["name"] for m in container["volumeMounts"]}
     assert mounted == {v["name"] for v in pod["volumes"]}
     assert pod["terminationGracePeriodSeconds"] > 500, "longer than torchrun waits for its ranks"
@@ -104,3 +107,31 @@ def test_the_job_of_kubernetes_is_consistent():
 
 def test_the_example_of_a_hostfile_is_one():
     assert list(parse_hostfile((LAUNCH / "hostfile.example").read_text())) == ["gpu01", "gpu02"]
+
+
+def test_a_pod_lives_while_its_own_ranks_beat(tmp_path):
+    job = list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))[1]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    probe = container["livenessProbe"]["exec"]["command"]
+    probe[2] = probe[2].replace("/tmp/started", str(tmp_path / "started"))
+    beats = tmp_path / "runs" / "cpt" / "heartbeats"
+    beats.mkdir(parents=True)
+
+    def alive(host: str) -> bool:
+        return processes.run(probe, cwd=tmp_path, env=os.environ | {"NAME": "cpt", "HOSTNAME": host}).returncode == 0
+
+    def beat(rank: int, host: str, minutes_ago: float) -> None:
+        file = beats / f"rank_{rank:05}.json"
+        file.write_text(json.dumps({"rank": rank, "host": host, "step": 7}))
+        os.utime(file, (time.time() - 60 * minutes_ago,) * 2)
+
+    assert not alive("astro-1")
+    (tmp_path / "started").touch()
+    assert alive("astro-1"), "it has an hour to start"
+    os.utime(tmp_path / "started", (time.time() - 7200,) * 2)
+    beat(0, "astro-0", 0)
+    assert not alive("astro-1") and alive("astro-0")
+    beat(1, "astro-1", 5)
+    assert alive("astro-1")
+    beat(1, "astro-1", 30)
+    assert not alive("astro-1")

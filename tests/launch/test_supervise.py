@@ -180,15 +180,15 @@ def test_a_supervisor_that_is_killed_takes_its_launcher_along(ground):
 def test_a_host_at_fault_again_and_again_is_left_out(tmp_path):
     ground = Ground(tmp_path, "deepspeed")
     hostfile = tmp_path / "hosts"
-    hostfile.write_text("gpu01 slots=1\ngpu02 slots=1\n")
+    hostfile.write_text("gpu01.cluster slots=1\ngpu02.cluster slots=1\n")  # a rank there calls its host gpu02
     ssh = tmp_path / "bin" / "ssh"
     ssh.write_text("#!/bin/sh\nexit 0\n")
     ssh.chmod(0o755)
-    code, said = ground.end("fault fault finish", launcher_options=("--hostfile", str(hostfile), "--master_addr", "gpu02"))
+    code, said = ground.end("fault fault finish", launcher_options=("--hostfile", str(hostfile), "--master_addr", "gpu02.cluster"))
     assert code == 0, said
-    assert "without gpu02: at fault again and again" in said
-    assert list(parse_hostfile((ground.run / "hostfile").read_text())) == ["gpu01"]
-    assert hostfile.read_text() == "gpu01 slots=1\ngpu02 slots=1\n", "the user's own stays as it was"
+    assert "without gpu02.cluster: at fault again and again" in said
+    assert list(parse_hostfile((ground.run / "hostfile").read_text())) == ["gpu01.cluster"]
+    assert hostfile.read_text() == "gpu01.cluster slots=1\ngpu02.cluster slots=1\n", "the user's own stays as it was"
 
 
 def test_a_wrong_recipe_is_refused_before_anything_starts(ground):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from train.guard.supervise import Ended, Limits, left_out, parse_hostfile
@@ -31,7 +31,7 @@ class Hosts:
         if not history:
             return self.command
         lines = parse_hostfile(self.file.read_text(encoding="utf-8"))
-        bad = left_out(history, list(lines), self.limits, self.at_least)
+        bad = left_out([_by_names_of(lines, ended) for ended in history], list(lines), self.limits, self.at_least)
         silent = [h for h in unreachable([h for h in lines if h not in bad], _ssh_options(self.command))]
         silent = silent[: max(0, len(lines) - len(bad) - self.at_least)]
         for hosts, why in ((bad, "at fault again and again"), (silent, "not reached by ssh; looked for again at the next start")):
@@ -41,6 +41,13 @@ class Hosts:
         self.now.parent.mkdir(parents=True, exist_ok=True)
         self.now.write_text("".join(line + "\n" for line in kept.values()), encoding="utf-8")
         return on_hosts(self.command, self.now, [*bad, *silent])
+
+
+def _by_names_of(hosts: Iterable[str], ended: Ended) -> Ended:
+    """Ranks know their host as it calls itself, a hostfile perhaps by its full name or address."""
+    named = {known: host for host in hosts for known in (host, host.split(".")[0], _address(host)) if known}
+    found = (named.get(host) or named.get(host.split(".")[0]) or named.get(_address(host)) for host in ended.hosts)
+    return replace(ended, hosts=tuple(host for host in found if host))
 
 
 def hostfile_of(command: Sequence[str]) -> Path | None:
