@@ -127,12 +127,14 @@ def _gpu_bytes(text: str) -> float:
 def _guarded(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
     try:
         return _open(args, check, rank, stops)
-    except (ValueError, RuntimeError, OSError) as error:
+    except KeyboardInterrupt:
+        return 130
+    except BaseException as error:
+        if getattr(error, "reported", False):  # by the watchers, once for all ranks
+            return 1
         if (said := message(error)) is None:
             raise
         return _complain(said, rank)
-    except KeyboardInterrupt:
-        return 130
 
 
 def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
@@ -165,12 +167,14 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
 
     hush()
     with waiting("starting: importing PyTorch") if rank == 0 else contextlib.nullcontext():
+        from train.guard.watch.heartbeat import watched
         from train.run.loop import run
         from train.world.ranks import World
 
     world = World.from_env()
 
-    outcome = run(recipe, world, args.resume, stops)
+    with watched(world, recipe.run_dir, recipe.guard.hang_seconds, recipe.guard.timeout_seconds):
+        outcome = run(recipe, world, args.resume, stops)
     world.log0(outcome.said)
     return 0 if outcome.finished else PREEMPTED
 

@@ -101,6 +101,38 @@ def run_ranks(function: Callable[..., Any], size: int, *args: Any, seconds: floa
     return [got[r] for r in range(size)]
 
 
+def exit_codes(function: Callable[..., Any], size: int, *args: Any, seconds: float = processes.SECONDS) -> list[int]:
+    """How each rank's process ended (negative: by that signal) when the function was called on it; what it returns or raises is not looked at.
+
+    Raises:
+        RankFailed: some are still there; they are killed.
+    """
+    processes.check_allowed()
+    port = processes.free_port()
+    ranks = [_context.Process(target=_one_rank_alone, args=(function, r, size, port, args), daemon=True) for r in range(size)]
+    deadline = time.monotonic() + seconds
+    try:
+        for p in ranks:
+            p.start()
+        for p in ranks:
+            p.join(max(0.0, deadline - time.monotonic()))
+        if left := [r for r, p in enumerate(ranks) if p.exitcode is None]:
+            raise RankFailed(f"ranks {left} did not end within {seconds:g} s")
+        return [p.exitcode for p in ranks]
+    finally:
+        for p in (p for p in ranks if p.pid is not None):
+            p.kill()
+            p.join(timeout=20)
+
+
+def _one_rank_alone(function: Callable[..., Any], rank: int, size: int, port: int, args: tuple) -> None:
+    try:
+        function(enter_world(rank, size, port), *args)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
 def enter_world(rank: int, size: int, port: int) -> Any:
     """A connected World in this process."""
     os.environ.update(

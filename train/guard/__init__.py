@@ -1,1 +1,1 @@
-"""What stops a run, or keeps two from one folder: signals, non-finite steps, the run lock."""
+"""What stops a run, keeps two from one folder, or ends all ranks when one fails: signals, watchers, fault reports."""

@@ -44,9 +44,17 @@ def _end_children() -> None:
     """Compilers at work, above all: ninja takes away what is half built when it is asked to end."""
     import psutil
 
-    children = psutil.Process().children(recursive=True)
+    children = [child for child in psutil.Process().children(recursive=True) if _is_of_our_session(child.pid)]
     for number in ("terminate", "kill"):
         for child in children:
             with contextlib.suppress(psutil.Error):
                 getattr(child, number)()
         _, children = psutil.wait_procs(children, timeout=2)
+
+
+def _is_of_our_session(pid: int) -> bool:
+    """The process that watches this one is of another: it ends after it, by itself."""
+    try:
+        return os.getsid(pid) == os.getsid(0)
+    except OSError:
+        return False

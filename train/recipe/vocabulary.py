@@ -178,6 +178,7 @@ class Guard:
     minutes: Minutes | None = field(default=None, metadata=_POSITIVE)
     # from a SIGTERM to the SIGKILL that follows, as launcher and scheduler are set: a save that takes longer is not begun
     grace_seconds: Seconds = field(default=30, metadata=_at_least(0))
+    hang_seconds: Seconds = field(default=45, metadata=_at_least(0))  # a run without a sign of progress for so long is ended; 0: it is not
 
 
 @dataclass(frozen=True, kw_only=True)

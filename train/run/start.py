@@ -114,6 +114,7 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
     with ExitStack() as held:
         if lock := run_lock.take(recipe.run_dir, world):
             held.callback(lock.close)
+        world.beat.phase("opening")  # from here on the run's folder is ours
         stops.record = record = held.enter_context(outcome.recorded(recipe.run_dir, world))
         root = place(recipe.checkpoints)
         stops.clear = lambda: _clear_start(recipe, root)
@@ -155,7 +156,8 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         h = recipe.heldout
         prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None
         heldout = Heldout(engine, world, heldout_shards, recipe.data.seq_len, h.max_rows, recipe.micro_batch, prompts)
-        yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, found is not None, record)
+        with world.beat.failing():
+            yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, found is not None, record)
 
 
 def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> tuple[Path | None, dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""What a rank is doing, in memory that it shares with the process that watches it (train/guard/watcher.py).
+"""What a rank is doing, in memory that it shares with the process that watches it (train/guard/watch/watcher.py).
 
 beat.at_step(7); beat.phase("forward"); beat.mark() …     the rank: a few bytes written, no system call, no word to other ranks
 said(block)                                               its watcher, which still reads them when the rank is dead or stuck
@@ -15,7 +15,7 @@ import contextlib
 import json
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Beat:
 
     def __init__(self) -> None:
         self._block: mmap.mmap | None = None
+        self.listener: Callable[[BaseException], None] | None = None  # hears of what ends the run before anything is closed
         self._marks = self._meetings = self._step = 0
         self._phase = "starting"
         self._details: dict[str, Any] = {}
@@ -98,6 +99,16 @@ class Beat:
         yield
         self._marks += 1
         self._write()
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        """Around what may fail, within all that its end will close."""
+        try:
+            yield
+        except BaseException as error:
+            if self.listener:
+                self.listener(error)
+            raise
 
     def _write(self, meeting: int = 0) -> None:
         if self._block is not None:

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 EARLIER_LINES = 2000  # kept until there is a log to write them to
 
@@ -171,6 +171,32 @@ def lasting() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         screen.hushed, warnings.showwarning = False, screen.warnings
         screen.log.close()
+
+
+@contextlib.contextmanager
+def native_stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """What libraries written in C print to stderr goes to a file; Python's own words go where they went, within `lasting`."""
+    stream = sys.stderr
+    if not isinstance(stream, Lasting):
+        yield
+        return
+    before = stream._stream
+    try:
+        number = before.fileno()
+        screen = os.dup(number)
+    except (OSError, ValueError):
+        yield
+        return
+    before.flush()
+    stream._stream = open(screen, "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+    os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        stream._stream.flush()
+        os.dup2(screen, number)
+        stream._stream.close()
+        stream._stream = before
 
 
 def keep_log(path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Who did not arrive, and why: causes before effects, and the same judgement on both sides of a cut."""
+
+import dataclasses
+
+import pytest
+
+from train.guard.watch.findings import Condition, judge, limit_seconds, ranks_in_words
+
+GLOO = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:40373: Connection reset by peer"
+
+
+def well(rank: int, **changes) -> Condition:
+    return dataclasses.replace(
+        Condition(rank, f"node{rank // 2}", "running", step=7, phase="backward", meetings=40, waits=True, at=100.0), **changes
+    )
+
+
+def of(*conditions: Condition | None) -> dict[int, Condition | None]:
+    return dict(enumerate(conditions))
+
+
+def broken(rank: int, at: float = 100.0) -> Condition:
+    return well(rank, state="raised", cause=GLOO, error_type="RuntimeError", at=at)
+
+
+@pytest.mark.parametrize("guilty", [0, 1, 2, 3])
+def test_a_dead_rank_is_the_cause_and_the_broken_connections_it_leaves_are_not(guilty):
+    ranks = [broken(r, at=99.0) for r in range(4)]
+    ranks[guilty] = well(guilty, state="gone", cause="killed by SIGKILL", at=100.0)  # its end is seen later than what it does to others
+    assert (judge(of(*ranks)).ranks, judge(of(*ranks)).kind) == ((guilty,), "killed")
+    ranks[guilty] = well(guilty, state="gone", cause="ended with exit code 0 before the run did")
+    assert judge(of(*ranks)).kind == "exited"
+
+
+def test_of_several_causes_the_first_counts_and_a_launchers_kills_come_after_it():
+    found = judge(
+        of(
+            well(0, state="gone", cause="killed by SIGTERM", at=102.0),
+            well(1, state="raised", cause="TypeError: x", error_type="TypeError"),
+        )
+    )
+    assert (found.ranks, found.kind, found.cause) == ((1,), "raised", "TypeError: x")
+
+
+def test_ranks_of_one_host_that_die_together_are_named_together():
+    dead = [well(r, state="gone", cause="killed by SIGKILL", at=100 + r / 10) for r in (2, 3)]
+    assert judge(of(broken(0), broken(1), *dead)).ranks == (2, 3)
+
+
+def test_a_stopped_rank_is_named_while_all_others_wait():
+    assert judge(of(well(0, state="stalled"), well(1, state="stopped"))).ranks == (1,)
+
+
+@pytest.mark.parametrize(
+    ("size", "lost", "named"),
+    [(2, {1}, (1,)), (2, {0}, (1,)), (4, {3}, (3,)), (4, {0}, (0,)), (4, {1, 2, 3}, (0,)), (4, {0, 1}, (2, 3)), (4, {2, 3}, (2, 3))],
+)
+def test_both_sides_of_a_cut_name_the_same_ranks(size, lost, named):
+    def side(unseen: set[int]) -> dict[int, Condition | None]:
+        return {r: None if r in unseen else well(r, state="stalled") for r in range(size)}
+
+    here, there = judge(side(lost)), judge(side(set(range(size)) - lost))
+    assert here.ranks == there.ranks == named
+    assert here.kind == there.kind == "unreachable"
+
+
+def test_a_host_whose_own_link_is_down_is_the_lost_one_whatever_it_holds():
+    waiting, alone = well(1, state="stalled"), well(0, state="stalled", link_down=True)
+    assert judge({0: None, 1: waiting}, frozenset({0})).ranks == (0,)
+    assert judge({0: alone, 1: None}).ranks == (0,) and "own link is down" in judge({0: alone, 1: None}).cause
+
+
+def test_a_rank_that_is_stuck_in_its_own_code_is_told_from_those_that_wait_for_it():
+    waiting = [well(r, state="stalled", idle_seconds=50) for r in range(4)]
+    fewer = list(waiting)
+    fewer[2] = well(2, state="stalled", meetings=39, waits=False, place="data/loader.py:80 in next_step", idle_seconds=50)
+    assert judge(of(*fewer)).ranks == (2,) and "data/loader.py:80" in judge(of(*fewer)).cause
+    in_a_layer = list(waiting)
+    in_a_layer[3] = well(3, state="stalled", waits=False, place="model.py:5 in hook", idle_seconds=50)
+    assert judge(of(*in_a_layer)).ranks == (3,)
+    unseen = [
+        well(r, state="stalled", waits=False, place="zero3.py:90 in step") for r in range(4)
+    ]  # as on a GPU: all in one synchronisation
+    unseen[1] = dataclasses.replace(unseen[1], place="model.py:5 in hook")
+    assert judge(of(*unseen)).ranks == (1,)
+    assert "none is late" in judge(of(*waiting)).cause
+
+
+def test_an_error_agreed_on_by_all_has_one_voice_or_the_ranks_it_names():
+    alike = [well(r, state="raised", cause="the checkpoint was not written", users_fault=True, at=100 - r) for r in range(3)]
+    assert judge(of(*alike)).ranks == (0,)
+    named = [dataclasses.replace(c, named_ranks=(2,)) for c in alike]
+    assert judge(of(*named)).ranks == (2,)
+
+
+def test_a_mistake_of_the_user_before_the_first_step_is_a_refusal():
+    refused = well(1, state="raised", cause="shards/0.arrow: changed", users_fault=True, step=0)
+    assert judge(of(broken(0), refused)).kind == "refused"
+    assert judge(of(broken(0), dataclasses.replace(refused, step=3))).kind == "raised"
+
+
+def test_a_broken_connection_without_a_dead_rank_is_the_networks():
+    found = judge(of(broken(0), broken(1)))
+    assert found.kind == "network" and "Connection reset" in found.cause
+
+
+def test_a_second_ctrl_c_is_no_fault():
+    assert judge(of(well(0, state="interrupted"), broken(1))).kind == "interrupted"
+
+
+def test_what_takes_long_each_time_may_take_long_and_what_is_new_may_as_long_as_it_works():
+    assert limit_seconds(45, 600, longest=0.1, quiet=50) == 45
+    assert limit_seconds(45, 600, longest=100.0, quiet=50) == 300  # an upload that takes its time
+    assert limit_seconds(45, 600, longest=None, quiet=3) == 600  # compiling
+    assert limit_seconds(45, 600, longest=None, quiet=45) == 45
+    assert limit_seconds(0, 600, longest=0.1, quiet=45) == 600
+
+
+def test_ranks_are_said_shortly():
+    assert [ranks_in_words(r) for r in ([3], [0, 1, 2, 5], [7, 9])] == ["rank 3", "ranks 0-2, 5", "ranks 7, 9"]

@@ -1,0 +1,134 @@
+"""Real ranks over gloo, one of which does what ranks do: every rank ends soon, and one report names it."""
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.made import ranks
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+HANG = 6
+
+
+class ShardError(ValueError):
+    """As the project's own errors are: their module says so."""
+
+
+ShardError.__module__ = "data_tools.shards.reader"
+
+
+def deadlock() -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def refuse() -> None:
+    raise ShardError("shards/00003.arrow: changed while the run read it; copy it again")
+
+
+def fail() -> None:
+    raise TypeError("unsupported operand")
+
+
+DOES = {
+    "raises": (fail, "raised", "TypeError: unsupported operand (tests/train/guard/watch/test_watcher.py"),
+    "refuses": (refuse, "raised", "shards/00003.arrow: changed while the run read it; copy it again"),
+    "exits": (lambda: os._exit(0), "exited", "ended with exit code 0 before the run did"),
+    "leaves": (lambda: exit(0), "raised", "asked to exit with 0 from within"),
+    "dies": (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed", "killed by SIGKILL"),
+    "stops": (lambda: os.kill(os.getpid(), signal.SIGSTOP), "stopped", "stopped by a signal"),
+    "hangs": (deadlock, "stuck", "in deadlock"),
+}
+CASES = [(does, k % 2) for k, does in enumerate(DOES)] + [("dies", 1), ("hangs", 1)]
+
+
+def train(world, folder: Path, guilty: int, does: str) -> None:
+    """Five good steps, then the fault; what the ranks print goes to `screen`."""
+    import sys
+
+    from train.guard.watch.heartbeat import watched
+    from train.world.output import lasting
+
+    screen = os.open(folder / "screen", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(screen, 2)
+    sys.stderr = os.fdopen(os.dup(screen), "w", buffering=1)
+    sys.argv = ["launch/pretrain.py", "recipe.yaml", "checkpoint.to=s3://KEY:canary-in-a-url@bucket/x"]
+    with lasting(), watched(world, folder / "runs" / "tiny", HANG, 600), world.beat.failing():
+        world.beat.phase("opening")
+        for step in range(1, 7):
+            world.beat.at_step(step)
+            world.beat.documents([f"papers/{world.rank}-{step}"], 1)
+            world.beat.phase("forward")
+            time.sleep(0.4)
+            if step == 6 and world.rank == guilty:
+                DOES[does][0]()
+            world.beat.phase("backward")
+            world.barrier()
+            world.beat.checkpoint(f"checkpoints/step_{step:06d}")
+
+
+def ended(folder: Path, does: str, guilty: int) -> tuple[list[int], float]:
+    folder.mkdir()
+    codes = ranks.exit_codes(train, 2, folder, guilty, does, seconds=200)
+    return codes, time.time()
+
+
+@pytest.fixture(scope="module")
+def all_ended(tmp_path_factory) -> dict:
+    """Every fault, two processes each, several at once: they wait more than they work."""
+    ground = tmp_path_factory.mktemp("faults")
+    ranks.start_server()
+    with ThreadPoolExecutor(4) as pool:
+        ran = pool.map(lambda case: ended(ground / "_".join(map(str, case)), *case), CASES)
+        return {case: (ground / "_".join(map(str, case)), *result) for case, result in zip(CASES, ran, strict=True)}
+
+
+@pytest.mark.parametrize(("does", "guilty"), CASES)
+def test_all_ranks_end_and_one_report_names_who_did_not_arrive(all_ended, does, guilty):
+    folder, codes, at = all_ended[does, guilty]
+    _, kind, cause = DOES[does]
+    [file] = (folder / "runs" / "tiny" / "faults").glob("*.json")
+    report = json.loads(file.read_text())
+    found = {k: report[k] for k in ("rank", "ranks", "host", "step", "phase", "kind", "documents", "checkpoint")}
+    assert found == {
+        "rank": guilty, "ranks": [guilty], "host": os.uname().nodename, "step": 6, "phase": "forward", "kind": kind,
+        "documents": [f"papers/{guilty}-6"], "checkpoint": "checkpoints/step_000005",
+    }  # fmt: skip
+    assert cause in report["cause"], report["cause"]
+    assert codes[1 - guilty] != 0 and (does == "exits" or codes[guilty] != 0), codes
+    assert at - report["time"] < 30, "the ranks outlived the report"
+    screen = (folder / "screen").read_text()
+    assert "Traceback" not in screen and len(screen.splitlines()) <= 12, screen
+    assert screen.count("fault: ") == 1 and f"fault: rank {guilty} on " in screen and str(file.name) in screen
+    assert "canary" not in screen and "canary" not in file.read_text() and "s3://***@bucket/x" in screen
+    notes = (folder / "runs" / "tiny" / "faults" / report["attempt"] / f"rank_{1 - guilty:05d}.txt").read_text()
+    assert "in barrier" in notes, "the stack or the traceback of the rank that waited"
+
+
+def finish(world, folder: Path) -> int:
+    from train.guard.watch.heartbeat import watched
+
+    with watched(world, folder, HANG, 600):
+        world.beat.phase("opening")
+        world.beat.at_step(1)
+        time.sleep(0.5 if world.rank else 7)  # one is waited for, and at work for all that its watcher can tell
+        world.barrier()
+        beat = json.loads((folder / "heartbeats" / f"rank_{world.rank:05d}.json").read_text())
+        assert beat["rank"] == world.rank and beat["step"] == 1 and time.time() - beat["time"] < 60
+    return os.getpid()
+
+
+def test_a_run_that_ends_well_leaves_no_watcher_heartbeat_or_notes_and_a_slow_first_step_is_no_fault(tmp_path):
+    import psutil
+
+    pids = ranks.run_ranks(finish, 2, tmp_path / "tiny")
+    assert not (tmp_path / "tiny").exists() or not list((tmp_path / "tiny").rglob("*"))
+    left = [p for p in psutil.process_iter(["cmdline"]) if "train.guard.watch.watcher" in (p.info["cmdline"] or [])]
+    assert not [p for p in left if p.ppid() in pids]
