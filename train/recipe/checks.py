@@ -12,6 +12,7 @@ from typing import Any
 
 from train.recipe.typed_yaml import LENGTHS
 from train.recipe.vocabulary import Recipe, total_steps, warmup_steps
+from train.world.redact import has_secret, redacted
 
 WARMUPS = ("warmup_ratio", "warmup_steps", "warmup_tokens")
 
@@ -92,9 +93,24 @@ def _some_source(r: Any) -> list[str]:
 
 
 def _url(r: Any) -> list[str]:
-    if not r.checkpoint.to or "://" in r.checkpoint.to:
+    if r.checkpoint.to and "://" in r.checkpoint.to:
+        return _no_secret("checkpoint.to", r.checkpoint.to)
+    if not r.checkpoint.to:
         return []
     return [f"checkpoint.to={r.checkpoint.to}: not a URL like s3://bucket/folder; for a folder on a disk set runs"]
+
+
+def _model_url(r: Any) -> list[str]:
+    return _no_secret("model.path", r.model.path)
+
+
+def _no_secret(key: str, url: str) -> list[str]:
+    """A recipe is copied into the run's folder, its log and every checkpoint, and words of a command line are seen by all on a machine."""
+    if not has_secret(url):
+        return []
+    return [
+        f"{key}={redacted(url)}: holds a key or a password; give it by the environment (AWS_SECRET_ACCESS_KEY, HF_TOKEN) or the library's own file"
+    ]
 
 
 def _something_to_evaluate(r: Any) -> list[str]:
@@ -113,5 +129,6 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("data.sources",), _some_source),
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
+    (("model.path",), _model_url),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
 )

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from train.world.redact import redacted
+
 
 class RecipeError(ValueError):
     """All faults of a recipe: one a line, each with place, value and remedy."""
 
     def __init__(self, where: str, faults: list[str]):
-        self.faults = faults
+        self.faults = faults = [redacted(fault) for fault in faults]
         word = "fault" if len(faults) == 1 else "faults"
         super().__init__(f"{where}: {len(faults)} {word}\n" + "\n".join(f"  - {fault}" for fault in faults))
 

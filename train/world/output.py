@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from train.world.redact import redacted
+
 EARLIER_LINES = 2000  # kept until there is a log to write them to
 
 
@@ -94,6 +96,7 @@ class Lasting:
         self._held = ""  # a line that waits for its end because a bar is shown
 
     def write(self, text: str) -> int:
+        text = redacted(text)
         with self.screen.lock:
             lines = (self._begun + text).split("\n")
             self._begun = lines.pop()
@@ -109,6 +112,7 @@ class Lasting:
 
     def say(self, shown: str, logged: str) -> None:
         """A line of the program's own: shown in one way, logged in another."""
+        shown, logged = redacted(shown), redacted(logged)
         self.screen.log.line(logged)
         self._show(f"{shown}\n")
         self.flush()

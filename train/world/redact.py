@@ -10,8 +10,9 @@ import re
 
 HIDDEN = "***"
 _NAMES = r"(?:secret|password|passwd|passphrase|api_?key|access_?key|private_?key|account_?key|token|auth|authorization|credential|signature|sig)"
+# NAME=value, --name=value, ?name=value, "name": "value"; prose like `a token: 5` is none
 _NAMED = re.compile(
-    r"((?:^|[?&;,\s'\"{(\[])-{0,2}[\w.\-]*" + _NAMES + r"['\"]?\s*[=:]\s*['\"]?)((?:bearer|basic)\s+)?([^\s'\"&;,)}\]]+)", re.I
+    r"((?:^|[?&;,\s'\"{(\[])-{0,2}[\w.\-]*" + _NAMES + r"(?:=['\"]?|['\"]\s*:\s*['\"]))((?:bearer|basic)\s+)?([^\s'\"&;,)}\]]+)", re.I
 )
 _USER_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.\-]*://)[^/\s@'\"]+@", re.I)
 # tokens that are known by their looks: Hugging Face, AWS, GitHub, GitLab, OpenAI and its like, Slack, a JSON web token
