@@ -182,6 +182,8 @@ def test_a_stop_at_any_moment_by_any_way_is_saved_or_stands_and_leaves_nobody(gr
         early = rng.random() < 0.4
         try:
             if early:
+                if target.startswith("rank") or target == "launch.py":
+                    processes.wait_until(lambda run=run: run.ranks(), run.process, PATIENCE)
                 time.sleep(rng.uniform(1.0, 20.0))
             else:
                 processes.wait_until(lambda run=run: run.steps(), run.process, PATIENCE)
