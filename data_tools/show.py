@@ -7,6 +7,7 @@ python -m data_tools.show shards/chat --document conversation-17 --tokenizer mod
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.corpus.records import InputError, find_inputs, read_records, split_inputs
+from data_tools.files.atomic import sha256_file
 from data_tools.prepare import call
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.reader import Shards
@@ -162,10 +164,13 @@ def shorten(text: str, size: int) -> str:
 
 def _origin(shards: Shards, id: str) -> str:
     """The input that holds this id, and the record as it stands there, if the input is still here."""
-    arguments = shards.manifest["arguments"]
+    arguments, changed = shards.manifest["arguments"], []
+    if shards.manifest["kind"] == "chat":
+        return _chat_origin(shards, id)
     for input in shards.manifest["inputs"]:
         path = Path(input["path"])
         if not path.exists() or path.stat().st_size != input["bytes"]:
+            changed.append(f"{path} ({'changed' if path.exists() else 'not there any more'})")
             continue
         for part in split_inputs(find_inputs([str(path)])):
             for number, record in read_records(part):
@@ -174,7 +179,28 @@ def _origin(shards: Shards, id: str) -> str:
                     rest = {key: value for key, value in record.items() if key not in arguments.get("text_fields", ["text"])}
                     return f"{path}, row {number}" + (f"\n     {shorten(json.dumps(rest, ensure_ascii=False), 4 * width)}" if rest else "")
     paths = ", ".join(input["path"] for input in shards.manifest["inputs"]) or "no input named in the manifest"
-    return f"{paths} (not there any more, or changed; or the document is named by its text)"
+    return ", ".join(changed) or f"{paths} (named there by no {arguments.get('id_field', 'id')}: the document's name is made of its text)"
+
+
+def _chat_origin(shards: Shards, id: str) -> str:
+    """`lima/17` and `lima/17:own-id/2` are record 17 of all that was read as `lima`: which file holds it, and whether it is still the same."""
+    found = re.fullmatch(r"(.*?)/([0-9]+)(?::.*)?(?:/[0-9]+)?", id, re.DOTALL)
+    number = int(found[2]) if found else 0
+    for input in shards.manifest["inputs"]:
+        if found and input["source"] == found[1]:
+            if number < input["rows"]:
+                return f"{input['path']}, record {number + 1}{_state(input)}"
+            number -= input["rows"]
+    return ", ".join(input["path"] for input in shards.manifest["inputs"]) or "no input named in the manifest"
+
+
+def _state(input: dict[str, Any]) -> str:
+    path = Path(input["path"])
+    if input["path"].startswith("hub:"):
+        return " of that data set"
+    if not path.exists():
+        return " (not there any more)"
+    return "" if path.stat().st_size == input["bytes"] and sha256_file(path) == input["sha256"] else " (changed since)"
 
 
 def _supervised(counts: dict[str, Any]) -> str:

@@ -6,11 +6,13 @@ import argparse
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from typing import Any
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data_tools.work.errors import is_users_fault
+from data_tools.files.atomic import write_fault
+from data_tools.work.errors import message
 
 ROOT = Path(__file__).resolve().parents[1]
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
@@ -32,7 +35,7 @@ PARTS = {
     "checkpoint": "train.benchmark.checkpoint",
 }
 EXAMPLE = """example:
-  python launch/benchmark.py {part} --json {part}.json
+  python launch/benchmark.py {part} {words}--json {part}.json
 """
 
 
@@ -42,16 +45,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmark.py",
         description="Measure one part of the program on this machine; prints a table.",
-        epilog=EXAMPLE.format(part="packing"),
+        epilog=EXAMPLE.format(part="packing", words=""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("part", choices=parts, help="what to measure; PART --help tells its options")
     part = parser.parse_args(words[:1]).part
     module = importlib.import_module(PARTS[part])
-    parser = argparse.ArgumentParser(
+    parser = _Counts(
         prog=f"benchmark.py {part}",
         description=(module.__doc__ or "").strip(),
-        epilog=EXAMPLE.format(part=part),
+        epilog=EXAMPLE.format(part=part, words=f"{module.NEEDS} " if hasattr(module, "NEEDS") else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
@@ -59,13 +62,16 @@ def main(argv: list[str] | None = None) -> int:
         "--json", type=Path, metavar="F", help="also write the figures, with command, commit, machine and date, to this file"
     )
     args = parser.parse_args(words[1:])
+    if args.json and (fault := write_fault(args.json) or ("" if args.json.absolute().parent.is_dir() else "no such folder")):
+        print(f"error: --json {args.json}: cannot be written ({fault}); give another file", file=sys.stderr)
+        return 1
     begun = datetime.now(UTC)
     try:
         result = module.run(args)
     except (ValueError, OSError) as error:
-        if not isinstance(error, OSError) and not is_users_fault(error):
+        if (said := message(error, "the folder for temporary files")) is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return 1
     report = {
         "command": shlex.join(["python", "launch/benchmark.py", *words]),
@@ -78,6 +84,28 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(report | result, indent=1) + "\n")
         print(f"{part}: {len(result.get('rows', []))} rows, written to {args.json}")
     return 0
+
+
+class _Counts(argparse.ArgumentParser):
+    """Whose numbers are counts and sizes: above 0, but for those of which there may be none."""
+
+    MAY_BE_NONE = ("--warmup", "--local_rank")
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        if (kind := options.get("type")) in (int, float) and not set(names) & set(self.MAY_BE_NONE):
+            options["type"] = _above_0(kind)
+        return super().add_argument(*names, **options)
+
+
+def _above_0(kind: type) -> Callable[[str], Any]:
+    def cast(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    cast.__name__ = kind.__name__
+    return cast
 
 
 def _circumstances() -> dict[str, str]:

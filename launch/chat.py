@@ -12,9 +12,9 @@ import json
 import threading
 from typing import Any
 
-from data_tools.chat.conversations import ChatError, Refused, Turn
+from data_tools.chat.conversations import Refused, Turn
 from data_tools.files.atomic import write_atomically
-from data_tools.shards.format import ShardError
+from data_tools.work.errors import message
 
 HELP = "/system TEXT sets the system prompt and starts anew, /reset starts anew, /save FILE keeps the conversation, /quit leaves"
 EPILOG = """in the conversation:
@@ -32,13 +32,14 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    from launch.talk.model import ModelError, Sampling, Talker
+    from launch.talk.model import Sampling, Talker
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.seed)
     try:
         if args.web:
-            from launch.talk.web import serve
+            from launch.talk.web import require_writable, serve
 
+            require_writable(args.ratings)
             talkers = [Talker.load(folder, args.template, args.dtype) for folder in (args.model, args.compare) if folder is not None]
             for talker in talkers:
                 _say(f"{talker.name}: {talker.format}")
@@ -50,8 +51,10 @@ def main(argv: list[str] | None = None) -> int:
             conversation.ask(sys.stdin.read() if args.prompt == "-" else args.prompt)
             return 0
         return talk(conversation)
-    except (ModelError, ChatError, ShardError, Refused) as error:
-        _say(f"chat: {error}")
+    except (ValueError, OSError) as error:
+        if (said := message(error, args.ratings)) is None:
+            raise
+        _say(f"chat: {said}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -176,14 +179,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--prompt", metavar="TEXT", help="one answer on stdout, then exit; - reads the text from stdin")
     add("--system", metavar="TEXT", help="system prompt")
     add("--template", choices=NAMES, help="chat format (default: the tokenizer's own; plain completion where it has none)")
-    add("--max-new-tokens", type=_at_least(int, 1), metavar="N", help="longest answer (default 512, or half the context)")
-    add("--temperature", type=_at_least(float, 0), default=0.7, help="0: always the likeliest token (default 0.7)")
-    add("--seed", type=int, help="the same answers again")
+    add("--max-new-tokens", type=_between(int, 1, 1_000_000), metavar="N", help="longest answer (default 512, or half the context)")
+    add("--temperature", type=_between(float, 0, 100), default=0.7, help="0: always the likeliest token (default 0.7)")
+    add("--seed", type=_between(int, 0, 2**63 - 1), metavar="N", help="the same answers again")
     add("--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="default: as saved on a GPU, fp32 on a CPU")
     add("--web", action="store_true", help="a page to talk on and to rate answers (needs the extra: pip install 'astrollama-trainer[web]')")
     add("--compare", type=Path, metavar="OTHER_MODEL", help="with --web: a second model beside the first, names hidden until rated")
     add("--host", default="127.0.0.1", help="with --web (default 127.0.0.1: this machine only)")
-    add("--port", type=int, default=8080, help="with --web (default 8080; 0: any free one)")
+    add("--port", type=_between(int, 0, 65535), default=8080, help="with --web (default 8080; 0: any free one)")
     add("--ratings", type=Path, default=Path("runs/ratings.jsonl"), metavar="FILE", help="with --web (default runs/ratings.jsonl)")
     args = parser.parse_args(argv)
     if args.compare is not None and not args.web:
@@ -193,11 +196,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _at_least(kind: type, low: float) -> Any:
+def _between(kind: type, low: float, high: float) -> Any:
     def cast(text: str) -> Any:
         value = kind(text)
-        if not value >= low:
-            raise argparse.ArgumentTypeError(f"{text} is below {low}")
+        if not low <= value <= high:  # nan is not, either
+            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
         return value
 
     cast.__name__ = kind.__name__

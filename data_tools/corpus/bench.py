@@ -33,7 +33,16 @@ from data_tools.work.tasks import cores
 
 REFERENCE, FAST = "ours, reference tokenizer", "ours, fast path"
 LITTLE_BYTES = 5_000_000  # more than FAST_FROM_BYTES in stages.py: the fast path is tried
+LEAST_MEGABYTES = 8  # of text beyond the little: less is lost in what other programs do to the clock
+NEEDS = "papers/documents --tokenizer models/Llama-2-7b-hf"  # what the example of --help must have
 BARS = {REFERENCE: 2.0, FAST: 8.0}  # times the best rival
+
+
+ALIKE = 0.001  # the others take a mark such as </s> in a text for the mark itself
+
+
+class BenchError(ValueError):
+    """A comparison that says nothing, or a tool that failed; with the cause."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +60,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     MB/s: by the clock, the best of the rounds. MB/CPU-s: by processor time of all processes, which another
     program on the machine disturbs less.
     """
+    if not args.megabytes >= LEAST_MEGABYTES:
+        raise BenchError(f"--megabytes {args.megabytes:g}: too little text for a rate; give at least {LEAST_MEGABYTES}")
     tokenizer = Tokenizer.load(args.tokenizer)
+    marks = Marks.of(tokenizer)
     tools = {name: tool for name, tool in TOOLS.items() if _can_run(name, tokenizer)}
     best: dict[str, dict[str, Measured]] = {name: {} for name in tools}
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,15 +75,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for turn, (name, tool) in itertools.product(range(args.rounds), tools.items()):
             print(f"round {turn + 1} of {args.rounds}: {name} …", file=sys.stderr, flush=True)
             for stage, lines in (("little", few), ("all", files)):
-                measured = _measure(tool, lines, args, vocabulary, room / "out")
+                measured = _measure(tool, Task(lines, args.tokenizer, vocabulary, room / "out", args.workers, marks))
                 best[name][stage] = measured.better(best[name].get(stage))
-    assert len({each["all"].tokens for each in best.values()}) == 1, best
+    counted = {name: each["all"].tokens for name, each in best.items()}
+    if max(counted.values()) - min(counted.values()) > ALIKE * max(counted.values()):
+        said = "; ".join(f"{name} {tokens:,}" for name, tokens in counted.items())
+        raise BenchError(f"{args.tokenizer}: the tools do not make the same tokens of this text, so that their speeds say nothing: {said}")
     rows = []
     for name, each in best.items():
         seconds, cpu_seconds = (getattr(each["all"], what) - getattr(each["little"], what) for what in ("seconds", "cpu_seconds"))
         megabytes = (size - little) / 1e6
+        if min(seconds, cpu_seconds) <= 0:
+            raise BenchError(
+                f"{name}: all the text took no longer than a little of it; give more --megabytes, or a machine with less to do"
+            )
         row = {"tool": name, "MB/s": round(megabytes / seconds, 1), "MB/CPU-s": round(megabytes / cpu_seconds, 1)}
-        row |= {"seconds": round(each["all"].seconds, 1), "seconds for 5 MB": round(each["little"].seconds, 1)}
+        row |= {"seconds": round(each["all"].seconds, 1), "seconds for 5 MB": round(each["little"].seconds, 1), "tokens": counted[name]}
         rows.append(row)
     for column in ("MB/s", "MB/CPU-s"):
         rival = max(row[column] for row in rows if row["tool"] not in BARS)
@@ -92,19 +111,50 @@ class Measured:
         return Measured(min(self.seconds, other.seconds), min(self.cpu_seconds, other.cpu_seconds), self.tokens)
 
 
-def _measure(tool: Callable[..., int], lines: list[Path], args: argparse.Namespace, vocabulary: Path, out: Path) -> Measured:
-    out.mkdir()
+@dataclass(frozen=True)
+class Marks:
+    """What stands before and behind a document, as `prepare corpus` puts it: ids, and the end's name; None for a tokenizer without."""
+
+    bos: int | None
+    eos: int | None
+    eos_name: str | None
+    dtype: str  # holds every id
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Marks":
+        names = {id: name for name, id in tokenizer.control.items()}
+        dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+        return cls(tokenizer.bos_id, tokenizer.eos_id, names.get(tokenizer.eos_id), dtype)
+
+    def put(self, ids: list[int]) -> list[int]:
+        return [*([] if self.bos is None else [self.bos]), *ids, *([] if self.eos is None else [self.eos])]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each tool is given; vocabulary: a tokenizer.json."""
+
+    files: list[Path]
+    tokenizer: Path
+    vocabulary: Path
+    out: Path
+    workers: int
+    marks: Marks
+
+
+def _measure(tool: Callable[[Task], int], task: Task) -> Measured:
+    task.out.mkdir()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: processes that tools leave behind are ours to wait for, and to count
     started, cpu = time.perf_counter(), _cpu_seconds()
-    tokens = tool(lines, args.tokenizer, vocabulary, out, args.workers)
+    tokens = tool(task)
     seconds = time.perf_counter() - started
     deadline = time.monotonic() + 5
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < deadline:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
                 time.sleep(0.02)
-    shutil.rmtree(out)
+    shutil.rmtree(task.out)
     return Measured(seconds, _cpu_seconds() - cpu, tokens)
 
 
@@ -147,30 +197,44 @@ def _write_text(args: argparse.Namespace, folder: Path, size: int) -> tuple[int,
 
 
 def _texts(args: argparse.Namespace) -> Iterator[str]:
-    while True:
+    found = True
+    while found:
+        found = False
         for part in split_inputs(find_inputs(args.inputs)):
             for _, record in read_records(part):
                 if isinstance(record, dict) and isinstance(text := record.get(args.text_field), str) and text.strip():
+                    found = True
                     yield text
+    raise BenchError(f"{' '.join(map(str, args.inputs))}: no text in the field {args.text_field!r}; see --text-field")
 
 
 # ---- ours: the command, as a user starts it ----
 
 
-def _ours(files: list[Path], tokenizer: Path, out: Path, workers: int, *more: str) -> int:
-    words = ["corpus", *map(str, files), "--tokenizer", str(tokenizer), "--out", str(out / "shards"), "--workers", str(workers), *more]
+def _ours(task: Task, *more: str) -> int:
+    out = task.out / "shards"
+    words = ["corpus", *map(str, task.files), "--tokenizer", str(task.tokenizer), "--out", str(out), "--workers", str(task.workers), *more]
+    words += ["--no-bos"] * (task.marks.bos is None) + ["--no-eos"] * (task.marks.eos is None)
     command = [sys.executable, "-m", "data_tools.prepare", *words]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return json.loads((out / "shards" / "manifest.json").read_text())["counts"]["tokens"]
+    _run(command, env=environment)
+    return json.loads((out / "manifest.json").read_text())["counts"]["tokens"]
 
 
-def _ours_reference(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
-    return _ours(files, tokenizer, out, workers, "--reference")
+def _run(command: list[str], **options: Any) -> None:
+    """A tool that talks much in a process of its own; when it fails, its last lines are the cause. Raises BenchError."""
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", **options)
+    if done.returncode:
+        said = "\n".join(done.stderr.strip().splitlines()[-3:]) or "without a word"
+        raise BenchError(f"a tool ended with {done.returncode}: {said}")
 
 
-def _ours_fast(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
-    return _ours(files, tokenizer, out, workers)
+def _ours_reference(task: Task) -> int:
+    return _ours(task, "--reference")
+
+
+def _ours_fast(task: Task) -> int:
+    return _ours(task)
 
 
 # ---- the rivals ----
@@ -193,38 +257,41 @@ def _start_sentencepiece(model: str) -> None:
 
 
 def _encode_line(line: str) -> list[int]:
-    return [1, *_worker["encode"](json.loads(line)["text"]), 2]
+    return _worker["encode"](json.loads(line)["text"])
 
 
-def _megatron(files: list[Path], out: Path, workers: int, start: Callable[[str], None], file: str) -> int:
+def _megatron(task: Task, start: Callable[[str], None], file: Path) -> int:
     """preprocess_data's way: lines → pool.imap, one document a call → one process appends to .bin and keeps the lengths."""
     import multiprocessing
 
     lengths = []
-    with multiprocessing.get_context("fork").Pool(workers, start, (file,)) as pool, open(out / "tokens.bin", "wb") as tokens:
-        for path in files:
+    pool = multiprocessing.get_context("fork").Pool(task.workers, start, (str(file),))
+    with pool, open(task.out / "tokens.bin", "wb") as tokens:
+        for path in task.files:
             with open(path) as lines:
-                for ids in pool.imap(_encode_line, lines, 32):
-                    tokens.write(np.array(ids, dtype=np.uint16).tobytes())
+                for ids in map(task.marks.put, pool.imap(_encode_line, lines, 32)):
+                    tokens.write(np.array(ids, dtype=task.marks.dtype).tobytes())
                     lengths.append(len(ids))
-    np.save(out / "lengths.npy", np.array(lengths, dtype=np.int32))
+    np.save(task.out / "lengths.npy", np.array(lengths, dtype=np.int32))
     return sum(lengths)
 
 
-def _megatron_tokenizers(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
-    return _megatron(files, out, workers, _start_tokenizers, str(vocabulary))
+def _megatron_tokenizers(task: Task) -> int:
+    return _megatron(task, _start_tokenizers, task.vocabulary)
 
 
-def _megatron_sentencepiece(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
-    return _megatron(files, out, workers, _start_sentencepiece, str(tokenizer_file(tokenizer)))
+def _megatron_sentencepiece(task: Task) -> int:
+    return _megatron(task, _start_sentencepiece, tokenizer_file(task.tokenizer))
 
 
-def _datatrove(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
-    """Its own road from lines to tokens, in a process of its own: it talks much."""
-    words = [str(files[0].parent), str(out), str(vocabulary), str(workers)]
-    subprocess.run([sys.executable, "-c", DATATROVE, *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    documents = sum(path.stat().st_size for path in out.glob("*.index")) // 8
-    return sum(path.stat().st_size for path in out.glob("*.ds")) // 2 + documents  # it writes no BOS
+def _datatrove(task: Task) -> int:
+    """Its own road from lines to tokens."""
+    words = [str(task.files[0].parent), str(task.out), str(task.vocabulary), str(task.workers), task.marks.eos_name or ""]
+    _run([sys.executable, "-c", DATATROVE, *words])
+    documents = sum(path.stat().st_size for path in task.out.glob("*.index")) // 8
+    width = np.dtype(task.marks.dtype).itemsize
+    written = sum(path.stat().st_size for path in task.out.glob("*.ds")) // width
+    return written + documents * (task.marks.bos is not None)  # it writes no BOS
 
 
 DATATROVE = """
@@ -233,23 +300,22 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.tokens import DocumentTokenizer
 if __name__ == "__main__":
-    folder, out, vocabulary, workers = sys.argv[1:]
-    steps = [JsonlReader(folder), DocumentTokenizer(out, vocabulary, eos_token="</s>", shuffle_documents=False)]
+    folder, out, vocabulary, workers, eos = sys.argv[1:]
+    steps = [JsonlReader(folder), DocumentTokenizer(out, vocabulary, eos_token=eos or None, shuffle_documents=False)]
     LocalPipelineExecutor(steps, tasks=int(workers), workers=int(workers), logging_dir=out + "/logs", start_method="fork").run()
 """
 
 
-def _datasets_map(files: list[Path], tokenizer: Path, vocabulary: Path, out: Path, workers: int) -> int:
+def _datasets_map(task: Task) -> int:
     """nanoGPT's way with the fast tokenizer: load, map in batches over processes, copy into a memmap."""
     import datasets
 
     datasets.disable_progress_bars()
-    data = datasets.load_dataset("json", data_files=[str(file) for file in files], split="train", cache_dir=str(out / "cache"))
-    encoded = data.map(
-        _encode_batch, batched=True, num_proc=workers, remove_columns=data.column_names, fn_kwargs={"vocabulary": str(vocabulary)}
-    )
+    data = datasets.load_dataset("json", data_files=[str(file) for file in task.files], split="train", cache_dir=str(task.out / "cache"))
+    given = {"vocabulary": str(task.vocabulary), "marks": task.marks}
+    encoded = data.map(_encode_batch, batched=True, num_proc=task.workers, remove_columns=data.column_names, fn_kwargs=given)
     total = int(np.sum(encoded["length"], dtype=np.int64))
-    tokens, start = np.memmap(out / "tokens.bin", dtype=np.uint16, mode="w+", shape=(total,)), 0
+    tokens, start = np.memmap(task.out / "tokens.bin", dtype=task.marks.dtype, mode="w+", shape=(total,)), 0
     for batch in encoded.with_format("numpy").iter(batch_size=4096):
         ids = np.concatenate(batch["ids"])
         tokens[start : start + len(ids)] = ids
@@ -258,16 +324,16 @@ def _datasets_map(files: list[Path], tokenizer: Path, vocabulary: Path, out: Pat
     return total
 
 
-def _encode_batch(rows: dict[str, list[str]], vocabulary: str) -> dict[str, list[Any]]:
+def _encode_batch(rows: dict[str, list[str]], vocabulary: str, marks: Marks) -> dict[str, list[Any]]:
     if "batch" not in _worker:
         import tokenizers
 
         _worker["batch"] = tokenizers.Tokenizer.from_file(vocabulary)
-    ids = [[1, *encoding.ids, 2] for encoding in _worker["batch"].encode_batch(rows["text"], add_special_tokens=False)]
+    ids = [marks.put(encoding.ids) for encoding in _worker["batch"].encode_batch(rows["text"], add_special_tokens=False)]
     return {"ids": ids, "length": [len(list) for list in ids]}
 
 
-TOOLS: dict[str, Callable[..., int]] = {
+TOOLS: dict[str, Callable[[Task], int]] = {
     "Megatron pattern, tokenizers": _megatron_tokenizers,
     "Megatron pattern, sentencepiece": _megatron_sentencepiece,
     "datatrove DocumentTokenizer": _datatrove,

@@ -1,7 +1,9 @@
 """Files that are whole or not there, also after a power cut, and their hashes."""
 
+import errno
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -26,6 +28,28 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def write_fault(path: Path) -> str:
+    """Why a file could not be written at that place, or appended to, in the system's words; "" when it could. Leaves nothing there.
+
+    To be asked before long work whose result goes there: permissions alone do not tell.
+    """
+    there = Path(os.path.abspath(path))
+    try:
+        if there.is_dir():
+            return os.strerror(errno.EISDIR)
+        if there.exists():
+            open(there, "ab").close()
+        while not there.is_dir():
+            there = there.parent
+            if there.exists() and not there.is_dir():
+                return f"{there} is a file"
+        with tempfile.TemporaryFile(dir=there, buffering=0) as trial:
+            trial.write(bytes(4096))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from data_tools.chat.conversations import ChatError, Turn
 from data_tools.chat.template import NAMES, ChatTemplate
 from data_tools.files.atomic import sha256_file
 from train.checkpoint.layout import MANIFEST
+from train.model_files.folder import meant
 
 _ONE_AT_A_TIME = threading.Lock()  # seeds are global in transformers' generation, and two models on one device only slow each other
 
@@ -159,12 +160,14 @@ def check_folder(folder: Path) -> None:
         what = "a file" if folder.is_file() else "no such folder"
         raise ModelError(f"{folder}: {what}; give a model folder, such as runs/NAME/checkpoints/step_000500")
     if not (folder / "config.json").is_file():
-        inside = sorted([*folder.glob("step_*/config.json"), *folder.glob("checkpoints/step_*/config.json")])
-        hint = f"; did you mean {inside[-1].parent}?" if inside else "; a model folder has config.json, tokenizer files and *.safetensors"
-        raise ModelError(f"{folder}: no config.json in it{hint}")
+        raise ModelError(f"{folder}: no config.json in it{meant(folder)}")
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
-        why = f"only {pickles[0]}, a pickle, which could run anything; convert it with launch/export_hf.py" if pickles else "copy them, too"
+        why = (
+            f"only {pickles[0]}, which could run anything; python launch/export_hf.py {folder} OUT reads it safely"
+            if pickles
+            else "copy them, too"
+        )
         raise ModelError(f"{folder}: no *.safetensors weights in it; {why}")
     if (folder / MANIFEST).is_file():
         _check_manifest(folder)

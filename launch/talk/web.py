@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.chat.conversations import Refused, Turn
+from data_tools.files.atomic import write_fault
 from launch.talk.model import ModelError, Sampling, Talker
 from launch.talk.page import CSS, HTML, JS
 
@@ -124,6 +125,12 @@ class Room:
         comparison.rated = True
         self.count += 1
         return [talker.name for talker in comparison.sides]
+
+
+def require_writable(ratings: Path) -> None:
+    """Before a model is loaded, not when somebody has rated. Raises ModelError."""
+    if fault := write_fault(ratings):
+        raise ModelError(f"--ratings {ratings}: cannot be written ({fault}); give another file")
 
 
 def unpreferred(ratings: Path) -> Path:

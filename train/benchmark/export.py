@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    args.dir.mkdir(parents=True, exist_ok=True)
+    if not args.dir.is_dir():
+        raise BenchError(f"--dir {args.dir}: no such folder; give one on the disk to be measured")
     with tempfile.TemporaryDirectory(prefix=".bench-export-", dir=args.dir) as name:
         work = Path(name).resolve()
         task = _task((args.source or _made(work / "step_000001", args.parameters, args.kind)).resolve(), args.config)

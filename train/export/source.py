@@ -8,18 +8,23 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from train.checkpoint.layout import MANIFEST, MASTER, STATE, TRAINER, TRAINER_INDEX, rank_file
 from train.checkpoint.manifest import faults_of
 from train.export.merge import aligned
+from train.foreign.torch_save import folder as torch_folder
+from train.foreign.torch_save.file import StoredTensor
 from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import HARMLESS, read_folder
 from train.model_files.header import Entry, SafetensorsError, read_header
 from train.model_files.shapes import Described
 from train.model_files.stream import Extent, RangeReader, Tensor
 from train.world.places import is_remote, resolved
+
+Stored = TypeVar("Stored", Entry, StoredTensor)
 
 
 class ExportError(ValueError):
@@ -71,6 +76,8 @@ def open_model(folder: Path, wanted: DType, tag: str | None = None) -> Opened:
         tensors = ds_folder.tensors_of(folder, tag, wanted)
         place = ds_folder.find(folder, tag)
         return Opened(folder, "DeepSpeed folder", tensors, RangeReader(), _stamp(place, place.rglob("*.pt")))
+    if not is_remote(folder) and not any(folder.glob("*.safetensors")) and (files := torch_folder.weight_files(folder)):
+        return _of_torch_files(folder, files)
     entries = _of_the_model(read_folder(folder))
     reader = RangeReader()
     return Opened(
@@ -80,6 +87,19 @@ def open_model(folder: Path, wanted: DType, tag: str | None = None) -> Opened:
         reader,
         _stamp(folder, {e.file for e in entries.values()}),
         {n: e.dtype for n, e in entries.items()},
+    )
+
+
+def _of_torch_files(folder: Path, files: list[Path]) -> Opened:
+    """A model saved before there was safetensors; nothing of its files is unpickled."""
+    tensors = _of_the_model(torch_folder.tensors_in(files))
+    reader = RangeReader()
+    return Opened(
+        folder,
+        "folder of torch files",
+        {n: reader.tensor(t.shape, [t.extent(0, t.numel)]) for n, t in tensors.items()},
+        reader,
+        _stamp(folder, files),
     )
 
 
@@ -128,7 +148,7 @@ def _masters(folder: Path, entries: dict[str, Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-def _of_the_model(entries: dict[str, Entry]) -> dict[str, Entry]:
+def _of_the_model(entries: dict[str, Stored]) -> dict[str, Stored]:
     kept = {n: e for n, e in entries.items() if not HARMLESS.search(n)}
     for name, entry in kept.items():
         if not entry.dtype.is_floating_point:

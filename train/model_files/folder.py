@@ -39,12 +39,9 @@ def read_folder(folder: Path) -> dict[str, Entry]:
         weight_map, files = None, sorted(p.name for p in folder.glob("*.safetensors"))
     if not files:
         other = sorted(p.name for p in folder.glob("*.bin"))[:1] + sorted(p.name for p in folder.glob("*.pth"))[:1]
-        remedy = (
-            f"convert it once with: python launch/meta_to_hf.py {folder} OUT"
-            if other and other[0].startswith("consolidated.")
-            else "convert it to safetensors first"
-        )
-        why = f"only {other[0]}, which can run foreign code when read; {remedy}" if other else "no *.safetensors files"
+        door, keep = ("meta_to_hf", "keep") if other and other[0].startswith("consolidated.") else ("export_hf", "fp32")
+        remedy = f"make a safetensors folder of it once, without running anything: python launch/{door}.py {folder} OUT --dtype {keep}"
+        why = f"only {other[0]}, which can run foreign code when read; {remedy}" if other else f"no *.safetensors files{meant(folder)}"
         raise WeightsError(f"{folder}: {why}")
     entries: dict[str, Entry] = {}
     for name in files:
@@ -59,6 +56,13 @@ def read_folder(folder: Path) -> dict[str, Entry]:
             if tensor not in entries or entries[tensor].file.name != name:
                 raise WeightsError(f"{folder / name}: tensor {tensor} is missing, the index says it is there; fetch the file again")
     return entries
+
+
+def meant(folder: Path) -> str:
+    """Which model folder may be meant by a folder that is none, as the end of a message: a run's newest step, or what lies in it."""
+    patterns = ("step_*/config.json", "checkpoints/step_*/config.json", "*/checkpoints/step_*/config.json", "*/config.json")
+    inside = next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
+    return f"; did you mean {inside[-1].parent}?" if inside else "; a model folder has config.json, tokenizer files and *.safetensors"
 
 
 @dataclass(frozen=True)

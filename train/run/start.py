@@ -136,6 +136,8 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             trainer_state.load(engine, found, world)
             loader.load_state_dict(saved["loader"])
             state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+            if not world.broadcast((recipe.run_dir / "recipe.yaml").is_file()):  # under a name of its own it is another run
+                _write_run_files(recipe, weights, fingerprint, world)
             _keep_log(recipe, world)
             world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
         else:

@@ -31,6 +31,7 @@ def test_every_tool_makes_the_same_tokens_and_ours_are_there(tmp_path: Path, mon
         minloglevel=2,
     )
     monkeypatch.setattr(tokenize_bench, "LITTLE_BYTES", 100_000)
+    monkeypatch.setattr(tokenize_bench, "LEAST_MEGABYTES", 0.1)
     parser = argparse.ArgumentParser()
     tokenize_bench.add_arguments(parser)
     words = [str(tmp_path / "text.jsonl"), "--tokenizer", str(tmp_path), "--megabytes", "0.5", "--rounds", "1", "--workers", "2"]

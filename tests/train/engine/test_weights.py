@@ -273,7 +273,7 @@ def test_a_tied_name_may_stand_in_the_files_but_only_with_the_same_values(tmp_pa
 def test_pickled_weights_are_refused_with_the_remedy(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
     with pytest.raises(
-        weights.WeightsError, match="only pytorch_model.bin, which can run foreign code when read; convert it to safetensors first"
+        weights.WeightsError, match="only pytorch_model.bin, which can run foreign code when read; make a safetensors folder of it once"
     ):
         weights.read_folder(tmp_path)
 

@@ -29,7 +29,12 @@ def test_weights_that_cannot_be_read_are_a_fault_with_their_remedy(ground, capsy
     for file in (ground / "model").glob("*.safetensors"):
         file.rename(file.with_name("pytorch_model.bin"))
     text = said(capsys, ground / "recipe.yaml", code=1)
-    assert "only pytorch_model.bin" in text and "convert it to safetensors first" in text and "all inputs are here" not in text
+    assert (
+        "only pytorch_model.bin" in text
+        and "launch/export_hf.py" in text
+        and "OUT --dtype fp32" in text
+        and "all inputs are here" not in text
+    )
 
 
 def test_attention_that_is_not_installed_is_a_fault_with_its_remedy(ground, capsys):

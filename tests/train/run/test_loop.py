@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.made import tiny
 from tests.made.ranks import run_ranks
@@ -58,6 +59,9 @@ def test_a_run_cut_at_each_step_goes_on_bit_equal(ground):
     for k in range(1, 9):
         resumed = losses_of(ground / "runs" / f"cut{k}")
         assert resumed == {s: uncut[s] for s in range(k + 1, STEPS + 1)}, f"cut at step {k}"
+        run = ground / "runs" / f"cut{k}"
+        assert yaml.safe_load((run / "recipe.yaml").read_text())["name"] == f"cut{k}" and (run / "deepspeed.json").is_file()
+        assert json.loads((run / "base_model.json").read_text())["folder"] == str(checkpoint_of(ground, k))
     final = [checkpoint_of(ground, STEPS, name) for name in ("uncut", "cut3")]
     one, two = ((f / "model-00001-of-00001.safetensors").read_bytes() for f in final)
     assert one == two
