@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.files.atomic import write_atomically
+from data_tools.files.atomic import write_atomically, write_fault
 from data_tools.questions.check import MIN_OVERLAP, REASONS, judge
 from data_tools.questions.journal import Journal, QuestionsError
 from data_tools.questions.papers import Paper, Papers, Surveyed
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     from data_tools.questions.endpoint import checked_url
 
     checked_url(args.base_url)
+    if fault := write_fault(args.out / "journal.jsonl"):
+        raise QuestionsError(f"--out {args.out}: cannot be written ({fault}); give another folder")
     settings = {name: getattr(args, name) for name in ("model", "per_paper", "max_tokens", "max_tokens_name", "temperature", "characters")}
     papers = _given(args).survey(args.characters)
     with contextlib.closing(Journal(args.out / "journal.jsonl", settings | {"prompt": PROMPT}, read_only=args.dry_run)) as journal:

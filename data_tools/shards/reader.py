@@ -185,7 +185,9 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         data = path.read_bytes()
         manifest = json.loads(data)
     except OSError as error:
-        raise ShardError(f"{path}: no finished shards here ({error.strerror}); name a folder that data_tools.prepare finished") from error
+        parts = sorted(folder.glob(f"*/{MANIFEST}"))  # of a --split, or of several sources
+        remedy = f"did you mean {parts[-1].parent}?" if parts else "name a folder that data_tools.prepare finished"
+        raise ShardError(f"{path}: no finished shards here ({error.strerror}); {remedy}") from error
     except ValueError as error:
         raise ShardError(f"{path}: not JSON ({error}); {_AGAIN}") from error
     if (version := manifest.get("format_version") if isinstance(manifest, dict) else None) != FORMAT_VERSION:

@@ -401,3 +401,11 @@ def test_one_shard_can_be_written_alone(tmp_path: Path) -> None:
 def test_shards_do_not_load_torch() -> None:
     code = "import sys, data_tools.shards.reader, data_tools.shards.writer; sys.exit('torch' in sys.modules)"
     assert processes.run([sys.executable, "-c", code], seconds=60).returncode == 0
+
+
+def test_a_folder_of_split_shards_names_the_parts_that_are_meant(tmp_path):
+    for side in ("heldout", "train"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "manifest.json").write_text("{}")
+    with pytest.raises(ShardError, match=f"did you mean {tmp_path / 'train'}\\?"):
+        Shards.open(tmp_path)
