@@ -21,6 +21,7 @@ from pathlib import Path
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data_tools.work.errors import message
 from train.world.file_lock import hold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,6 +58,11 @@ def main(argv: list[str] | None = None) -> int:
             report = write_report(run, args.input)
     except BlockingIOError:
         print("error: another quickstart is at work in this folder; wait for it, or use a folder of its own", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (said := message(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
         print(

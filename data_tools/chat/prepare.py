@@ -83,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make the shards. Raises ChatError, PrepareError, ShardError, WorkError."""
+    if not 0 <= args.max_dropped <= 1:
+        raise ChatError(f"--max-dropped {args.max_dropped}: give a share from 0 to 1, for instance 0.05")
     if parts_of_turns := sorted({"role", "from", "content", "value"} & set(args.ignore_field)):
         raise ChatError(f"--ignore-field {parts_of_turns[0]}: turns are made of it; name a field beside role and content")
     template, tokenizer = load_template(str(args.tokenizer.absolute()), args.template), Tokenizer.load(args.tokenizer)
@@ -242,7 +244,9 @@ def _write(side: Side, results: list[TaskResult], vocab_size: int, facts: dict[s
                 counts["cut"] += sample.cut
                 counts["longest"] = max(counts["longest"], len(sample.tokens))
     if not any(counts["samples"] for counts in sources.values()):
-        raise ChatError(f"{side.folder}: no conversation is left for it; see what was dropped, or give --split another fraction")
+        reasons = sum((Counter(counts) for counts in facts["dropped"].values()), Counter()).most_common(3)
+        why = "; ".join(f"{reason} ({number:,})" for reason, number in reasons) or "none was dropped"
+        raise ChatError(f"{side.folder}: no conversation is left for it: {why}; mend that, or give --split another fraction")
     left_out: dict[str, Counter[str]] = {}
     for result in results:
         left_out.setdefault(result.source, Counter()).update(result.left_out)

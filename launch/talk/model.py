@@ -164,7 +164,7 @@ def check_folder(folder: Path) -> None:
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         why = (
-            f"only {pickles[0]}, which could run anything; python launch/export_hf.py {folder} OUT reads it safely"
+            f"only {pickles[0]}, a pickle, which could run anything; python launch/export_hf.py {folder} OUT reads it safely"
             if pickles
             else "copy them, too"
         )

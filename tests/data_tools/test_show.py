@@ -69,6 +69,22 @@ def test_a_document_is_shown_beside_its_origin(corpus: Path, tokenizer_folder: P
     assert "<s>Galaxy 3 is old. Galaxy 3 is old." in out
 
 
+def test_a_conversations_origin_is_its_record_and_whether_it_changed(tmp_path: Path, tokenizer_folder: Path, capsys) -> None:
+    chats = [
+        {"id": f"own/{n}", "messages": [{"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": "A."}]} for n in range(4)
+    ]
+    for name, part in (("a", chats[:3]), ("b", chats[3:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in part))
+    words = ["chat", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--source", "mine", "--tokenizer", str(tokenizer_folder)]
+    assert prepare([*words, "--template", "chatml", "--out", str(tmp_path / "shards"), "--workers", "1"]) == 0
+    shown = lambda: (show([str(tmp_path / "shards"), "--document", "mine/3:own/3"]), capsys.readouterr().out)[1]  # noqa: E731
+    assert f"from {tmp_path / 'b.jsonl'}, record 1\n" in shown()
+    (tmp_path / "b.jsonl").write_text((tmp_path / "b.jsonl").read_text().replace("A.", "B."))
+    assert f"from {tmp_path / 'b.jsonl'}, record 1 (changed since)" in shown()
+    (tmp_path / "b.jsonl").unlink()
+    assert "(not there any more)" in shown()
+
+
 def test_an_unknown_document_is_one_message(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show([str(corpus), "--document", "p99"]) == 1
     assert "no document 'p99' among 5; the first is 'p0'" in capsys.readouterr().err

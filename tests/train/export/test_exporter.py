@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -353,12 +354,40 @@ def test_an_existing_folder_and_a_missing_one_are_refused_in_one_line(tmp_path, 
         assert code == 1 and what in text and len(text.strip().splitlines()) == 1
 
 
-def test_weights_in_pickle_are_refused_with_the_remedy(tmp_path, said):
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_folder_of_torch_files_becomes_the_tensors_that_were_saved(tmp_path, said, files):
+    folder = tiny.save_tiny(tmp_path / "model")
+    saved = weights_of(folder)
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-{k + 1:05d}-of-{files:05d}.bin" if files > 1 else "pytorch_model.bin" for k in range(files)]
+    for k, name in enumerate(names):
+        torch.save({tensor: value for number, (tensor, value) in enumerate(saved.items()) if number % files == k}, folder / name)
+    torch.save({"lr": 1.0}, folder / "training_args.bin")  # beside many of them, and none of the weights
+    code, _ = said(folder, tmp_path / "out", "--dtype", "fp32")
+    assert code == 0
+    made = weights_of(tmp_path / "out")
+    assert made.keys() == saved.keys() and all(torch.equal(made[name], saved[name]) for name in saved)
+
+
+class _Runs:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/ran",)
+
+
+def test_a_torch_file_that_holds_anything_but_tensors_is_refused(tmp_path, said):
     folder = tiny.save_tiny(tmp_path / "model")
     (folder / "model.safetensors").unlink()
+    for content, told in (
+        ({"x": _Runs()}, "pytorch_model.bin"),
+        ({"state_dict": {"x": torch.ones(2)}}, "save the model's state_dict() alone"),
+    ):
+        torch.save(content, folder / "pytorch_model.bin")
+        code, text = said(folder, tmp_path / "out")
+        assert code == 1 and told in text and not (tmp_path / "out").exists() and not Path("/tmp/ran").exists()
     torch.save({"x": torch.ones(2)}, folder / "pytorch_model.bin")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "pytorch_model-00001-of-00002.bin"}}')
     code, text = said(folder, tmp_path / "out")
-    assert code == 1 and "pytorch_model.bin, which can run foreign code" in text
+    assert code == 1 and "pytorch_model-00001-of-00002.bin: missing, the index names it" in text
 
 
 # -- DeepSpeed's folders --------------------------------------------------------------------------------------------
