@@ -217,3 +217,19 @@ def test_without_ssh_a_dead_rank_is_started_again_and_a_stop_on_one_node_ends_th
     assert steps == list(range(1, len(steps) + 1))
     newest = max(p.name for p in (ground.folder / "runs" / "calls" / "checkpoints").glob("step_*"))
     assert newest == f"step_{steps[-1]:06}"
+
+
+def test_from_a_login_node_onto_nodes_of_unequal_size_and_a_stop_there(ground):
+    hostfile = ground.folder / "unequal"
+    hostfile.write_text("node1 slots=2\nnode2 slots=1\n")
+    log = open(ground.folder / "login.log", "w")
+    command = ["python", "launch/supervise.py", "--", "deepspeed", "--hostfile", hostfile, "launch/pretrain.py", ground.folder / "recipe.yaml",
+               "name=login", "steps=9999", "checkpoint.every_steps=0"]  # fmt: skip
+    process = ground.nodes.head.start(command, stdout=log, stderr=subprocess.STDOUT, env=ground.env)
+    ground.wait_for_step("login", 3, process)
+    assert "over 3 ranks, 2 a node" in ground.said("login")
+    ground.nodes.head.started(process).terminate()
+    assert process.wait(PATIENCE) == 75, ground.said("login")
+    assert not ground.ranks("login")
+    step = ground.lines("login")[-1]["step"]
+    assert [p.name for p in (ground.folder / "runs" / "login" / "checkpoints").glob("step_*")] == [f"step_{step:06}"]
