@@ -29,7 +29,9 @@ def newest(run: Path) -> int:
     return max((r["step"] for r in steps_of(run)), default=0)
 
 
-def test_a_node_dies_the_others_go_on_and_it_comes_back_without_a_human_act(tmp_path):
+@pytest.mark.parametrize("fault", ["power", "cable"])
+def test_a_node_is_lost_the_others_go_on_and_it_comes_back(tmp_path, fault):
+    """power: started again, it runs its command, as a node's boot or scheduler does. cable: nobody does anything but plug it in."""
     if reason := cluster.why_not():
         pytest.skip(reason)
     folder = tiny.ground(tmp_path, documents=4000)
@@ -62,11 +64,13 @@ def test_a_node_dies_the_others_go_on_and_it_comes_back_without_a_human_act(tmp_
     with cluster.nodes(3, folder / "nodes") as nodes:
         started = {n.name: start(n) for n in nodes}
         wait(lambda: newest(run) >= 15, "three nodes train")
-        nodes[2].end()
+        nodes[2].end() if fault == "power" else nodes.link(nodes[2], up=False)
         at = newest(run)
         wait(lambda: newest(run) > at + 15, "two go on")
-        back = nodes.grow("node3")
-        started["node3"] = start(back)
+        if fault == "power":
+            started["node3"] = start(nodes.grow("node3"))
+        else:
+            nodes.link(nodes[2], up=True)
         wait(lambda: any(n.ranks("name=elastic") for n in nodes[2:]) and worlds_again(folder) >= 2, "the node is taken back")
         at = newest(run)
         wait(lambda: newest(run) > at + 15, "three train again")
@@ -74,7 +78,7 @@ def test_a_node_dies_the_others_go_on_and_it_comes_back_without_a_human_act(tmp_
             for process in node.processes():
                 if "launch/supervise.py" in process.info["cmdline"]:
                     process.send_signal(signal.SIGTERM)
-        codes = {name: p.wait(PATIENCE) for name, p in started.items() if name != "node3" or True}
+        codes = {name: p.wait(PATIENCE) for name, p in started.items()}
     print(codes, worlds())
     got = steps_of(run)
     assert [r["step"] for r in got] == list(range(1, len(got) + 1)), "every step once, in order"

@@ -188,6 +188,8 @@ def test_a_host_at_fault_again_and_again_is_left_out(tmp_path):
     assert code == 0, said
     assert "without gpu02.cluster: at fault again and again" in said
     assert list(parse_hostfile((ground.run / "hostfile").read_text())) == ["gpu01.cluster"]
+    code, said = ground.end("- - - fault fault finish")  # where another chooses the hosts
+    assert code == 0 and "gpu02: at fault again and again; have it looked at" in said, said
     assert hostfile.read_text() == "gpu01.cluster slots=1\ngpu02.cluster slots=1\n", "the user's own stays as it was"
 
 

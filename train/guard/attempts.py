@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from train.guard import outcome, run_lock
-from train.guard.supervise import Ended, Limits, Verdict, judge
+from train.guard.supervise import Ended, Limits, Verdict, judge, left_out
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # Launchers that pass a signal on to their ranks and wait for them, and the one that they do this with: torchrun knows no SIGUSR1, and at
@@ -75,6 +75,10 @@ class Supervisor:
     def _say(self, verdict: Verdict) -> None:
         last = self.history[-1]
         then = f"starting again in {verdict.wait:g} s" if verdict.again else f"exit code {verdict.code}"
+        if not self.plan.over_ssh:  # there the next start says whom it leaves out
+            blamed = sorted({host for ended in self.history for host in ended.hosts})
+            for host in left_out(self.history, blamed, self.plan.limits, at_least=0):
+                say(f"{host}: at fault again and again; have it looked at, and leave it out meanwhile")
         say(f"start {len(self.history)} ended at step {last.step} ({verdict.why[:SHOWN]}); {then}")
 
     def _attempt(self) -> Ended:
@@ -151,6 +155,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.asked:
+                say("told to stop; not started again")
                 return False
             time.sleep(POLL_SECONDS)
         return self.asked is None
