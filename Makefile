@@ -1,9 +1,11 @@
 # make quickstart   from nothing to a trained model: set-up, text, training, runs/quickstart/report.json
+# make quickstart-chat    from nothing to a model that answers: conversations, training, runs/quickstart-chat/report.json
 # make check        ruff, the layout, and the tests that start no ranks or commands: a minute or two
 # make test         all but the longest, two at once: under 12 minutes on 2 cores, without a GPU
 # make soak         the longest tests: many kills, many launches
 # make lint         ruff
-# INPUT=file.jsonl make quickstart    on your own documents, one JSON object with "text" a line
+# INPUT=file.jsonl make quickstart         on your own documents, one JSON object with "text" a line
+# INPUT=file.jsonl make quickstart-chat    on your own conversations, one JSON object with "messages" a line
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -15,7 +17,7 @@ CORES ?= 2
 TOGETHER = -n $(CORES) --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: setup quickstart check test soak lint clean
+.PHONY: setup quickstart quickstart-chat check test soak lint clean
 setup: $(READY)
 
 $(READY): constraints.txt setup.py launch/setup.sh
@@ -24,6 +26,9 @@ $(READY): constraints.txt setup.py launch/setup.sh
 
 quickstart: setup
 	@$(PY) launch/quickstart.py $(if $(INPUT),--input "$(INPUT)")
+
+quickstart-chat: setup
+	@$(PY) launch/quickstart.py --chat $(if $(INPUT),--input "$(INPUT)")
 
 check: lint
 	$(PY) -m pytest -q tests/test_layout.py

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from launch import quickstart
-from launch.quickstart import prepare, warn_of_many_passes
+from launch.quickstart import CHATS, prepare, warn_of_many_passes
 from tests.made import tiny
+from tests.made.chat_tokenizers import write_chatml
 from tests.made.where import ROOT
+from train.evaluation.report import page
 from train.guard import run_lock
 from train.recipe.vocabulary import Data, Model, Recipe
 from train.world.file_lock import hold
@@ -116,3 +118,68 @@ def test_two_quickstarts_do_not_share_a_folder_and_the_run_within_one_takes_its_
         held.close()
         assert quickstart.main([]) == 1 and "another quickstart is at work in this folder" in capsys.readouterr().err
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+# -- chat
+
+
+def chats() -> list[dict]:
+    return [json.loads(line) for line in CHATS.text.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_embedded_conversations_are_well_formed_short_and_various() -> None:
+    records = chats()
+    assert len(records) >= 230 and sum(len(r["messages"]) > 2 for r in records) >= 30
+    assert [r["id"] for r in records] == [f"chat-{n:03d}" for n in range(1, len(records) + 1)]
+    firsts = [r["messages"][0]["content"] for r in records]
+    assert len(set(firsts)) == len(firsts)
+    for record in records:
+        assert set(record) == {"id", "messages"} and all(set(m) == {"role", "content"} for m in record["messages"])
+        roles = [m["role"] for m in record["messages"]]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) and roles, record["id"]
+        for message in record["messages"]:
+            text = message["content"]
+            assert text == text.strip() and text[-1] in ".?!" and 1 <= len(text.split()) <= 60, (record["id"], text)
+
+
+@pytest.mark.slow
+def test_conversations_are_prepared_with_the_same_care_as_texts(tmp_path, capfd):
+    model = tmp_path / "model"
+    write_chatml(model)
+    data, run = tmp_path / "quickstart-chat-data", tmp_path / "quickstart-chat"
+
+    def made(name: str, lines: list[str]) -> list[str]:
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        prepare(data, run, model, tmp_path / f"{name}.jsonl", ["text"], CHATS)
+        run.mkdir(exist_ok=True)
+        return sorted(p.name for p in tmp_path.iterdir() if p.name.startswith("quickstart"))
+
+    def talk(k: int) -> str:
+        return json.dumps({"messages": [{"role": "user", "content": f"What is {k}?"}, {"role": "assistant", "content": f"It is {k}."}]})
+
+    assert made("a", [talk(k) for k in range(60)]) == ["quickstart-chat", "quickstart-chat-data"]
+    assert json.loads((data / "heldout" / "manifest.json").read_text())["counts"]["documents"] > 0
+    both = ["quickstart-chat", "quickstart-chat-data", "quickstart-chat-data.1", "quickstart-chat.1"]
+    assert made("b", [talk(k) for k in range(100, 160)]) == both
+    kept = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
+    for name, lines in (("broken", ["{no json"] * 30), ("texts", ['{"text": "no conversation"}'] * 30), ("two", [talk(1), talk(2)])):
+        with pytest.raises((subprocess.CalledProcessError, SystemExit)):
+            made(name, lines)
+    assert {p: p.read_bytes() for p in data.rglob("*") if p.is_file()} == kept
+
+
+def test_the_page_has_named_rows_rounded_figures_and_paths_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = {
+        "loss_before": 3.1246123, "loss_after": 1.98765, "perplexity_before": 22.754321, "perplexity_after": 7.3, "asked": 12, "ended_before": 2,
+        "ended_after": 12, "tokens": 24576, "steps": 24, "tokens_per_second": 98.7654, "text": str(CHATS.text), "base_model": str(tmp_path / "models" / "m"),
+        "hf_model": str(tmp_path / "runs" / "q" / "step_000024"),
+    }  # fmt: skip
+    rows = quickstart._rows(report)
+    assert rows["held-out perplexity"] == "22.75 → 7.30" and rows["held-out loss"] == "3.125 → 1.988 nats a token"
+    assert rows["answers that end by themselves"] == "2 of 12 → 12 of 12, within 96 tokens"
+    assert rows["model"] == "runs/q/step_000024" and rows["base model"] == "models/m" and rows["speed"] == "99 tokens a second"
+    assert quickstart.next_command(tmp_path / "runs" / "q").endswith("chat.py runs/q")
+    (tmp_path / "p.png").write_bytes(b"png")
+    made = page("quickstart", rows, tmp_path / "p.png", [("<b>?", "x & y", "z")], "chat it")
+    assert "&lt;b&gt;?" in made and "<b>?" not in made and str(tmp_path) not in made and "3.1246123" not in made
