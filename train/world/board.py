@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,4 +61,27 @@ class Board:
             return int(self._store.add(self._prefix + key, int(come)))
         except RuntimeError:
             self._store = None
+            return None
+
+
+class Arrivals:
+    """Who has come to where the ranks meet, told by each before it waits for the others: who has not can then be named."""
+
+    def __init__(self, rank: int, size: int, seconds: float):
+        """Raises DistNetworkError: nothing listens there within the seconds, or, of rank 0, another has the port."""
+        import torch.distributed as dist
+
+        self._size = size
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        keeps = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        self._keys = [f"astrollama/{attempt}/arrived/{r}" for r in range(size)]
+        address, port, wait = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), datetime.timedelta(seconds=seconds)
+        self._store = dist.TCPStore(address, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True)
+        self._store.set(self._keys[rank], socket.gethostname())
+
+    def missing(self) -> list[int] | None:
+        """Ranks that have not come; None when nobody keeps count any more."""
+        try:
+            return [r for r in range(self._size) if not self._store.check([self._keys[r]])]
+        except RuntimeError:
             return None

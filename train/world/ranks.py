@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from train.world import voice
 from train.world.beat import Beat
+from train.world.board import Arrivals
 from train.world.launchers import WorldError, job_ends_at, place_of
 from train.world.output import hush
 
@@ -98,15 +99,13 @@ class World:
         remark = ""
         if self.device.type == "cpu" and not jit_lock.is_built(CPU_OP):
             meeting, remark = jit_lock.building(CPU_OP), jit_lock.ONCE
+        arrivals = None
         try:
             with self.waiting(meeting, remark):
+                arrivals = Arrivals(self.rank, self.size, timeout_seconds) if self.size > 1 else None
                 deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
-        except dist.DistNetworkError as error:
-            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            raise WorldError(
-                f"the ranks did not meet at {place} ({str(error).splitlines()[0]}); if another run has the port, start with "
-                "deepspeed --master_port PORT; if not, check that every node reaches that address"
-            ) from None
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            raise WorldError(_did_not_meet(error, arrivals and arrivals.missing(), timeout_seconds)) from None
         assert self.local_size >= 1  # a collective: asked here, where all ranks are
         shared_memory.unname(shared_memory.buffer_of(self.rank, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]))
 
@@ -179,6 +178,20 @@ def _ninja_of_this_python() -> None:
     beside, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
     if beside not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join((beside, path))
+
+
+def _did_not_meet(error: Exception, missing: list[int] | None, seconds: float) -> str:
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if missing:
+        shown = ", ".join(map(str, missing[:16])) + (f" and {len(missing) - 16} more" if len(missing) > 16 else "")
+        return (
+            f"rank{'s' if len(missing) > 1 else ''} {shown} did not come to {place} within {seconds:g} s (guard.timeout_seconds); see what "
+            "their nodes say, and whether all nodes were started with the same number of ranks"
+        )
+    return (
+        f"the ranks did not meet at {place} ({str(error).splitlines()[0]}); if another run has the port, start with "
+        "deepspeed --master_port PORT; if not, check that every node reaches that address"
+    )
 
 
 def free_port() -> int:

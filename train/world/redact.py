@@ -9,7 +9,7 @@ import os
 import re
 
 HIDDEN = "***"
-_NAMES = r"(?:secret|password|passwd|passphrase|api_?key|access_?key|private_?key|account_?key|token|auth|authorization|credential|signature|sig)"
+_NAMES = r"(?:secret|password|passwd|passphrase|api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key|token|auth|authorization|credential|signature|sig)"
 # NAME=value, --name=value, ?name=value, "name": "value"; prose like `a token: 5` is none
 _NAMED = re.compile(
     r"((?:^|[?&;,\s'\"{(\[])-{0,2}[\w.\-]*" + _NAMES + r"(?:=['\"]?|['\"]\s*:\s*['\"]))((?:bearer|basic)\s+)?([^\s'\"&;,)}\]]+)", re.I
@@ -18,9 +18,11 @@ _USER_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.\-]*://)[^/\s@'\"]+@", re.I)
 # tokens that are known by their looks: Hugging Face, AWS, GitHub, GitLab, OpenAI and its like, Slack, a JSON web token
 _LOOKS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w\-]{16,}|sk-[\w\-]{16,}|xox[abprs]-[\w\-]{10,}"
-    r"|eyJ[\w\-]{10,}\.[\w\-]{10,}\.[\w\-]*)"
+    r"|eyJ[\w\-]{6,}\.[\w\-]{10,}\.[\w\-]*)"
 )
-_OF_ENVIRONMENT = re.compile(r"(secret|password|passwd|api_?key|access_?key|private_?key|account_?key|token|credential)s?$", re.I)
+_OF_ENVIRONMENT = re.compile(
+    r"(secret|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key|token|credential)s?$", re.I
+)
 SHORTEST = 8  # characters of a value worth hiding wherever it stands
 
 
@@ -36,4 +38,4 @@ def redacted(text: str) -> str:
 
 def has_secret(url: str) -> bool:
     """Whether a URL carries a password, a key or a signature."""
-    return "://" in url and redacted(url) != url
+    return "://" in str(url) and redacted(str(url)) != str(url)
