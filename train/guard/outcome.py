@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from train.world.places import write_durably
+from train.world.redact import redacted
 
 if TYPE_CHECKING:
     from train.world.ranks import World
@@ -99,7 +100,7 @@ class Record:
             return
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         checkpoint = str(self.checkpoint) if self.checkpoint else None
-        outcome = Outcome(ended, exit_code, self.step, checkpoint, cause, self._attempt, self._started, at, self.save_seconds)
+        outcome = Outcome(ended, exit_code, self.step, checkpoint, redacted(cause), self._attempt, self._started, at, self.save_seconds)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._file, json.dumps(dataclasses.asdict(outcome)) + "\n")
