@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data_tools.work.errors import message
@@ -173,7 +174,7 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
 
     world = World.from_env()
 
-    with watched(world, recipe.run_dir, recipe.guard.hang_seconds, recipe.guard.timeout_seconds):
+    with watched(world, recipe.run_dir, recipe.guard.hang_seconds, recipe.guard.timeout_seconds, partial(message, place=recipe.run_dir)):
         outcome = run(recipe, world, args.resume, stops)
     world.log0(outcome.said)
     return 0 if outcome.finished else PREEMPTED

@@ -38,7 +38,11 @@ from train.world.ranks import World
 
 
 class CheckpointError(RuntimeError):
-    """A save that failed on some rank; the previous checkpoints are untouched."""
+    """A save that failed on some ranks; the previous checkpoints are untouched."""
+
+    def __init__(self, text: str, ranks: tuple[int, ...] = ()):
+        super().__init__(text)
+        self.ranks = ranks
 
 
 @dataclass(frozen=True)
@@ -168,12 +172,14 @@ def together(action: Callable[[], None], tmp: Path, world: World, on_rank_0: boo
             fault += f"; free space or quota on the disk of {tmp.parent}, or lower checkpoint.keep_last"
         elif error.errno == errno.EROFS:
             fault += f"; the disk of {tmp.parent} has turned read-only: mount it for writing, or move the run"
-    faults = [f for f in world.gather(fault) if f]
-    if faults:
+    of_rank = {r: f for r, f in enumerate(world.gather(fault)) if f}
+    if of_rank:
+        faults = list(of_rank.values())
         if world.rank == 0:
             _discard(tmp)
         raise CheckpointError(
-            f"{tmp.parent}: the checkpoint was not written: {'; '.join(faults[:4])}. Earlier checkpoints are as they were"
+            f"{tmp.parent}: the checkpoint was not written: {'; '.join(faults[:4])}. Earlier checkpoints are as they were",
+            tuple(of_rank),
         )
 
 

@@ -59,7 +59,10 @@ def take(
     counts, tokens, squares = _contents(batches, len(sources))
     world.beat.phase("agreement")
     mine = own()
-    sums = world.sum([float(sum(losses)), *sum(per_source).double().tolist(), *counts, *map(float, mine.values()), tokens, squares])
+    rank_total = float(sum(losses))
+    if not math.isfinite(rank_total):
+        world.beat.not_finite()
+    sums = world.sum([rank_total, *sum(per_source).double().tolist(), *counts, *map(float, mine.values()), tokens, squares])
     n = len(sources)
     total, of_source, targets, agreed, (tokens, squares) = (
         sums[0],

@@ -86,6 +86,7 @@ class Engine:
         self.world.beat.phase("optimizer")
         self._ds.step()
         self.grad_norm = float(self._ds.get_global_grad_norm())
+        self.world.beat.phase("logging")
         return self.grad_norm
 
     @torch.no_grad()

@@ -77,12 +77,18 @@ class Beat:
     def at_step(self, step: int) -> None:
         """A step begins; the documents of the one before are no longer the rank's."""
         self._step = step
-        self._details.pop("documents", None)
+        for name in ("documents", "not_finite"):
+            self._details.pop(name, None)
         self.phase("data")
 
     def documents(self, names: list[str], count: int) -> None:
         """What this rank's batch is made of: the first names, and how many there are."""
         self._details |= {"documents": names[:DOCUMENTS_TOLD], "document_count": count}
+        self._write_details()
+
+    def not_finite(self) -> None:
+        """This rank's own part of the step's loss is NaN or infinite."""
+        self._details |= {"not_finite": True}
         self._write_details()
 
     def checkpoint(self, path: str) -> None:

@@ -63,6 +63,11 @@ class Watched:
         return self.faults / self.attempt / f"rank_{self.rank:05d}.txt"
 
     @property
+    def reserve(self) -> Path:
+        """Room for a report, taken at the start: a full disk is a fault, too."""
+        return self.notes.with_suffix(".reserve")
+
+    @property
     def heartbeat(self) -> Path:
         return Path(self.run_dir) / "heartbeats" / f"rank_{self.rank:05d}.json"
 
@@ -81,11 +86,9 @@ def report(finding: Finding, watched: Watched, conditions: Mapping[int, Conditio
 
     def write() -> None:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError), file.open("x", encoding="utf-8") as f:  # of a run in two parts, one has written
-                f.write(redacted(json.dumps(content, indent=1)) + "\n")
-                f.flush()
-                os.fsync(f.fileno())
+            _put(watched.reserve, redacted(json.dumps(content, indent=1)) + "\n")
+            with contextlib.suppress(FileExistsError):  # of a run in two parts, one has written
+                os.link(watched.reserve, file)
             trouble[:] = []
         except OSError as error:
             trouble[:] = [error.strerror or str(error)]
@@ -184,15 +187,26 @@ def _log(path: Path, said: list[str]) -> None:
 
 def write_heartbeat(path: Path, content: Mapping[str, Any]) -> None:
     """Overwrite in place: needs no room on a full disk, and other hosts see a file's new content sooner than its new name."""
-    text = json.dumps(content)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-        try:
-            os.pwrite(file, text.encode() + b"\n", 0)
-            os.ftruncate(file, len(text.encode()) + 1)
-        finally:
-            os.close(file)
+        _put(path, json.dumps(content) + "\n")
+
+
+def take_reserve(watched: Watched) -> None:
+    with contextlib.suppress(OSError):
+        _put(watched.reserve, "\0" * (16384 + 500 * len(watched.hosts)))
+        with watched.reserve.open("rb") as f:
+            os.fsync(f.fileno())
+
+
+def _put(path: Path, text: str) -> None:
+    content = text.encode()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(file, content, 0)
+        os.ftruncate(file, len(content))
+    finally:
+        os.close(file)
 
 
 def size(path: Path) -> int:

@@ -98,8 +98,9 @@ def _first(causes: list[Condition], conditions: Mapping[int, Condition | None]) 
     kind = "refused" if first.users_fault and first.step == 0 else "raised"
     if first.named_ranks:
         return Finding(tuple(r for r in first.named_ranks if r in conditions) or (first.rank,), kind, first.cause)
-    if first.users_fault and len(alike) > 1:  # agreed on by all: one voice, the lowest
-        return Finding((min(c.rank for c in alike),), kind, first.cause)
+    if first.users_fault and len(alike) > 1:  # agreed on by all: the ranks whose loss it was, else one voice, the lowest
+        began = tuple(sorted(c.rank for c in alike if c.details.get("not_finite")))
+        return Finding(began or (min(c.rank for c in alike),), kind, first.cause)
     return Finding((first.rank,), kind, first.cause)
 
 

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from train.guard.watch import peers, process
@@ -36,14 +36,16 @@ ROOT = str(Path(__file__).resolve().parents[3])
 STACK_SIGNAL = signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2  # schedulers send SIGUSR1 and SIGUSR2
 REPORT_SECONDS = 15.0  # an error waits so long for its report to be said
 RESTARTS = 3
-USERS = ("data_tools", "train", "launch")
+Message = Callable[[BaseException], str | None]
 
 
 class Watch:
     """The watcher of this rank, and the words to it."""
 
-    def __init__(self, watched: Watched, block: mmap.mmap, listener: socket.socket, words: tuple[socket.socket, socket.socket]) -> None:
-        self.watched, self._block, self._listener = watched, block, listener
+    def __init__(
+        self, watched: Watched, kept: tuple[mmap.mmap, socket.socket], words: tuple[socket.socket, socket.socket], message: Message
+    ) -> None:
+        self.watched, self._kept, self._message = watched, kept, message
         self._mine, self._its = words
         self.over = threading.Event()
         self._told = False
@@ -97,11 +99,11 @@ class Watch:
         if isinstance(error, KeyboardInterrupt):
             self.tell("interrupted")
             return
-        users = isinstance(error, (ValueError, RuntimeError)) and type(error).__module__.split(".")[0] in USERS
+        users = self._message(error)
         with contextlib.suppress(OSError), self.watched.notes.open("a", encoding="utf-8") as notes:
             notes.write(redacted("".join(traceback.format_exception(error))))
         self.tell(
-            "raised", cause=redacted(cause_of(error, users)), error_type=type(error).__name__, users_fault=users,
+            "raised", cause=redacted(users or cause_of(error)), error_type=type(error).__name__, users_fault=users is not None,
             named_ranks=list(getattr(error, "ranks", ())),
         )  # fmt: skip
 
@@ -128,11 +130,9 @@ def _screen() -> int | None:
     return None
 
 
-def cause_of(error: BaseException, users: bool) -> str:
-    """An error in words: our own messages as they are, others with their kind and the place in our code."""
+def cause_of(error: BaseException) -> str:
+    """An error that has no message for the user in words: its kind, what it says, the place in our code."""
     text = str(error).strip()
-    if users:
-        return text
     if isinstance(error, SystemExit):
         return f"the process was asked to exit with {error.code!r} from within, before the run was done{_place(error)}"
     name = type(error).__name__
@@ -152,16 +152,14 @@ def _place(error: BaseException) -> str:
     return f" ({ours[-1].filename[len(ROOT) + 1 :]}:{ours[-1].lineno} in {ours[-1].name})" if ours else ""
 
 
-def is_reported(error: BaseException) -> bool:
-    """Whether the watchers have said all there is to say of it."""
-    return getattr(error, "reported", False)
-
-
 @contextlib.contextmanager
-def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: float) -> Iterator[None]:
+def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: float, message: Message) -> Iterator[None]:
     """A run under watch. Collective: the ranks meet here, and each comes to know where the others' watchers listen.
 
-    Raises what the run raises; `is_reported` says whether it has been told to the user already.
+    Args:
+        message: what an error says to the user; None for one of the program's own faults.
+    Raises:
+        what the run raises; its attribute `reported` is true when the watchers have said all there is to say.
     """
     world.connect(int(timeout_seconds))
     address = peers.own_address(world.meeting_address)
@@ -180,7 +178,7 @@ def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: f
     )  # fmt: skip
     world.beat.tell(block)
     with _noted(told.notes):
-        watch = Watch(told, block, listener, words)
+        watch = Watch(told, (block, listener), words, message)
         threading.Thread(target=watch.look_after, name="watch", daemon=True).start()
         world.beat.listener = watch.failed
         try:

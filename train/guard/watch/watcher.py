@@ -231,9 +231,13 @@ class Watcher:
 
     def _beat(self) -> None:
         """Publish the heartbeat, in a thread of its own: a disk that hangs must not stop the watch."""
+        reserved = False
         while True:
             heard = beat.said(self.block)
             if heard.phase != "starting":  # before that the folder may be another run's
+                if not reserved:
+                    fault_report.take_reserve(self.watched)
+                    reserved = True
                 fault_report.write_heartbeat(self.watched.heartbeat, self._heartbeat(heard))
             if self.over.wait(BEAT_SECONDS):
                 return
@@ -337,6 +341,7 @@ class Watcher:
         self.over.set()
         if self.condition.state == "done":
             fault_report.remove(self.watched.heartbeat)
+        fault_report.remove(self.watched.reserve)
         fault_report.remove(self.watched.notes, if_empty=True)
 
 

@@ -89,6 +89,8 @@ def test_a_rank_that_is_stuck_in_its_own_code_is_told_from_those_that_wait_for_i
 def test_an_error_agreed_on_by_all_has_one_voice_or_the_ranks_it_names():
     alike = [well(r, state="raised", cause="the checkpoint was not written", users_fault=True, at=100 - r) for r in range(3)]
     assert judge(of(*alike)).ranks == (0,)
+    not_finite = [dataclasses.replace(c, details={"not_finite": True} if c.rank == 1 else {}) for c in alike]
+    assert judge(of(*not_finite)).ranks == (1,)
     named = [dataclasses.replace(c, named_ranks=(2,)) for c in alike]
     assert judge(of(*named)).ranks == (2,)
 

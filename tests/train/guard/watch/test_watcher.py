@@ -53,6 +53,7 @@ def train(world, folder: Path, guilty: int, does: str) -> None:
     """Five good steps, then the fault; what the ranks print goes to `screen`."""
     import sys
 
+    from data_tools.work.errors import message
     from train.guard.watch.heartbeat import watched
     from train.world.output import lasting
 
@@ -60,7 +61,7 @@ def train(world, folder: Path, guilty: int, does: str) -> None:
     os.dup2(screen, 2)
     sys.stderr = os.fdopen(os.dup(screen), "w", buffering=1)
     sys.argv = ["launch/pretrain.py", "recipe.yaml", "checkpoint.to=s3://KEY:canary-in-a-url@bucket/x"]
-    with lasting(), watched(world, folder / "runs" / "tiny", HANG, 600), world.beat.failing():
+    with lasting(), watched(world, folder / "runs" / "tiny", HANG, 600, message), world.beat.failing():
         world.beat.phase("opening")
         for step in range(1, 7):
             world.beat.at_step(step)
@@ -113,9 +114,10 @@ def test_all_ranks_end_and_one_report_names_who_did_not_arrive(all_ended, does, 
 
 
 def finish(world, folder: Path) -> int:
+    from data_tools.work.errors import message
     from train.guard.watch.heartbeat import watched
 
-    with watched(world, folder, HANG, 600):
+    with watched(world, folder, HANG, 600, message):
         world.beat.phase("opening")
         world.beat.at_step(1)
         time.sleep(0.5 if world.rank else 7)  # one is waited for, and at work for all that its watcher can tell
