@@ -59,6 +59,19 @@ def there(tmp_path_factory):
 
     for split in ("train", "heldout"):
         assert prepare(["corpus", f"{split}.jsonl", "--tokenizer", "DIR", "--out", f"runs/quickstart-data/{split}", "--workers", "1"]) == 0
+    chats = [
+        "chat",
+        "answers.jsonl",
+        "--tokenizer",
+        "DIR",
+        "--out",
+        "runs/quickstart-chat-data",
+        "--split",
+        "heldout=0.1",
+        "--workers",
+        "1",
+    ]
+    assert prepare(chats) == 0
     yield folder
     os.chdir(before)
 
