@@ -144,16 +144,19 @@ def ranks_in_words(ranks: list[int] | tuple[int, ...]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} " + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def limit_seconds(hang: float, timeout: float, longest: float | None, quiet: float) -> float:
+def limit_seconds(hang: float, timeout: float, longest: float | None, quiet: float, at_disk: bool = False) -> float:
     """How long a rank may go without a sign of progress.
 
     Args:
         hang: guard.hang_seconds. timeout: guard.timeout_seconds.
         longest: the longest it has gone so in this phase and gone on; None: it is in this phase for the first time.
         quiet: seconds in which it has not computed either, and not waited for a disk.
+        at_disk: whether it waits for a disk, or reads or writes; a file system that changes servers takes minutes.
     """
     if not hang:
         return timeout
+    if at_disk:
+        return max(timeout, 3 * (longest or 0.0))
     if longest is None:  # loading, compiling and the first of everything take what they take, as long as something is done
         return hang if quiet >= hang else timeout
     return max(hang, 3 * longest)

@@ -38,6 +38,7 @@ BEAT_SECONDS = 2.0
 WAITS_SECONDS = 5.0  # without a sign of progress: time to ask how the others are
 ASK_SECONDS = 3.0
 LOST_SECONDS = 12.0  # that a watcher has been reached before and is no longer
+DISK_SECONDS = 10.0  # a rank that waited for a disk so recently is not called stuck
 MOVES_BYTES = 4096  # a rank that reads or writes more between two looks is at work
 STOPPED_SECONDS = 5.0
 MEETING_SECONDS = 60.0
@@ -54,6 +55,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.idle = self.quiet = self.stopped = 0.0
+        self.since_disk = float("inf")
         self.longest: dict[str, float] = {}
         self._marks, self._phase, self._cpu, self._others = -1, "", 0.0, (0.0, 0)
 
@@ -63,7 +65,7 @@ class Patience:
         if said.marks != self._marks:
             if self._marks >= 0:
                 self.longest[self._phase] = max(self.longest.get(self._phase, 0.0), self.idle)
-            self._marks, self._phase, self.idle, self.quiet = said.marks, said.phase, 0.0, 0.0
+            self._marks, self._phase, self.idle, self.quiet, self.since_disk = said.marks, said.phase, 0.0, 0.0, float("inf")
         elif seen.state != "T":
             computed, threads = seen.cpu_seconds - self._cpu, process.thread_states(pid)
             # who wants a processor and gets none has not been idle for as long as the clock says
@@ -72,8 +74,10 @@ class Patience:
             if self.idle < WAITS_SECONDS:
                 return self._note_cpu(seen)
             others = process.cpu_seconds_of_children(pid), process.bytes_moved(pid)
-            works = computed > 0.05 * seconds or {"R", "D"} & threads or abs(others[0] - self._others[0]) > 0.05 * seconds
-            self.quiet = 0.0 if works or others[1] - self._others[1] > MOVES_BYTES else self.quiet + seconds
+            at_disk = "D" in threads or 0 < self._others[1] < others[1] - MOVES_BYTES
+            works = at_disk or computed > 0.05 * seconds or "R" in threads or abs(others[0] - self._others[0]) > 0.05 * seconds
+            self.quiet = 0.0 if works else self.quiet + seconds
+            self.since_disk = 0.0 if at_disk else self.since_disk + seconds
             self._others = others
         self._note_cpu(seen)
 
@@ -167,8 +171,9 @@ class Watcher:
             return
         self.patience.pass_(seconds, heard, seen, self.watched.pid)
         limit = findings.limit_seconds(
-            self.watched.hang_seconds, self.watched.timeout_seconds, self.patience.longest.get(heard.phase), self.patience.quiet
-        )
+            self.watched.hang_seconds, self.watched.timeout_seconds, self.patience.longest.get(heard.phase), self.patience.quiet,
+            at_disk=self.patience.since_disk < DISK_SECONDS,
+        )  # fmt: skip
         stopped = self.patience.stopped >= STOPPED_SECONDS
         self._now("stopped" if stopped else "stalled" if self.patience.idle > limit else "running")
 

@@ -115,6 +115,7 @@ def test_what_takes_long_each_time_may_take_long_and_what_is_new_may_as_long_as_
     assert limit_seconds(45, 600, longest=100.0, quiet=50) == 300  # an upload that takes its time
     assert limit_seconds(45, 600, longest=None, quiet=3) == 600  # compiling
     assert limit_seconds(45, 600, longest=None, quiet=45) == 45
+    assert limit_seconds(45, 600, longest=0.1, quiet=0, at_disk=True) == 600  # a file system that changes servers
     assert limit_seconds(0, 600, longest=0.1, quiet=45) == 600
 
 
