@@ -35,6 +35,19 @@ codes = [r.wait() for r in ranks]
 sys.exit(0 if lost else max(map(abs, codes)))
 """
 
+# torchrun: starts its ranks again itself, whatever they ended with; passes SIGTERM on, and ends.
+ELASTIC = """#!{python}
+import os, signal, subprocess, sys, time
+at, told, ranks = next(i for i, w in enumerate(sys.argv) if w.endswith("pretrain.py")), [], []
+signal.signal(signal.SIGTERM, lambda *a: (told.append(1), [r.terminate() for r in ranks]))
+for start in range(50):
+    ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r)}}) for r in (0, 1)]
+    codes = [r.wait() for r in ranks]
+    if told or not any(codes):
+        break
+sys.exit(1 if told else max(codes))
+"""
+
 # A rank: behaves in its nth start as the nth line of `behaviour` says; makes a step every twentieth of a second.
 RANK = """
 import json, os, signal, sys, time
@@ -83,7 +96,7 @@ class Ground:
         self.folder, self.run, self.launcher = folder, folder / "runs" / "run", folder / "bin" / launcher
         (folder / "rank.py").write_text(RANK.format(run=self.run, behaviour=folder / "behaviour"))
         self.launcher.parent.mkdir()
-        self.launcher.write_text(LAUNCHER.format(python=sys.executable, rank=folder / "rank.py"))
+        self.launcher.write_text((ELASTIC if launcher == "torchrun" else LAUNCHER).format(python=sys.executable, rank=folder / "rank.py"))
         self.launcher.chmod(0o755 | stat.S_IXUSR)
 
     def start(self, behaviour: str, *options: str, launcher_options: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -164,6 +177,27 @@ def test_a_stop_told_to_another_nodes_supervisor_of_the_same_run_is_heard(ground
     assert process.returncode == 75 and said.count("supervise: start") == 1, said
     code, said = ground.end("train die finish")  # that stop was for another start
     assert code == 0 and "starting again" in said, said
+
+
+def test_torchrun_is_ended_where_its_own_restarts_are_no_use(tmp_path):
+    ground = Ground(tmp_path, "torchrun")
+    code, said = ground.end("mistake")
+    assert code == 1 and "twice the same" in said and "torchrun is told to end" in said, said
+    code, said = ground.end("- - - - - - - - - - - - - - - - - - - - finish")
+    assert code == 0, said
+
+
+def test_a_node_that_torchrun_shuts_out_is_let_in_by_a_new_start_of_all(tmp_path):
+    ground = Ground(tmp_path, "torchrun")
+    process = ground.start("train")
+    processes.wait_until(lambda: ground.steps() > 2, process)
+    (ground.run / "join.json").write_text(json.dumps({"host": "gpu09"}))
+    processes.wait_until(lambda: (ground.run / "attempts0").read_text() == "2", process)
+    at = ground.steps()
+    processes.wait_until(lambda: ground.steps() > at + 2, process)
+    os.kill(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "gpu09 wants to join" in said and said.count("supervise: start") >= 2, said
 
 
 def test_a_supervisor_that_is_killed_takes_its_launcher_along(ground):

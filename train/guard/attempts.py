@@ -28,7 +28,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 # SIGTERM srun has its tasks killed within seconds.
 HAND_ON = {"torchrun": signal.SIGTERM, "srun": signal.SIGUSR1}
 GRACE_SECONDS = 300.0  # for ranks that save after their launcher is gone
-STOP = "stop.json"  # in a run's folder
+STOP, JOIN = "stop.json", "join.json"  # in a run's folder
 POLL_SECONDS = 0.2
 SHOWN = 200  # characters of a cause; all of it is in the run's folder
 
@@ -53,6 +53,8 @@ class Supervisor:
     history: list[Ended] = field(default_factory=list)
     _child: subprocess.Popen | None = None
     _waiting: signal.Signals | None = None  # a signal still to be passed on
+    _over: bool = False  # torchrun was told to end, for good
+    _shut_out: int = 0  # ends in a row of a torchrun while others trained
 
     def run(self) -> int:
         """The exit code of the run: 0 finished, 75 stopped after saving, other failed."""
@@ -62,6 +64,8 @@ class Supervisor:
             step_before = newest_step(self.plan.run_dir)
             while True:
                 self.history.append(self._attempt())
+                if self._over:
+                    return self.history[-1].code or outcome.FAILED
                 verdict = judge(self.history, self.plan.limits, step_before)
                 self._say(verdict)
                 if not verdict.again:
@@ -100,6 +104,8 @@ class Supervisor:
         found = outcome.read(self.plan.run_dir)
         if watch:
             self.history += watch.ends(found)
+            self._over = watch.for_good
+            self._ask_to_join()
         told = found if found and found.started >= began - outcome.CLOCKS_SECONDS and found.exit_code is not None else None
         code = outcome.true_code(found, self._child.returncode, began)
         if code == 0 and told is None:
@@ -114,6 +120,16 @@ class Supervisor:
             and _asked_to_stop(self.plan.run_dir) == found.started >= began - outcome.CLOCKS_SECONDS
         )
         return Ended(code, newest_step(self.plan.run_dir), cause, told is not None, asked, hosts)
+
+    def _ask_to_join(self) -> None:
+        """torchrun closes a run's rendezvous for good when one of its agents ends by an error: this node is then shut out of a run that
+        others train, until they start again.
+        """
+        trains = self._child.returncode != 0 and not self.asked and run_lock.is_held(self.plan.run_dir)
+        self._shut_out = self._shut_out + 1 if trains else 0
+        if self._shut_out >= 2:
+            say("torchrun does not let this node into the run that others train: they are asked to save and start again, with it")
+            _tell(self.plan.run_dir / JOIN, {"host": socket.gethostname()})
 
     def _on_signal(self, number: int, _: object) -> None:
         self.asked = signal.Signals(number).name
@@ -171,12 +187,17 @@ class Watch:
     _step: int = 0  # which that has made; the next start may take lines back
     _ended: list[Ended] = field(default_factory=list)
     _told: bool = False
+    for_good: bool = False  # what it told was no reason to start again
 
     def reason_to_end(self, history: Sequence[Ended]) -> str | None:
         """Why torchrun should end; said once."""
         found = outcome.read(self.plan.run_dir)
         if self._told or not found or found.started < self.began - outcome.CLOCKS_SECONDS:
             return None
+        here = socket.gethostname()
+        if (other := _newer(self.plan.run_dir / JOIN, self.began)) and other.get("host") != here:
+            self._told = True
+            return f"{other.get('host')} wants to join: saving, then starting again with it"
         if self._newest and found.started != self._newest.started:
             self._ended.append(self._end_of(self._newest))
             self._step = 0
@@ -186,14 +207,13 @@ class Watch:
         self._newest = found
         ends = [*history, *self._ended, *([self._end_of(found)] if found.exit_code is not None else [])]
         verdict = judge(ends, self.plan.limits) if ends else None
-        here = socket.gethostname()
         mine = [f for f in fault_reports(self.plan.run_dir, self.began) if f.get("host") == here]
         reason = None
         if len(mine) >= self.plan.limits.host_faults:
             reason = f"{len(mine)} faults on this host, {here}: it leaves, the others go on without it; newest: {mine[-1].get('cause', '')}"
         elif verdict and not verdict.again and ends[-1].code != outcome.FINISHED:
             reason = f"{verdict.why}; torchrun is told to end"
-        self._told = reason is not None
+        self._told = self.for_good = reason is not None
         return reason
 
     def ends(self, last: outcome.Outcome | None) -> list[Ended]:
@@ -214,10 +234,23 @@ def say(text: str) -> None:
 def _ask_to_stop(run_dir: Path) -> None:
     """For supervisors of the same run on other nodes: its ranks there end with 75, too, and are not to be started again."""
     if found := outcome.read(run_dir):
-        try:
-            (run_dir / STOP).write_text(json.dumps({"started": found.started, "host": socket.gethostname()}), encoding="utf-8")
-        except OSError as error:
-            say(f"{run_dir / STOP}: cannot be written ({error.strerror}); supervisors on other nodes start the run again, stop them, too")
+        _tell(run_dir / STOP, {"started": found.started, "host": socket.gethostname()})
+
+
+def _tell(path: Path, what: dict) -> None:
+    """A word to the supervisors of the same run on other nodes."""
+    try:
+        path.write_text(json.dumps(what), encoding="utf-8")
+    except OSError as error:
+        say(f"{path}: cannot be written ({error.strerror}); supervisors on other nodes do not hear of this")
+
+
+def _newer(path: Path, since: float) -> dict | None:
+    """What another supervisor told after a time in seconds of the epoch."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.stat().st_mtime > since else None
+    except (OSError, ValueError):
+        return None
 
 
 def _asked_to_stop(run_dir: Path) -> float | None:
