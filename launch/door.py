@@ -174,7 +174,13 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
 
     world = World.from_env()
 
-    with watched(world, recipe.run_dir, recipe.guard.hang_seconds, recipe.guard.timeout_seconds, partial(message, place=recipe.run_dir)):
+    world.connect(recipe.guard.timeout_seconds)
+    stops.join(world)
+    guard = recipe.guard
+    with (
+        stops.not_hidden(),
+        watched(world, recipe.run_dir, guard.hang_seconds, guard.timeout_seconds, partial(message, place=recipe.run_dir)),
+    ):
         outcome = run(recipe, world, args.resume, stops)
     world.log0(outcome.said)
     return 0 if outcome.finished else PREEMPTED

@@ -27,10 +27,10 @@ from train.guard.launcher import Launcher
 from train.guard.limits import Limits
 from train.guard.outcome import AT_ONCE, FAILED, PREEMPTED, Record
 from train.guard.parting import leave_now
+from train.world.board import Board
 from train.world.launchers import has_launcher
 
 if TYPE_CHECKING:
-    from train.world.board import Board
     from train.world.ranks import World
 
 # of schedulers, launchers, terminals; SIGUSR2 and SIGXCPU are other schedulers' warnings
@@ -95,10 +95,12 @@ class Stops:
         os.close(self._told)
         self._thread.join()
 
-    def join(self, world: World, board: Board | None) -> None:
+    def join(self, world: World) -> None:
         """The ranks have met: from now on they end together."""
-        self._rank, self._size, self._board = world.rank, world.size, board
+        self._rank, self._size = world.rank, world.size
         self.phase = lambda: world.beat.now
+        if world.size > 1 and not self._board:
+            self._board = Board.open()
 
     def train(self, world: World) -> None:
         """All is ready to train: from now on a stop is agreed on. One that has been asked for ends the start, on all ranks."""

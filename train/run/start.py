@@ -52,7 +52,6 @@ from train.recipe.vocabulary import Recipe, RecipeError
 from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
 from train.run.trackers import Tracker
-from train.world.board import Board
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, write_durably
@@ -110,7 +109,7 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         raise RecipeError(recipe.name, faults)
     stops.limits = _limits(recipe, world, stops)
     world.connect(recipe.guard.timeout_seconds)
-    stops.join(world, Board.open() if world.size > 1 else None)
+    stops.join(world)
     with ExitStack() as held:
         if lock := run_lock.take(recipe.run_dir, world):
             held.callback(lock.close)
