@@ -127,7 +127,8 @@ def _gpu_bytes(text: str) -> float:
 
 def _guarded(args: argparse.Namespace, check: Callable | None, rank: int, stops: Stops | None) -> int:
     try:
-        return _open(args, check, rank, stops)
+        with stops.not_hidden() if stops else contextlib.nullcontext():
+            return _open(args, check, rank, stops)
     except KeyboardInterrupt:
         return 130
     except BaseException as error:
