@@ -82,9 +82,15 @@ class Stops:
         # under nohup the terminal's end is to be ignored, and is
         heeded = [s for s in SIGNALS if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
         self._fd_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
-        self._before = {s: signal.signal(s, lambda *_: None) for s in heeded}
+        self._before = {s: signal.signal(s, self._pass_on) for s in heeded}
         self._thread = threading.Thread(target=self._listen, name="stops", daemon=True)
         self._thread.start()
+
+    def _pass_on(self, number: int, _: object) -> None:
+        """In the main thread, when it is back in Python: C has told the listener long before, unless a library took that place."""
+        if signal.set_wakeup_fd(self._told, warn_on_full_buffer=False) != self._told:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._told, bytes([number]))
 
     def __exit__(self, *_: object) -> None:
         """Signals mean again what they meant before."""
@@ -181,7 +187,8 @@ class Stops:
 
     def _signals(self) -> bytes:
         readable, _, _ = select.select([self._heard], [], [], LOOK_SECONDS)
-        return bytes(n for n in os.read(self._heard, 64) if n) if readable else b""
+        # all that Python handles come this way: libraries have handlers of their own
+        return bytes(n for n in os.read(self._heard, 64) if n in self._before) if readable else b""
 
     def _on_signal(self, number: signal.Signals) -> None:
         now = time.monotonic()

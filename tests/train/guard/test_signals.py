@@ -88,3 +88,21 @@ def test_a_time_limit_stops_while_a_step_and_a_save_still_fit(capsys):
         assert stops.agree(ALONE, 300.0, "step_000002").save
         assert not stops.agree(ALONE, 500.0, "step_000002").save
     assert "guard.minutes=10: saving and stopping" in capsys.readouterr().err
+
+
+def test_libraries_with_signals_of_their_own_ask_for_nothing_and_take_nothing_away():
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    told, heard = os.pipe()
+    os.set_blocking(heard, False)
+    try:
+        with Stops() as stops:
+            stops.train(ALONE)
+            os.kill(os.getpid(), signal.SIGALRM)
+            signal.set_wakeup_fd(heard)  # as an event loop does
+            os.kill(os.getpid(), signal.SIGUSR1)
+            wait_until(stops.wanted)
+            assert stops.cause == "SIGUSR1"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.close(told)
+        os.close(heard)
