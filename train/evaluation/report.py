@@ -12,9 +12,9 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:1.5rem auto;padding:0 1rem;color:#1c2330;background:#fff}
 img{max-width:100%;height:auto}table{border-collapse:collapse;width:100%}caption{text-align:left;font-weight:600;padding:.5rem 0}
 th,td{text-align:left;vertical-align:top;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #e3e6eb;overflow-wrap:anywhere}
-th{font-weight:600}code{overflow-wrap:anywhere}.cut{color:#9a3412}
+th{font-weight:600}.said{table-layout:fixed}code{overflow-wrap:anywhere}.cut{color:#9a3412}
 @media(max-width:36rem){th,td{display:block;border:0;padding:.1rem 0}tr{display:block;border-bottom:1px solid #e3e6eb;padding:.4rem 0}
-thead{display:none}td[data-label]::before{content:attr(data-label) ": ";font-weight:600}}
+thead,colgroup{display:none}td[data-label]::before{content:attr(data-label) ": ";font-weight:600}}
 @media(prefers-color-scheme:dark){body{color:#e6e9ef;background:#14171c}th,td,tr{border-color:#323844}img{background:#fff}.cut{color:#fdba74}}
 """
 
@@ -52,6 +52,6 @@ def page(title: str, rows: dict[str, str], picture: Path, said: Sequence[tuple[s
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1><table><tbody>{facts}</tbody></table>"
         f"<p><img alt='training and held-out loss over steps' src='data:image/png;base64,{image}'></p>"
-        f"<table><caption>What it says</caption><thead><tr><th>prompt</th><th>before</th><th>after</th></tr></thead><tbody>{shown}</tbody></table>"
+        f"<table class=said><caption>What it says</caption><colgroup><col style='width:22%'><col><col></colgroup><thead><tr><th>prompt</th><th>before</th><th>after</th></tr></thead><tbody>{shown}</tbody></table>"
         f"<p>Go on: <code>{escape(command)}</code></p></html>\n"
     )

@@ -125,7 +125,9 @@ class MetricsLog:
             if part is not None:
                 part.close()
         for tracker in self._trackers:
-            tracker.close(how)
+            tracker.end(how)
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _cut_after(path: Path, step: int) -> None:

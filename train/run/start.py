@@ -201,6 +201,7 @@ def _open_data(recipe: Recipe, model: Path, world: World) -> tuple[dict[str, Sha
 
 def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> None:
     """What would end the run later: a model that is not computed here, memory that is not there, a save that cannot be made."""
+    world.log0("checking model, memory and disk")
     require_supported(config_of(base.folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
     if warning := beyond_positions(base.folder, recipe.data.seq_len):
         world.log0(f"warning: {warning}")

@@ -16,6 +16,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 class Tracker:
-    """One tracker, as the run sees it. No call raises, and none but `close` waits."""
+    """One tracker, as the run sees it. No call raises, and none but `close`, which follows `end`, waits."""
 
     def __init__(self, kind: str, recipe: Recipe, anew: bool):
         self.kind = kind
@@ -59,19 +60,23 @@ class Tracker:
     def log(self, step: int, values: dict[str, float]) -> None:
         self._put({"step": step, "values": values})
 
-    def close(self, how: str) -> None:
+    def end(self, how: str) -> None:
         """how: finished, stopped or failed."""
         self._closing = True
+        self._seconds = WAIT_SECONDS.get(how, SHORT_SECONDS)
+        self._ended = time.monotonic()
         self._put({"end": how})
         self._put(None)
+
+    def close(self) -> None:
+        """Wait a little for what `end` has begun; all trackers of a run wait at once."""
         if self._left:
             return
-        seconds = WAIT_SECONDS.get(how, SHORT_SECONDS)
         try:
-            code = self._process.wait(seconds)
+            code = self._process.wait(max(0.1, self._ended + self._seconds - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._warn(
-                f"not done {seconds:g} s after the run's end; it has {tracker_process.LAST_SECONDS} s more, then its last records are lost"
+                f"not done {self._seconds:g} s after the run's end; it has {tracker_process.LAST_SECONDS} s more, then its last records are lost"
             )
             return
         if code:

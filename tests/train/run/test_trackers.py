@@ -62,6 +62,11 @@ def recipe_in(folder: Path, *to: str) -> Recipe:
     return made
 
 
+def ended(tracker: Tracker, how: str) -> None:
+    tracker.end(how)
+    tracker.close()
+
+
 def seen(folder: Path) -> list:
     return [json.loads(line) for line in (folder / "seen.jsonl").read_text().splitlines()]
 
@@ -81,7 +86,7 @@ def test_every_step_is_seen_once_under_one_id_across_a_kill(tmp_path, stand_in):
         again.log(step, {"train/loss": 1.0 / (step + 1)})
         if step % 4 == 1:
             again.log(step, {"heldout/a/loss": 2.0})
-    again.close("finished")
+    ended(again, "finished")
     records = seen(tmp_path)
     begins, steps = [r for r in records if isinstance(r, dict)], [r for r in records if isinstance(r, list)]
     assert begins[0] == begins[1] and begins[0]["project"] == "astrollama" and begins[0]["name"].startswith("run-")
@@ -91,7 +96,7 @@ def test_every_step_is_seen_once_under_one_id_across_a_kill(tmp_path, stand_in):
     assert "greeting" in (recipe.run_dir / "trackers" / "trackio.log").read_text()
     anew = Tracker("trackio", recipe, anew=True)
     anew.log(1, {"train/loss": 1.0})
-    anew.close("finished")
+    ended(anew, "finished")
     assert seen(tmp_path)[-3]["name"] != begins[0]["name"] and seen(tmp_path)[-2][0] == 1
 
 
@@ -113,7 +118,7 @@ def test_one_that_fails_is_warned_of_once_and_left(tmp_path, stand_in, monkeypat
     processes.wait_until(lambda: tracker._left)
     for step in range(100):
         tracker.log(step, {"train/loss": 1.0})
-    tracker.close("finished")
+    ended(tracker, "finished")
     err = capfd.readouterr().err
     assert err.count("warning: trackio:") == 1 and told in err and "the run goes on without it" in err, err
     assert "key-123456" not in err
@@ -124,7 +129,7 @@ def test_one_that_hangs_is_not_waited_for(tmp_path, stand_in, monkeypatch, capfd
     tracker = Tracker("trackio", stand_in("time.sleep(1000)"), anew=False)
     tracker.log(1, {"train/loss": 1.0})
     begun = time.monotonic()
-    tracker.close("stopped")
+    ended(tracker, "stopped")
     assert time.monotonic() - begun < 20 and "not done 0.2 s after the run's end" in capfd.readouterr().err
     tracker._process.kill()  # its own end comes 30 s later
     tracker._process.wait(30)
@@ -139,7 +144,7 @@ def test_one_that_takes_nothing_is_left_when_its_queue_is_full(tmp_path, stand_i
             break
     assert tracker._left
     assert tracker._process.wait(30) == -9
-    tracker.close("finished")
+    ended(tracker, "finished")
     err = capfd.readouterr().err
     assert err.count("warning:") == 1 and "it has not taken the last 10,000 records" in err
 
@@ -198,7 +203,7 @@ def test_the_real_one_has_one_run_with_one_curve_after_a_resume(tmp_path, monkey
         tracker = Tracker(kind, recipe, anew=False)
         for step in steps:
             tracker.log(step, {"train/loss": 1.0 / step})
-        tracker.close("finished")
+        ended(tracker, "finished")
         assert not tracker._left and tracker._process.poll() == 0
     assert READ[kind](recipe) == [[s, 1.0 / s] for s in range(1, 9)]
 
