@@ -276,13 +276,14 @@ def _here(path: Path | str) -> str:
 def _rows(report: dict[str, Any]) -> dict[str, str]:
     """The report in words."""
     r = report
-    ended = {
-        "answers that end by themselves": f"{r['ended_before']} of {r['asked']} → {r['ended_after']} of {r['asked']}, within {LONGEST_ANSWER} tokens"
-    }
+    ended = {}
+    if "asked" in r:
+        told = f"{r['ended_before']} of {r['asked']} → {r['ended_after']} of {r['asked']}, within {LONGEST_ANSWER} tokens"
+        ended = {"answers that end by themselves": told}
     return {
         "held-out perplexity": f"{r['perplexity_before']:.2f} → {r['perplexity_after']:.2f}",
         "held-out loss": f"{r['loss_before']:.3f} → {r['loss_after']:.3f} nats a token",
-        **(ended if "asked" in r else {}),
+        **ended,
         "trained on": f"{r['tokens']:,} tokens in {r['steps']} steps",
         "speed": f"{r['tokens_per_second']:,.0f} tokens a second",
         "text": _here(r["text"]),
