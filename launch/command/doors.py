@@ -156,9 +156,9 @@ def as_commands(text: str) -> str:
         return f"astrollama {before}{name_of[file]}" if file in name_of else f"launch/{file}.py"
 
     text = re.sub(r"launch/recipes/(\w+)\.yaml", r"\1", text)
-    text = re.sub(r"INPUT=(\S+) make quickstart", r"astrollama quickstart --input \1", text).replace(
-        "make quickstart", "astrollama quickstart"
-    )
+    text = text.replace("make quickstart-chat", "make quickstart --chat")
+    text = re.sub(r"INPUT=(\S+) make quickstart( --chat)?", r"astrollama quickstart\2 --input \1", text)
+    text = text.replace("make quickstart", "astrollama quickstart")
     text = re.sub(r"\bdeepspeed ((?:-\S+ (?:[^-\s]\S* )?)*)launch/(\w+)\.py", lambda m: named(m[2], f"launch {m[1]}"), text)
     text = re.sub(r"\bpython launch/(\w+)\.py", lambda m: named(m[1]), text)
     text = re.sub(r"\bpython -m data_tools\.(\w+)", lambda m: named(m[1]), text)

@@ -56,6 +56,10 @@ def test_help_speaks_of_this_command_and_not_of_a_checkout(name, capsys, monkeyp
         ("deepspeed launch/pretrain.py mine.yaml", "astrollama launch pretrain mine.yaml"),
         ("python launch/meta_to_hf.py a b; python -m data_tools.show x", "astrollama meta-to-hf a b; astrollama show x"),
         ("INPUT=x.jsonl make quickstart", "astrollama quickstart --input x.jsonl"),
+        (
+            "INPUT=x.jsonl make quickstart-chat; make quickstart-chat",
+            "astrollama quickstart --chat --input x.jsonl; astrollama quickstart --chat",
+        ),
         ("nothing of ours: python train.py, make test", "nothing of ours: python train.py, make test"),
     ],
 )
@@ -106,7 +110,7 @@ def test_recipes_are_found_by_name_from_any_folder(tmp_path, monkeypatch, capsys
         ["cpt_70b", "deepspeed=zero3_hpz"],
         ["cpt_7b", "deepspeed=zero3_hpz.json"],
     ):
-        code = pretrain([*words, "--dry-run", "--gpus", "8"])
+        code = pretrain([*words, "--dry-run", "--elsewhere", "--gpus", "8"])
         said = capsys.readouterr()
         assert code == (1 if words == ["mine"] else 0), (words, said)
         assert ("zero3_hpz" in said.out) == (len(words) > 1)
