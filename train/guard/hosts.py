@@ -12,6 +12,8 @@ from pathlib import Path
 from train.guard.supervise import Ended, Limits, left_out, parse_hostfile
 
 HOSTFILE = ("-H", "--hostfile")
+UNASKED = Path("/job/hostfile")  # DeepSpeed takes it where none is given
+FILTERS = ("-i", "--include", "-e", "--exclude")  # they name hosts, which must stand in the hostfile
 PATIENCE_SECONDS = 10
 
 
@@ -27,8 +29,8 @@ class Hosts:
     say: Callable[[str], None]
 
     def command_for(self, history: Sequence[Ended]) -> list[str]:
-        """The command for the next start; as it was given for the first."""
-        if not history:
+        """The command for the next start; as it was given for the first, or where it picks its hosts itself."""
+        if not history or _option(self.command, FILTERS)[0] is not None:
             return self.command
         lines = parse_hostfile(self.file.read_text(encoding="utf-8"))
         bad = left_out([_by_names_of(lines, ended) for ended in history], list(lines), self.limits, self.at_least)
@@ -55,14 +57,15 @@ def hostfile_of(command: Sequence[str]) -> Path | None:
     if Path(command[0]).name != "deepspeed" or "--no_ssh" in command:
         return None
     at, given = _option(command, HOSTFILE)
-    return Path(given) if at is not None else None
+    return Path(given) if at is not None else UNASKED if UNASKED.is_file() else None
 
 
 def on_hosts(command: Sequence[str], hostfile: Path, without: Sequence[str]) -> list[str]:
     """The command with another hostfile; a master address that is a host left out goes, too: DeepSpeed then takes the first host."""
     words = list(command)
-    at, given = _option(words, HOSTFILE)
-    words[at : at + (1 if "=" in words[at] else 2)] = ["--hostfile", str(hostfile)]
+    at, _ = _option(words, HOSTFILE)
+    before, after = (1, 1) if at is None else (at, at + (1 if "=" in words[at] else 2))
+    words[before:after] = ["--hostfile", str(hostfile)]
     at, address = _option(words, ("--master_addr",))
     if at is not None and address in {*without, *(a for host in without if (a := _address(host)))}:
         del words[at : at + (1 if "=" in words[at] else 2)]
