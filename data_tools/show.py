@@ -3,12 +3,14 @@
 python -m data_tools.show shards/astro --tokenizer models/llama-2-7b
 python -m data_tools.show shards/astro --verify
 python -m data_tools.show shards/chat --document conversation-17 --tokenizer models/llama-2-7b
+python -m data_tools.show --step 4711 --recipe runs/astro7b --tokenizer models/llama-2-7b
 """
 
 import argparse
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -32,15 +34,51 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shards", type=Path, help="a folder that data_tools.prepare made")
+    parser.add_argument("shards", nargs="*", help="a folder that data_tools.prepare made; with --step, key=value words of the recipe")
+    parser.add_argument("--step", type=int, metavar="N", help="the documents behind a step of a run, whatever its number of ranks")
+    parser.add_argument(
+        "--recipe", metavar="R", help="with --step: the recipe, or the run's folder, which knows what it left out or skipped"
+    )
     parser.add_argument("--document", metavar="ID", help="print the document with this id, and where it came from")
     parser.add_argument("--verify", action="store_true", help="check every byte and every token")
     parser.add_argument("--table", action="store_true", help="per source: documents, turns, supervised share, longest, dropped by reason")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the tokenizer they were made with: shows text instead of ids")
-    return call(run, parser.parse_args(words))
+    args = parser.parse_intermixed_args(words)
+    if (args.step is None) != (args.recipe is None):
+        parser.error("--step N and --recipe R go together")
+    if args.step is None and len(args.shards) != 1:
+        parser.error("give one folder of shards")
+    if args.step is not None and (args.document is not None or args.verify or args.table):
+        parser.error("--document, --verify and --table look into a folder of shards; --step goes with --tokenizer alone")
+    return call(run if args.step is None else show_step, args)
+
+
+def show_step(args: argparse.Namespace) -> None:
+    """The documents behind a step, with their text where there is a tokenizer.
+
+    Which they are is planned by the trainer, on the floor above: its command is asked, and nothing of it imported.
+    """
+    door = Path(__file__).resolve().parents[1] / "launch" / "documents.py"
+    command = [sys.executable, str(door), args.recipe, *args.shards, "--step", str(args.step)]
+    done = subprocess.run([*command, "--json"] if args.tokenizer else command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
+    if args.tokenizer is None:
+        print(done.stdout, end="")
+        return
+    found, tokenizer = json.loads(done.stdout), Tokenizer.load(args.tokenizer)
+    opened = {folder: Shards.open(Path(folder), verify="size") for folder in {piece["shards"] for piece in found["pieces"]}}
+    for shards in opened.values():
+        shards.require_tokenizer(tokenizer_fingerprints(args.tokenizer), where=f"--tokenizer {args.tokenizer}")
+    print(f"step {found['step']} of {found['steps']} of {found['of']}" + (f"; skipped: {found['skipped']}" if found["skipped"] else ""))
+    for piece in found["pieces"]:
+        part = slice(piece["start"], piece["stop"])
+        head = f"row {piece['row'] + 1}  {piece['id']} ({piece['source']}), tokens {part.start}:{part.stop} of {piece['length']}"
+        print(f"\n--- {head}\n{shorten(render(opened[piece['shards']], piece['index'], tokenizer, part), 600)}")
 
 
 def run(args: argparse.Namespace) -> None:
+    args.shards = Path(args.shards[0])
     shards = Shards.open(args.shards, verify="size")
     tokenizer = Tokenizer.load(args.tokenizer) if args.tokenizer else None
     if tokenizer is not None:
@@ -129,9 +167,10 @@ def document(shards: Shards, id: str, tokenizer: Tokenizer | None) -> str:
     return "\n\n".join(blocks)
 
 
-def render(shards: Shards, i: int, tokenizer: Tokenizer | None) -> str:
-    """Text (or ids) of a document; where there is a mask, what is trained on is green, or in ⟦ ⟧ when not on a terminal."""
-    tokens, mask = shards.tokens(i), shards.mask(i)
+def render(shards: Shards, i: int, tokenizer: Tokenizer | None, part: slice = slice(None)) -> str:
+    """Text (or ids) of a document, or a part of it; where there is a mask, what is trained on is green, or in ⟦ ⟧ when not on a terminal."""
+    tokens, mask = shards.tokens(i)[part], shards.mask(i)
+    mask = None if mask is None else mask[part]
     parts = []
     for start, end in runs(mask if mask is not None else np.zeros(len(tokens), np.uint8)):
         ids = tokens[start:end].tolist()

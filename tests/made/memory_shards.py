@@ -1,5 +1,7 @@
 """Shards held in memory, each token of each document a different number: whatever a batch holds can be traced to its place."""
 
+from pathlib import Path
+
 import numpy as np
 
 
@@ -10,6 +12,7 @@ class MemoryShards:
         self.lengths = np.array(lengths, np.int64)
         self.first = first_token + np.concatenate([[0], np.cumsum(self.lengths)])
         self.masks, self.has_mask, self.name = masks, masks is not None, name
+        self.folder = Path(name)
         self.fingerprint = f"{name}-{self.lengths.tolist()}"
         self.read: list[int] = []
 

@@ -73,8 +73,8 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
     """One rank's part."""
     from train.checkpoint import layout, manifest, trainer_state
     from train.checkpoint.folder import Extras
-    from train.checkpoint.retention import retain
-    from train.checkpoint.saver import Keep, Saver
+    from train.checkpoint.retention import Keep, retain
+    from train.checkpoint.saver import Saver
     from train.engine.zero3 import start
 
     recipe, root = small_recipe(job, world), Path(job["scratch"]) / "checkpoints"
@@ -107,7 +107,7 @@ def measure(job: dict[str, Any], world: Any) -> dict[str, Any]:
             saver.finish()
             stalled.append(called if not background else called + saver.stalled_seconds)
             peaks.append(watch.peak - (max(base, alone.peak) if background else base))
-            retain(root, 1, 0, 0, root / layout.folder_name(step), world)
+            retain(root, Keep(1, 0, 0), root / layout.folder_name(step), world)
         middle = sorted(seconds)[len(seconds) // 2], sorted(stalled)[len(stalled) // 2]
         worst = world.max([*middle, max(peaks)])
         got[name] = {"seconds": worst[0], "stalled": worst[1], "peaks": [worst[2]]}

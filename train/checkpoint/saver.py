@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint import trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.layout import MASTER
-from train.checkpoint.retention import retain
+from train.checkpoint.retention import Keep, retain
 from train.checkpoint.trainer_state import Slices
 from train.engine.zero3 import Engine
 from train.world.ranks import World
@@ -28,15 +27,6 @@ from train.world.ranks import World
 # how long a rank waits in the background for one whose disk is slower
 PATIENCE_SECONDS = 3600
 LAST_CHANCE_SECONDS = 20
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What retention keeps."""
-
-    last: int
-    every: int
-    best: int
 
 
 class HostCopy:
@@ -80,9 +70,11 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def save(self, extras: Extras) -> None:
+    def save(self, extras: Extras, newest_good: int | None = None) -> None:
         """Save; in the background this returns at once, after the save before it has ended.
 
+        Args:
+            newest_good: the newest step known to be good; its checkpoint stays, whatever the rules let go.
         Raises:
             CheckpointError, RetentionError: on every rank; in the background, of the save before this one.
         """
@@ -91,7 +83,7 @@ class Saver:
         begun = time.perf_counter()
         slices = trainer_state.live(self.engine)
         if not self.background:
-            self._write(slices, extras, begun)
+            self._write(slices, extras, begun, newest_good)
             self.stalled_seconds = time.perf_counter() - begun
             return
         self.stalled_seconds = 0.0
@@ -99,7 +91,9 @@ class Saver:
         ready = torch.cuda.Event() if self.world.device.type == "cuda" else None
         if ready:
             ready.record()
-        self._thread = threading.Thread(target=self._behind, args=(slices, extras, begun, ready), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._behind, args=(slices, extras, begun, newest_good, ready), name="checkpoint", daemon=True
+        )
         self._thread.start()
 
     def before_update(self) -> None:
@@ -138,7 +132,7 @@ class Saver:
         if self._thread:
             self._thread.join(LAST_CHANCE_SECONDS)
 
-    def _behind(self, slices: Slices, extras: Extras, begun: float, ready: torch.cuda.Event | None) -> None:
+    def _behind(self, slices: Slices, extras: Extras, begun: float, newest_good: int | None, ready: torch.cuda.Event | None) -> None:
         try:
             if ready:
                 torch.cuda.set_device(self.world.device)
@@ -148,19 +142,19 @@ class Saver:
             else:
                 slices = self._copy.take(slices, extras.trainer_state)
             self._copied.set()
-            self._write(slices, extras, begun)
+            self._write(slices, extras, begun, newest_good)
         except BaseException as error:  # kept for the step to raise: a thread has nobody to tell
             self._error = error
         finally:
             self._copied.set()
 
-    def _write(self, slices: Slices, extras: Extras, begun: float) -> None:
+    def _write(self, slices: Slices, extras: Extras, begun: float, newest_good: int | None) -> None:
         step, behind = f"step {extras.state['step']}", " behind the steps" if self.background else ""
         self.world.log0(f"{step}  saving a checkpoint{behind}")
         path = checkpoint.save(slices, self.root, extras, self._side)
         self.newest = path
         self.world.beat.checkpoint(str(path))
-        gone = retain(self.root, self.keep.last, self.keep.every, self.keep.best, path, self._side)
+        gone = retain(self.root, self.keep, path, self._side, newest_good)
         self.last_seconds = time.perf_counter() - begun
         deleted = f"; deleted {', '.join(map(str, gone))}" if gone else ""
         self.world.log0(f"{step}  checkpoint {path} in {self.last_seconds:.1f} s{behind}{deleted}")

@@ -101,7 +101,7 @@ def load(engine: Engine, folder: Path, world: World) -> None:
         raise ResumeError(f"{folder}/{TRAINER_INDEX}: of another model (differs in {other})")
     size = index["world_size"]
     ranks = [read_header(folder / rank_file(r, size)) for r in range(size)]
-    if index["adam_step"] > 0:
+    if index["adam_step"] > 0 or engine.adam_step > 0:
         engine.create_adam_state(index["adam_step"])
     engine.release()
     for name, p in engine.parameters.items():

@@ -17,25 +17,19 @@ from typing import Any
 import numpy as np
 
 from data_tools.shards.reader import Shards
-from train.data import packing
+from train.data import packing, positions
 from train.data.batch import PackedBatch
 from train.data.packing import PADDING_ROW, Rows
 from train.data.plans import DataSettings, Plans, differences
+from train.data.positions import LeftOut, Position, Span
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+READABLE = (1, STATE_VERSION)  # 1: before rows could be left out
 PACKED_AT_ONCE = 2**17  # tokens: enough to spread the cost of a call, and still in the processor's cache
 
 
 class LoaderError(ValueError):
     """A loader state that does not fit the data: says what differs."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Rows before `next_row` of `epoch`'s plan have been used."""
-
-    epoch: int = 0
-    next_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,7 @@ class Loader:
         self._builder = ThreadPoolExecutor(1, "loader")  # one thread: steps are built in order
         self._ahead: deque[Future[_Step]] = deque()
         self._used = self._built = Position()
+        self.left_out: LeftOut = ()
         self._last: _Step | None = None
 
     def next_step(self) -> list[PackedBatch]:
@@ -84,7 +79,9 @@ class Loader:
     def step_documents(self) -> list[tuple[str, str, int, int]]:
         """(source, document id, start, stop) of every segment of the step last returned, of all ranks, in order."""
         assert self._last is not None, "no step has been taken"
-        rows = self._last.rows
+        return self._named(self._last.rows)
+
+    def _named(self, rows: Rows) -> list[tuple[str, str, int, int]]:
         source, index = packing.locate(rows.document, self.shards)
         places = zip(source.tolist(), index.tolist(), rows.start.tolist(), rows.stop.tolist(), strict=True)
         return [(self.source_names[k], self.shards[k].id(i), start, stop) for k, i, start, stop in places]
@@ -101,24 +98,47 @@ class Loader:
         return list(dict.fromkeys(names)), len(segments)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the caller stands: after the step last returned, whatever is built ahead."""
+        """Where the caller stands: after the step last returned, whatever is built ahead; and the rows it leaves out."""
         plan = self.plans.fingerprint(self._used.epoch)
-        return {"version": STATE_VERSION, "epoch": self._used.epoch, "next_row": self._used.next_row, "plan_fingerprint": plan}
+        return {"version": STATE_VERSION, **self._used._asdict(), "plan_fingerprint": plan, "left_out": [list(s) for s in self.left_out]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Seek. Raises LoaderError, naming what differs, when the rows planned now are not those of the state."""
-        if state.get("version") != STATE_VERSION:
-            found = f"version {state.get('version')!r}, this program reads {STATE_VERSION}"
+        if state.get("version") not in READABLE:
+            found = f"version {state.get('version')!r}, this program reads {', '.join(map(str, READABLE))}"
             raise LoaderError(f"loader state: {found}; resume with the program that wrote it")
         position = Position(int(state["epoch"]), int(state["next_row"]))
-        now, then = self.plans.fingerprint(position.epoch), state["plan_fingerprint"]
-        if now != then:
-            raise LoaderError("the data order is not the one of the saved run: " + "; ".join(differences(then, now)))
+        self.require_plan(state["plan_fingerprint"], position.epoch)
         rows = len(self.plans.rows(position.epoch))
         if not 0 <= position.next_row <= rows:
             raise LoaderError(f"loader state: next_row {position.next_row} of an epoch of {rows} rows; the state is damaged")
+        self.seek(position, positions.merged(Span(*span) for span in state.get("left_out", ())))
+
+    def require_plan(self, then: Mapping[str, Any], epoch: int) -> None:
+        """Raises LoaderError, naming what differs, when the rows of an epoch are not those of a plan's fingerprint."""
+        now = self.plans.fingerprint(epoch)
+        if now != then:
+            raise LoaderError("the data order is not the one of the saved run: " + "; ".join(differences(then, now)))
+
+    def seek(self, position: Position, left_out: LeftOut) -> None:
+        """Go to a position, and from there on leave rows out."""
         self._forget()
         self._used = self._built = position
+        self.left_out = left_out
+
+    @property
+    def position(self) -> Position:
+        """After the step last returned."""
+        return self._used
+
+    def rows_of_last_steps(self, steps: int) -> LeftOut:
+        """All rows from where the last so many steps began to where the caller stands, those already left out among them too."""
+        first = positions.back(self._used, steps * self.settings.rows_per_step, self._plan_rows, self.left_out)
+        return positions.merged(positions.between(first, self._used, self._plan_rows))
+
+    def documents_in(self, spans: LeftOut) -> list[tuple[str, str, int, int]]:
+        """(source, document id, start, stop) of every segment of these rows, in order."""
+        return self._named(packing.join([self.plans.rows(s.epoch).span(s.first, s.stop) for s in spans])) if spans else []
 
     @property
     def epoch_rows(self) -> int:
@@ -161,21 +181,15 @@ class Loader:
         for shards in self.shards:
             shards.check_unchanged()
 
+    def _plan_rows(self, epoch: int) -> int:
+        return len(self.plans.rows(epoch))
+
     def _take(self, at: Position, count: int) -> tuple[Rows, Position]:
         """The next `count` rows, across as many epochs as they lie in."""
-        spans = []
-        while True:
-            plan = self.plans.rows(at.epoch)
-            taken = min(count, len(plan) - at.next_row)
-            spans.append(plan.span(at.next_row, at.next_row + taken))
-            count -= taken
-            at = Position(at.epoch, at.next_row + taken)
-            if not count:
-                break
-            at = Position(at.epoch + 1, 0)
-        if 2 * at.next_row > len(plan):
+        spans, at = positions.take(at, count, self._plan_rows, self.left_out)
+        if 2 * at.next_row > self._plan_rows(at.epoch):
             self.plans.prepare(at.epoch + 1)
-        return packing.join(spans), at
+        return packing.join([self.plans.rows(s.epoch).span(s.first, s.stop) for s in spans]), at
 
     def _rank_rows(self) -> list[np.ndarray]:
         """Row numbers within the step, (micro-batches, micro_batch_rows), of this rank, in parts worth packing at once."""

@@ -4,6 +4,8 @@ shards' lengths and fingerprints, the recipe's data settings → `Plans.rows(epo
 `Plans.fingerprint(epoch)`, by which a resume knows that its rows are those of the saved run.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,6 +93,10 @@ class Plans:
         planned = [len(self.rows(epoch)) for epoch in range(min(whole, PLANNED))]
         rows = sum(planned) * whole / max(1, len(planned))  # of more epochs than that the later ones are as long as those on average
         return math.ceil(rows + (part * len(self.rows(min(whole, PLANNED))) if part else 0))
+
+    def digest(self, epoch: int) -> str:
+        """A word for the fingerprint: rows counted in a plan of another word are other rows."""
+        return hashlib.sha256(json.dumps(self.fingerprint(epoch), sort_keys=True).encode()).hexdigest()[:16]
 
     def require_tokens(self, tokens: int) -> None:
         """Raises MixtureError when the sources cannot fill the rows of that many tokens; whole packing leaves some of each row empty."""

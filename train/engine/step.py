@@ -3,7 +3,7 @@
 1. how many targets the whole global batch has, over all ranks, so that packing and masks cannot skew the loss;
 2. forward and backward of this rank's micro-batches;
 3. one all-reduce: loss, loss per source, counts, and what the caller wants agreed on (stop, a failed save, waiting time);
-4. the update, which a non-finite gradient norm turns into none.
+4. the update, which a gradient norm that is not finite, or a loss or norm the caller does not accept, turns into none.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class StepTotals:
     tokens: int  # without padding
     attended: float  # sum(L_i^2) / (2 sum(L_i)) over the documents: what a token's causal attention reads
     agreed: dict[str, float]  # the caller's own numbers, added up
+    updated: bool = True  # whether weights changed
 
     @property
     def finite(self) -> bool:
@@ -46,6 +47,7 @@ def take(
     world: World,
     own: Callable[[], dict[str, float]] = dict,
     before_update: Callable[[dict[str, float]], None] = lambda _: None,
+    accept: Callable[[float, float], bool] = lambda loss, norm: True,
 ) -> StepTotals:
     """One step at the rate that is set. Every rank calls it, with equally many micro-batches.
 
@@ -53,6 +55,7 @@ def take(
         sources: names, in the order of `PackedBatch.source`.
         own: this rank's numbers for the all-reduce, asked when the gradients are there; the same keys on every rank.
         before_update: called with their sums when all ranks know of each other; what it raises leaves the weights as they are.
+        accept: asked with loss and gradient norm, the same on every rank, whether to make the update.
     """
     [supervised] = world.sum([sum(b.supervised for b in batches)])
     losses, per_source = forward_backward(engine, batches, int(supervised), world)
@@ -73,14 +76,17 @@ def take(
     )
     agreed_on = dict(zip(mine, agreed, strict=True))
     before_update(agreed_on)
+    loss = total / max(supervised, 1)
+    grad_norm = engine.step(lambda norm: accept(loss, norm))
     return StepTotals(
-        loss=total / max(supervised, 1),
+        loss=loss,
         source_losses={name: loss / count for name, loss, count in zip(sources, of_source, targets, strict=True) if count},
-        grad_norm=engine.step(),
+        grad_norm=grad_norm,
         supervised=int(supervised),
         tokens=int(tokens),
         attended=squares / (2 * tokens) if tokens else 0.0,
         agreed=agreed_on,
+        updated=engine.updated,
     )
 
 

@@ -7,7 +7,10 @@ the step's global count, and accumulation is left out (`scale_wrt_gas=False`).
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,12 @@ class Engine:
         )
         self._zero = self._ds.optimizer
         self.grad_norm = float("nan")
+        self.updated = False  # whether the last step changed the weights
+        self._accept: Callable[[float], bool] = lambda norm: True
+        # DeepSpeed asks for the norms between backward and update; one that is not finite makes it drop the gradients and change nothing
+        self._norm_groups, self._zero._get_norm_groups = self._zero._get_norm_groups, self._accepted_norm_groups
+        # and says that gradients are not finite, whatever the reason: the run's own line says which
+        logging.getLogger("DeepSpeed").addFilter(_no_word_of_skipped_steps)
 
     # -- the step
 
@@ -81,13 +90,30 @@ class Engine:
         self._ds.backward(loss * (self.world.size / step_tokens), scale_wrt_gas=False)
         return loss.detach(), per_source
 
-    def step(self) -> float:
-        """Clip and update; returns the gradient norm before clipping. A non-finite norm changes nothing."""
+    def step(self, accept: Callable[[float], bool] = lambda norm: True) -> float:
+        """Clip and update; returns the gradient norm before clipping. A norm that is not finite, or not accepted, changes nothing.
+
+        Args:
+            accept: asked for a finite norm, the same on every rank; must answer the same on every rank.
+        """
         self.world.beat.phase("optimizer")
+        self._accept = accept
         self._ds.step()
-        self.grad_norm = float(self._ds.get_global_grad_norm())
+        self.updated = not self._zero.overflow
+        if self.updated:
+            self.grad_norm = float(self._ds.get_global_grad_norm())
         self.world.beat.phase("logging")
         return self.grad_norm
+
+    def _accepted_norm_groups(self) -> list[torch.Tensor]:
+        """DeepSpeed's norms of its parameter groups, and one that is infinite beside them where the step is not accepted."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        groups = self._norm_groups()
+        norm = combine_grad_norm_groups(groups)
+        self.grad_norm = float(norm)
+        accepted = not math.isfinite(self.grad_norm) or self._accept(self.grad_norm)
+        return groups if accepted else [*groups, torch.full_like(norm, math.inf)]
 
     @torch.no_grad()
     def losses(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +191,23 @@ def _building(recipe: Recipe, world: World, config: dict[str, Any]) -> AbstractC
     return nullcontext() if op is None or jit_lock.is_built(op) else world.waiting(jit_lock.building(op), jit_lock.ONCE)
 
 
+def reload(engine: Engine, recipe: Recipe, world: World, folder: Path) -> None:
+    """The weights of a model folder, as `start` takes them, into an engine that has trained; Adam begins anew."""
+    parameters = engine.parameters
+    engine.release()
+    loaded = _load(engine.model, recipe, world, folder)
+    for name, parameter in parameters.items():
+        if name not in loaded.waiting:
+            engine.set_master(parameter, parameter.ds_tensor.detach().float())
+    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
+    engine.create_adam_state(0)
+    engine.release()
+
+
+def _no_word_of_skipped_steps(record: logging.LogRecord) -> bool:
+    return "OVERFLOW! Skipping step" not in record.getMessage()
+
+
 def tied_names(model: model_room.PackedCausalLM) -> dict[str, str]:
     """Alias -> first name, for parameters that stand in several modules."""
     first = {id(p): n for n, p in model_room.parameters_by_name(model).items()}
@@ -187,15 +230,19 @@ def start(
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
     model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
     model_room.shard(model, config, world.device)
-    parameters, tied = model_room.parameters_by_name(model), tied_names(model)
-    loaded = weights.load(parameters, tied, folder, world)
+    loaded = _load(model, recipe, world, folder)
+    with _building(recipe, world, config):
+        engine = Engine(recipe, world, model, config)
+    weights.settle(engine.parameters, loaded, world, engine.get_master, engine.set_master)
+    engine.release()
+    return engine, loaded, f"{said}; Adam: {engine.kernel}"
+
+
+def _load(model: model_room.PackedCausalLM, recipe: Recipe, world: World, folder: Path) -> weights.Loaded:
+    loaded = weights.load(model_room.parameters_by_name(model), tied_names(model), folder, world)
     if recipe.model.fingerprint and recipe.model.fingerprint != loaded.fingerprint:
         raise WeightsError(
             f"{folder}: the weights add up to fingerprint {loaded.fingerprint}, model.fingerprint={recipe.model.fingerprint}; "
             "this is another model, or a damaged copy: fetch it again, or correct the recipe"
         )
-    with _building(recipe, world, config):
-        engine = Engine(recipe, world, model, config)
-    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
-    engine.release()
-    return engine, loaded, f"{said}; Adam: {engine.kernel}"
+    return loaded

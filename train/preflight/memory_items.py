@@ -128,7 +128,9 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
     c, element = recipe.checkpoint, _element(recipe)
     saves = math.ceil(recipe.total_steps / c.every_steps) if c.every_steps else 1
     forever = recipe.total_steps // c.keep_every if c.keep_every else 0
-    kept = min(saves, c.keep_last + c.keep_best + forever) + 1
+    # to go back to: one that is known to be good, and one that may come to be
+    last = max(c.keep_last, 3 if c.every_steps <= recipe.guard.rewind_steps else 2) if recipe.guard.max_rewinds else c.keep_last
+    kept = min(saves, last + c.keep_best + forever) + 1
     return Plan(tuple(items), ranks, local_ranks, shape.parameters * (element + (12 if c.trainer_state else 0)), kept)
 
 

@@ -119,6 +119,14 @@ def _something_to_evaluate(r: Any) -> list[str]:
     return [f"heldout.every_steps={r.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"]
 
 
+def _something_to_go_back_to(r: Any) -> list[str]:
+    if not r.guard.max_rewinds or r.checkpoint.trainer_state:
+        return []
+    return [
+        f"guard.max_rewinds={r.guard.max_rewinds}: checkpoint.trainer_state=false leaves nothing to go back to; set it to true, or this to 0"
+    ]
+
+
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (LENGTHS, _length_once),
     ((*LENGTHS, "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
@@ -130,5 +138,6 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
+    (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
 )

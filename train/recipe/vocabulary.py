@@ -170,11 +170,20 @@ class Logging:
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """What ends a run that goes wrong."""
+    """What becomes of steps that go wrong, and what ends a run."""
 
-    max_nonfinite_in_a_row: Steps = field(
-        default=10, metadata=_at_least(1)
-    )  # steps whose gradient is NaN or infinite: skipped, then the end
+    max_nonfinite_in_a_row: Steps = field(default=10, metadata=_at_least(1))  # NaN or infinite, each skipped: so many end the run
+    max_skipped_of_1000: Steps = field(
+        default=20, metadata=_at_least(0)
+    )  # of the last 1,000, skipped for whatever reason: more end the run
+    # robust deviations above the median of recent steps from which a loss or gradient norm is a spike, and the step skipped; null: never
+    spike_zscore: float | None = field(default=None, metadata=_POSITIVE)
+    spike_window: Steps = field(default=128, metadata=_at_least(8))  # taken ones the median is of; nothing is judged before half are there
+    rewind_after: Steps = field(default=5, metadata=_at_least(1))  # skipped in a row: the run goes back to a checkpoint, or ends
+    # from the first skipped step back to the checkpoint, at least; the rows of these and of the skipped ones are left out from then on
+    rewind_steps: Steps = field(default=20, metadata=_at_least(0))
+    max_rewinds: int = field(default=0, metadata=_at_least(0))  # times a run goes back before it ends; 0: it never does
+    replay: Path | None = None  # metrics.jsonl of another run, whose decisions are applied as they stand
     timeout_seconds: Seconds = field(default=600, metadata=_at_least(10))  # longest wait of a rank for the others
     # from a start to its end, its save included; none: as long as it takes, or as SLURM says
     minutes: Minutes | None = field(default=None, metadata=_POSITIVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,14 +15,16 @@ from train.checkpoint.layout import PROBE
 from train.engine import step
 from train.evaluation import probe
 from train.guard import limits, outcome
-from train.guard.nonfinite import NonFiniteSteps
 from train.guard.signals import Stop, Stops
+from train.guard.spikes import stopped
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import WeightsError
 from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe
 from train.run.rates import StepNumbers
+from train.run.rewind import newest_to_go_back_to, rewind
 from train.run.start import Started, TrainState, start
+from train.world import garbage
 from train.world.beat import DOCUMENTS_TOLD
 from train.world.ranks import World
 
@@ -43,8 +46,8 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
         stops: what has listened for signals since the process began; None: a listener of its own.
     """
     with nullcontext(stops) if stops else Stops() as stops, stops.not_hidden(), start(recipe, world, resume_from, stops) as started:
-        engine, loader, log, saver = started.engine, started.loader, started.log, started.saver
-        nonfinite = NonFiniteSteps(recipe.guard.max_nonfinite_in_a_row)
+        loader, saver, ladder = started.loader, started.saver, started.ladder
+        started.goodput.spent("start", time.time())
         state = started.state
         if not started.resumed:
             state, _ = _evaluate(started, state)
@@ -53,38 +56,83 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
         stops.needed = lambda: limits.needed_seconds(_save_seconds(started), step_seconds)
         step_seconds, evaluated, ended = 0.0, True, None
         stops.train(world)
-        if started.resumed and state.step == recipe.total_steps and not (saver.newest / PROBE).is_file():
+        pending = ladder.verdict(state.step).ends_here
+        if started.resumed and state.step == recipe.total_steps and not pending and not (saver.newest / PROBE).is_file():
             state, evaluated, ended = _after_step(started, stops, state, stop=False)  # its last evaluation was cut
 
         def own() -> dict[str, float]:
-            return {"stop": stops.wanted(), "save failed": saver.failed, "wait seconds": loader.data_wait_seconds}
+            slow = started.stragglers.mine(world.rank, loader.data_wait_seconds, started.products.taken())
+            return {"stop": stops.wanted(), "save failed": saver.failed, **slow}
 
         def before_update(agreed: dict[str, float]) -> None:
             if agreed["save failed"]:
                 saver.finish()  # raises what the save behind the steps has ended in
             saver.before_update()
 
-        while state.step < recipe.total_steps and not ended:
+        while not ended:
+            state = _heed(started, state)
+            if state.step == recipe.total_steps:
+                break
             begun = time.perf_counter()
-            loader.data_wait_seconds = 0.0
-            lr = learning_rate(recipe, state.step)
-            engine.set_lr(lr)
-            world.beat.at_step(state.step + 1)
-            batches = loader.next_step()
-            world.beat.documents(*loader.rank_documents(DOCUMENTS_TOLD))
-            totals = step.take(engine, batches, loader.source_names, world, own, before_update)
-            state = state.after(totals)
-            log.step(StepNumbers(
-                step=state.step, loss=totals.loss, lr=lr, grad_norm=totals.grad_norm, tokens=state.tokens, step_tokens=totals.tokens,
-                supervised=totals.supervised, seconds=time.perf_counter() - begun, wait_seconds=totals.agreed["wait seconds"] / world.size,
-                attended=totals.attended, skipped=not totals.finite, source_losses=totals.source_losses,
-            ))  # fmt: skip
-            nonfinite.note(totals.finite, state.step, lambda: [f"{source}/{id}" for source, id, _, _ in loader.step_documents()])
-            state, evaluated, ended = _after_step(started, stops, state, stop=totals.agreed["stop"] > 0)
+            state, stop = _take_step(started, state, own, before_update)
+            if ladder.verdict(state.step).ends_here and not stop:
+                continue  # what this step leaves is not worth an evaluation or a checkpoint
+            state, evaluated, ended = _after_step(started, stops, state, stop)
             step_seconds = time.perf_counter() - begun
         saver.finish()
+        started.goodput.spent("saving", time.time())
         whole = evaluated and state.step >= recipe.total_steps and (not ended or ended.save)
         return _outcome(started, stops, state, None if whole else ended)
+
+
+def _heed(started: Started, state: TrainState) -> TrainState:
+    """What follows from steps that went wrong: nothing, a rewind, or the end.
+
+    Raises:
+        SpikeError: it is the end.
+    """
+    follows = started.ladder.verdict(state.step)
+    if follows.stop:
+        documents = started.loader.documents_in(started.loader.rows_of_last_steps(1))
+        raise stopped(state.step, follows.stop, [f"{source}/{id}" for source, id, _, _ in documents])
+    if follows.rewind:
+        state = rewind(started, state)
+        started.goodput.spent("rewound", time.time())
+    return state
+
+
+def _take_step(
+    started: Started, state: TrainState, own: Callable[[], dict[str, float]], before_update: Callable[[dict[str, float]], None]
+) -> tuple[TrainState, bool]:
+    """One step, and what is told of it; returns whether a stop is wanted, too."""
+    world, loader = started.world, started.loader
+    begun = time.perf_counter()
+    loader.data_wait_seconds = 0.0
+    lr = learning_rate(started.recipe, state.step)
+    started.engine.set_lr(lr)
+    world.beat.at_step(state.step + 1)
+    batches = loader.next_step()
+    world.beat.documents(*loader.rank_documents(DOCUMENTS_TOLD))
+    accept = functools.partial(started.ladder.accepts, state.step + 1)
+    totals = step.take(started.engine, batches, loader.source_names, world, own, before_update, accept)
+    state = state.after(totals)
+    judged = started.ladder.note(state.step, totals.loss, totals.grad_norm, totals.updated)
+    garbage.collect(state.step)
+    seconds = time.perf_counter() - begun
+    data_wait = max(totals.agreed[f"data {rank}"] for rank in range(world.size))
+    started.goodput.step(time.time(), data_wait, bool(judged.skip))
+    slowest, words = started.stragglers.note(totals.agreed, seconds)
+    if words:
+        world.log0(f"step {state.step}  {words}")
+    of_run = {"goodput": started.goodput.share} | ({"slowest_rank": slowest.rank, "slowest_cost": slowest.cost} if world.size > 1 else {})
+    started.log.step(StepNumbers(
+        step=state.step, loss=totals.loss, lr=lr, grad_norm=totals.grad_norm, tokens=state.tokens, step_tokens=totals.tokens,
+        supervised=totals.supervised, seconds=seconds, wait_seconds=data_wait, attended=totals.attended, skipped=bool(judged.skip),
+        why=judged.skip, deviations=judged.deviations, run=of_run, source_losses=totals.source_losses,
+    ))  # fmt: skip
+    if world.rank == 0:
+        started.goodput.write(time.time())
+    return state, totals.agreed["stop"] > 0
 
 
 def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -> tuple[TrainState, bool, Stop | None]:
@@ -99,7 +147,9 @@ def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -
         ended = stops.agree(world, measured and measured * (1 + saver.busy), str(saver.newest) if saver.newest else None)
     if (last or stop or _due(recipe.checkpoint.every_steps, state)) and not (ended and not ended.save):
         # where it was evaluated, one forward more beside those of the evaluation
-        saver.save(started.extras(state, probe.record(started.engine, started.loader.shards[0].tokens(0), world) if evaluated else {}))
+        recorded = probe.record(started.engine, started.loader.shards[0].tokens(0), world) if evaluated else {}
+        saver.save(started.extras(state, recorded), newest_to_go_back_to(recipe, state.step, started.ladder.memory.in_a_row))
+        started.goodput.spent("saving", time.time())
         if not ended and stops.agreed(world):
             ended = Stop(stops.why(world), save=True)
         started.record.step, started.record.checkpoint = state.step, saver.newest
@@ -127,6 +177,9 @@ def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | No
         said = (
             f"stopped at step {state.step} of {started.recipe.total_steps} by {ended.cause}, {saved}; the same command goes on from there"
         )
+    if started.world.rank == 0:
+        started.goodput.write(time.time(), at_once=True)
+    said += f"; {started.goodput.words()}"
     stops.over()
     return Outcome(state, not ended, newest, said)
 
@@ -139,6 +192,7 @@ def _evaluate(started: Started, state: TrainState, cut: Callable[[], bool] = lam
     """The state with what was found, and whether the evaluation was whole."""
     started.world.beat.phase("evaluation")
     found = started.heldout.evaluate(cut)
+    started.goodput.spent("evaluation", time.time())
     if found is None:
         return state, False
     started.log.answers(state.step, found.answers)

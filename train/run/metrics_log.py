@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from train.world.machine import peak_memory_bytes
 from train.world.ranks import World
 from train.world.voice import Bar, readable_time
 
+REWIND = '"event": "rewind"'  # in the line of one
+
 
 def lines(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> list[str]:
     """The one readable line of a step, whole and then ever shorter, for narrow terminals."""
-    begin = [f"step {n.step}/{total_steps}", *(["SKIPPED, not finite"] if n.skipped else []), f"loss {n.loss:.4f}"]
+    begin = [f"step {n.step}/{total_steps}", *([f"SKIPPED, {n.why}"] if n.skipped else []), f"loss {n.loss:.4f}"]
     lr, norm, rate = f"lr {n.lr:.2e}", f"norm {n.grad_norm:.3f}", f"{r['tokens_per_second']:,.0f} tok/s"
     mfu = [f"MFU {100 * r['mfu']:.1f}%"] if r["mfu"] is not None else []
     rest = [f"mem {memory / 2**30:.2f} GiB", f"wait {100 * r['data_wait_share']:.0f}%"]
@@ -51,21 +53,50 @@ class MetricsLog:
         self._seconds: list[float] = []
         self._last_step = start_step
         self._trackers: Sequence[Tracker] = ()
+        self.taken_back: list[str] = []  # lines of steps that the last start or rewind will make again; on rank 0
         self._file: Any = None
         self._board: Any = None
         self._bar: Bar | None = None
         if world.rank != 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        _cut_after(folder / "metrics.jsonl", start_step)
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._path, self._curves = (
+            folder / "metrics.jsonl",
+            folder / "tensorboard" if logging.tensorboard and "tensorboard" in logging.to else None,
+        )
         self._trackers = trackers
-        if logging.tensorboard and "tensorboard" in logging.to:
+        self._open(start_step)
+        self._bar = Bar("", total_steps, "step", start_step)
+
+    def _open(self, step: int) -> None:
+        """Both files, without what they hold of later steps: of a run that was killed, or went back."""
+        self._close_files()
+        self.taken_back = self.lines_after(step)
+        _cut_after(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+        if self._curves:
             from torch.utils.tensorboard import SummaryWriter
 
-            # purge_step hides what a run killed after its last checkpoint wrote beyond it
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
-        self._bar = Bar("", total_steps, "step", start_step)
+            self._board = SummaryWriter(str(self._curves), purge_step=step + 1 if self._curves.is_dir() else None)
+
+    def lines_after(self, step: int) -> list[str]:
+        """The lines of metrics.jsonl that going back to a step takes back; on rank 0."""
+        return [text for text, at in _lines(self._path) if at > step] if self.world.rank == 0 else []
+
+    def rewound(self, line: dict[str, Any]) -> None:
+        """Go on from the step of a rewind's line."""
+        if self.world.rank != 0:
+            return
+        self._open(line["step"])
+        self._write(line)
+        self._bar.advance(line["step"] - line["from_step"])
+
+    def rewinds(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Lines of the rewinds so far: one that was killed in it has not written its own."""
+        if self.world.rank == 0:
+            there = sum(REWIND in text for text, _ in _lines(self._path))
+            for line in list(lines)[there:]:
+                self._write(line)
 
     def step(self, n: StepNumbers) -> None:
         if self.world.rank != 0:
@@ -78,6 +109,7 @@ class MetricsLog:
         record = {
             "step": n.step, "loss": n.loss, "lr": n.lr, "grad_norm": n.grad_norm, "tokens": n.tokens, **{k: v for k, v in r.items() if v is not None},
             "supervised": n.supervised, "seconds": n.seconds, "memory_bytes": memory, "skipped": n.skipped,
+            **({"why": n.why} if n.skipped else {}), **n.run, **{f"spike/{k}": v for k, v in n.deviations.items()},
             **{f"loss/{k}": v for k, v in n.source_losses.items()},
         }  # fmt: skip
         self.record(record)
@@ -106,8 +138,7 @@ class MetricsLog:
     def record(self, record: dict[str, Any]) -> None:
         """One JSON line, and a curve for every number in it; non-finite numbers are written as null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        self._write(clean)
         numbers = {
             key if "/" in key else f"train/{key}": float(value)
             for key, value in clean.items()
@@ -119,28 +150,42 @@ class MetricsLog:
             for key, value in numbers.items():
                 self._board.add_scalar(key, value, record["step"])
 
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
     def close(self, failed: bool = False) -> None:
         how = "failed" if failed else "finished" if self._last_step >= self.total_steps else "stopped"
-        for part in (self._file, self._board, self._bar):
-            if part is not None:
-                part.close()
+        self._close_files()
+        if self._bar is not None:
+            self._bar.close()
         for tracker in self._trackers:
             tracker.end(how)
         for tracker in self._trackers:
             tracker.close()
 
+    def _close_files(self) -> None:
+        for part in (self._file, self._board):
+            if part is not None:
+                part.close()
 
-def _cut_after(path: Path, step: int) -> None:
-    """Drop lines of steps beyond the one resumed from, and a half-written last line: the run will write them again."""
-    if not path.is_file():
-        return
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+
+def _lines(path: Path) -> list[tuple[str, int]]:
+    """The whole lines of a metrics.jsonl and their steps; a half-written last one is none."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            if json.loads(text)["step"] <= step:
-                kept.append(text)
+            found.append((text, int(json.loads(text)["step"])))
         except (ValueError, KeyError, TypeError):
             continue
+    return found
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Drop lines of steps beyond the one gone on from: the run will write them again. What a rewind decided stays."""
+    if not path.is_file():
+        return
+    kept = [text for text, at in _lines(path) if at <= step or REWIND in text]
     tmp = path.with_suffix(".tmp")
     tmp.write_text("".join(t + "\n" for t in kept), encoding="utf-8")
     tmp.replace(path)

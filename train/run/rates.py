@@ -19,7 +19,10 @@ class StepNumbers:
     seconds: float  # of this step
     wait_seconds: float  # the slowest rank waited for data
     attended: float = 0.0  # sum(L_i^2) / (2 sum(L_i)) over the step's documents
-    skipped: bool = False  # a non-finite norm: weights unchanged
+    skipped: bool = False  # weights unchanged
+    why: str = ""  # it was skipped
+    deviations: dict[str, float] = field(default_factory=dict)  # robust deviations of loss and norm above their medians, where judged
+    run: dict[str, float] = field(default_factory=dict)  # goodput so far; the slowest rank and its cost
     source_losses: dict[str, float] = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.reader import Shards
 from train.checkpoint import find, rehearsal, trainer_state
 from train.checkpoint import folder as checkpoint
-from train.checkpoint.saver import Keep, Saver
+from train.checkpoint.retention import Keep
+from train.checkpoint.saver import Saver
 from train.checkpoint.state import read_state, state_of_run
 from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
@@ -34,9 +36,11 @@ from train.engine.step import StepTotals
 from train.engine.zero3 import Engine
 from train.evaluation.completion import Prompts, load_tokenizer
 from train.evaluation.heldout import Heldout
-from train.guard import limits, outcome, run_lock
+from train.guard import limits, outcome, replay, run_lock
 from train.guard.signals import Stops
-from train.model.causal_lm import config_of
+from train.guard.spikes import Ladder, Memory, Rules
+from train.guard.stragglers import ProductTimes, Stragglers
+from train.model.causal_lm import config_of, decoder_layers
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
 from train.model_files.companions import COMPANIONS
@@ -49,9 +53,12 @@ from train.preflight.memory_items import Shape
 from train.preflight.unready import beyond_positions
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe, RecipeError
+from train.run import rewind_record
+from train.run.goodput import Goodput, process_start
 from train.run.metrics_log import MetricsLog
 from train.run.rates import Flops
 from train.run.trackers import Tracker
+from train.world import garbage
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, write_durably
@@ -92,13 +99,18 @@ class Started:
     heldout: Heldout
     log: MetricsLog
     saver: Saver
+    ladder: Ladder
     state: TrainState
     resumed: bool
     record: outcome.Record
+    goodput: Goodput
+    stragglers: Stragglers
+    products: ProductTimes
 
     def extras(self, state: TrainState, probe: dict[str, torch.Tensor]) -> checkpoint.Extras:
         """What goes into a checkpoint taken now."""
         content = _content(self.recipe, self.world, state, self.loader.state_dict(), self.engine.kernel)
+        content["guard"] = self.ladder.memory.to_dict()
         return dataclasses.replace(_extras(self.recipe, self.base, content), probe=probe)
 
 
@@ -117,10 +129,13 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         stops.record = record = held.enter_context(outcome.recorded(recipe.run_dir, world))
         root = place(recipe.checkpoints)
         stops.clear = lambda: _clear_start(recipe, root)
+        rewinds = rewind_record.settle(recipe.run_dir, root, world)
+        decided = replay.recorded(recipe.guard.replay) if recipe.guard.replay else None
         found, saved = _checkpoint(recipe, root, resume_from, world)
         record.checkpoint = found
         weights = found or resolve(recipe.model.path, world)
-        folder = local_copy(weights, COMPANIONS, recipe.run_dir / "resumed_from", world) if is_remote(weights) else weights
+        # a copy: the checkpoint gone on from will be deleted when it is old, and every save takes the small files along
+        folder = local_copy(weights, COMPANIONS, recipe.run_dir / "resumed_from", world) if found or is_remote(weights) else weights
         shards, heldout_shards = _open_data(recipe, folder, world)
         base = BaseModel(weights, folder, ChatFormat.of(shards.values()))
         _preflight(recipe, base, root, world)
@@ -143,10 +158,14 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
             _write_run_files(recipe, weights, fingerprint, world)
             _keep_log(recipe, world)
+        ladder = _ladder(recipe, loader, decided, rewinds, (saved or {}).get("guard", {}))
         trackers = [Tracker(to, recipe, anew=resume_from == "never") for to in recipe.logging.to if world.rank == 0 and to != "tensorboard"]
         flops = _flops(recipe, engine, world)
         log = MetricsLog(recipe.run_dir, world, flops, recipe.logging, recipe.total_steps, state.step, trackers)
         held.push(lambda kind, *_: log.close(failed=kind is not None))
+        log.rewinds(made.line for made in rewinds)
+        accounts = _accounts(recipe, engine, log, world)
+        held.enter_context(garbage.collected_by_hand())
         c = recipe.checkpoint
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
         saver.newest = found
@@ -158,7 +177,34 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None
         heldout = Heldout(engine, world, heldout_shards, recipe.data.seq_len, h.max_rows, recipe.micro_batch, prompts)
         with world.beat.failing():
-            yield Started(recipe, world, base, engine, loader, heldout, log, saver, state, found is not None, record)
+            yield Started(recipe, world, base, engine, loader, heldout, log, saver, ladder, state, found is not None, record, *accounts)
+
+
+def _ladder(
+    recipe: Recipe, loader: Loader, decided: replay.Record | None, rewinds: list[rewind_record.Rewind], saved: dict[str, Any]
+) -> Ladder:
+    """The rules for steps that go wrong, with what they remember; the loader leaves out what was decided before."""
+    g = recipe.guard
+    rules = Rules(
+        zscore=g.spike_zscore, window=g.spike_window, nonfinite_in_a_row=g.max_nonfinite_in_a_row, skipped_of_1000=g.max_skipped_of_1000,
+        rewind_after=g.rewind_after, max_rewinds=g.max_rewinds,
+    )  # fmt: skip
+    ladder = Ladder(rules, decided)
+    if rewinds:
+        rewind_record.leave_out(loader, rewinds[-1].left_out, rewinds[-1].plans, str(recipe.run_dir / rewind_record.FOLDER))
+    if decided:
+        rewind_record.leave_out(loader, decided.left_out, decided.plans, f"guard.replay={g.replay}")
+    known = max(saved.get("rewinds", 0), rewinds[-1].number if rewinds else 0, decided.rewinds if decided else 0)
+    ladder.memory = Memory.of({**saved, "rewinds": known})
+    return ladder
+
+
+def _accounts(recipe: Recipe, engine: Engine, log: MetricsLog, world: World) -> tuple[Goodput, Stragglers, ProductTimes]:
+    """Where the run's time goes, and which rank holds it up."""
+    goodput = Goodput(recipe.run_dir, process_start())
+    goodput.taken_back(log.taken_back, "repeated")
+    products = ProductTimes(decoder_layers(engine.model.hf), world.device.type == "cuda", recipe.model.compile)
+    return goodput, Stragglers(world.gather(socket.gethostname())), products
 
 
 def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> tuple[Path | None, dict[str, Any] | None]:

@@ -113,10 +113,13 @@ def free_bytes(path: Path) -> int | None:
 
 
 def local_copy(folder: Path, names: Iterable[str], into: Path, world: World) -> Path:
-    """A folder on this node's disk with the named small files of a remote one; names that are not there are left out."""
+    """A folder below `into` with the named small files of another one, and no older copy; names that are not there are left out."""
 
     def fetch() -> None:
         copy.mkdir(parents=True, exist_ok=True)
+        for older in into.iterdir():
+            if older != copy:
+                shutil.rmtree(older, ignore_errors=True)
         for name in names:
             if (folder / name).is_file():
                 write_durably(copy / name, (folder / name).read_bytes())

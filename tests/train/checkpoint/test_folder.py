@@ -16,7 +16,7 @@ from tests.train.run.test_loop import checkpoint_of, losses_of, many_refused, on
 from train.checkpoint import find
 from train.checkpoint import folder as checkpoint
 from train.checkpoint.manifest import faults_of
-from train.checkpoint.retention import RetentionError, retain, to_delete
+from train.checkpoint.retention import Keep, RetentionError, retain, to_delete
 from train.world import places
 from train.world.ranks import World
 
@@ -113,10 +113,10 @@ def test_nothing_is_deleted_when_the_newest_checkpoint_does_not_verify(ground, t
     newest = tmp_path / "step_000006"
     flip(newest / "trainer" / "rank_00000_of_00002.safetensors")
     with pytest.raises(RetentionError, match="step_000006: does not verify after it was written .* no older checkpoint was deleted"):
-        retain(tmp_path, 1, 0, 0, newest, ALONE)
+        retain(tmp_path, Keep(1, 0, 0), newest, ALONE)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000002", "step_000004", "step_000006"]
     shutil.copy(checkpoint_of(ground, 6) / "trainer" / "rank_00000_of_00002.safetensors", newest / "trainer")
-    assert retain(tmp_path, 1, 0, 0, newest, ALONE) == [2, 4] and [p.name for p in tmp_path.iterdir()] == ["step_000006"]
+    assert retain(tmp_path, Keep(1, 0, 0), newest, ALONE) == [2, 4] and [p.name for p in tmp_path.iterdir()] == ["step_000006"]
 
 
 def run_and_listen(world, recipe_path: Path, overrides: list[str]) -> tuple[str, str]:
@@ -168,7 +168,18 @@ def test_a_checkpoint_that_cannot_fit_is_refused_before_a_byte_is_written(ground
     ],
 )
 def test_retention_keeps_the_last_the_regular_and_the_best(steps, rules, gone):
-    assert to_delete(steps, *rules) == gone
+    assert to_delete(steps, Keep(*rules)) == gone
+
+
+@pytest.mark.parametrize(("every", "margin", "most"), [(2, 3, 3), (10, 3, 2), (1, 5, 3)])
+def test_one_checkpoint_known_to_be_good_stays_and_one_that_may_come_to_be(every, margin, most):
+    there: set[int] = set()
+    for step in range(every, 60, every):
+        there.add(step)
+        there -= set(to_delete(dict.fromkeys(there), Keep(1, 0, 0), step - margin))
+        good = [s for s in there if s <= step - margin]
+        assert step in there and len(there) <= most
+        assert len(good) == 1 and step - margin - max(good) <= max(every, margin) + every or step <= margin + every
 
 
 def test_old_checkpoints_are_deleted_by_the_recipes_rule(ground):
@@ -190,4 +201,4 @@ def test_nothing_in_a_checkpoint_is_pickle_and_state_is_plain_json(ground):
     folder = checkpoint_of(ground, 6)
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".jinja", ".model", ".txt"}
     state = json.loads((folder / "state.json").read_text())
-    assert state["step"] == 6 and set(state["loader"]) == {"version", "epoch", "next_row", "plan_fingerprint"}
+    assert state["step"] == 6 and set(state["loader"]) == {"version", "epoch", "next_row", "plan_fingerprint", "left_out"}

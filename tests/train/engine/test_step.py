@@ -1,5 +1,6 @@
 """R2 and R15: the engine's gradients, losses, norms and weights against plain torch over the full batch."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,41 @@ def test_a_value_that_is_not_finite_on_one_rank_changes_no_weight_on_any(value, 
     folder = tiny.save_tiny(tmp_path / "model")
     for first, norm, kept, after in run_ranks(poisoned, 2, folder, value):
         assert np.isfinite(first) and not np.isfinite(norm) and kept and np.isfinite(after)
+
+
+def refuse(asked: list, loss: float, norm: float) -> bool:
+    asked.append((loss, norm))
+    return False
+
+
+def refused(world, folder: Path, kernel: str, config: Path) -> list:
+    """Two steps taken, with one between them that is not accepted, and without it: norms, masters, moments and Adam's step."""
+    from train.engine import step
+    from train.engine.zero3 import start
+
+    rng = np.random.default_rng(1)
+    batches = [tiny.pack_by_hand(tiny.random_documents(rng, [30, 20]), ROW) for _ in range(3)]
+    found = []
+    for without in (True, False):
+        engine, _, _ = start(recipe_for(folder, kernel, config), world, folder, 1)
+        engine.set_lr(1e-2)
+        norms, asked = [], []
+        for k, batch in enumerate(batches):
+            if without and k == 1:
+                continue
+            accept = functools.partial(refuse, asked) if k == 1 else (lambda loss, norm: True)
+            totals = step.take(engine, [batch], ["a"], world, accept=accept)
+            assert totals.updated == (k != 1)
+            norms.append(totals.grad_norm)
+        if not without:
+            assert asked == [(asked[0][0], norms.pop(1))] and np.isfinite(asked[0]).all()
+        state = [value(p).clone() for p in engine.parameters.values() for value in (engine.get_master, *(functools.partial(engine.get_moment, key=k) for k in ("exp_avg", "exp_avg_sq")))]  # fmt: skip
+        found.append((norms, state, engine.adam_step, [p.ds_tensor.clone() for p in engine.parameters.values()]))
+    (norms, state, at, weights), (norms_2, state_2, at_2, weights_2) = found
+    return [norms == norms_2, at == at_2 == 2, all(map(torch.equal, state, state_2)), all(map(torch.equal, weights, weights_2))]
+
+
+@pytest.mark.parametrize(("kernel", "config"), [("torch", "cpu"), ("cpu", "zero3_offload_all")])
+def test_a_step_that_is_not_accepted_leaves_weights_moments_and_what_follows_as_if_it_had_not_been(kernel, config, tmp_path):
+    folder = tiny.save_tiny(tmp_path / "model")
+    assert run_ranks(refused, 2, folder, kernel, Path(f"ds_configs/{config}.json")) == [[True] * 4] * 2

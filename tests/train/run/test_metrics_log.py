@@ -53,7 +53,7 @@ def test_lines_beyond_the_resumed_step_and_half_lines_are_dropped(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_null_in_the_json_and_said_in_the_line(tmp_path, capsys):
     log = MetricsLog(tmp_path, ALONE, Flops(1, 8, 1.0, 1.0, None), Logging(every_steps=10, tensorboard=False), 5, start_step=0)
-    log.step(StepNumbers(**{**STEP.__dict__, "loss": float("nan"), "skipped": True}))
+    log.step(StepNumbers(**{**STEP.__dict__, "loss": float("nan"), "skipped": True, "why": "not finite"}))
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] is None
     assert "SKIPPED, not finite" in capsys.readouterr().out
