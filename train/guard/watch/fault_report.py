@@ -193,6 +193,11 @@ def write_heartbeat(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def take_reserve(watched: Watched) -> None:
+    """Room for this rank's report; heartbeats of ranks that this attempt does not have go."""
+    with contextlib.suppress(OSError):
+        for left in watched.heartbeat.parent.glob("rank_*.json"):
+            if int(left.stem.removeprefix("rank_")) >= len(watched.hosts):
+                left.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         _put(watched.reserve, "\0" * (16384 + 500 * len(watched.hosts)))
         with watched.reserve.open("rb") as f:
