@@ -43,8 +43,8 @@ def compile_ops() -> None:
 OPS = ("deepspeed_shm_comm", "cpu_adam", "fused_adam")
 COMPILE = """
 from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, FusedAdamBuilder, ShareMemCommBuilder
-from train.world.jit_lock import clear_stale, extensions_folder
-clear_stale(extensions_folder(), one_node=True)
+from train.world.jit_lock import clear_stale, use_extensions_folder
+clear_stale(use_extensions_folder(), one_node=True)
 for builder in (ShareMemCommBuilder, CPUAdamBuilder, FusedAdamBuilder):
     builder().load(verbose=False)
 """

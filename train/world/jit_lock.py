@@ -1,14 +1,17 @@
-"""Locks of torch's extension builds whose holder is dead.
+"""Where DeepSpeed's C++ ops are built, and locks of builds whose holder is dead.
 
-DeepSpeed builds small C++ ops at their first use. A process killed while it builds or loads one leaves a lock file behind,
+torch's own folder is one a Python version: two installations used in turn build everything anew each time, and wait for each other. DeepSpeed builds small C++ ops at their first use. A process killed while it builds or loads one leaves a lock file behind,
 and every later start waits for it for ever, without a word (pytorch/pytorch#189245). A live holder keeps the file open.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 ONCE = " (once on this machine; a minute or two)"  # how long a build takes
@@ -16,10 +19,21 @@ ELSEWHERE_SECONDS = 600  # a holder on another node cannot be seen: its build ta
 
 
 def extensions_folder() -> Path:
-    """Where torch builds extensions."""
+    """Where this installation's extensions are built: as the environment says, or a folder of its own below torch's."""
+    if named := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(named)
+    import torch
     from torch.utils.cpp_extension import get_default_build_root
 
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    own = f"{sys.prefix} {sys.version} {torch.__version__} {version('deepspeed')}"
+    return Path(get_default_build_root()) / f"astrollama_{hashlib.sha256(own.encode()).hexdigest()[:12]}"
+
+
+def use_extensions_folder() -> Path:
+    """The folder, told to torch and to what this process starts; before the first op is loaded."""
+    folder = extensions_folder()
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    return folder
 
 
 def is_built(op: str) -> bool:

@@ -92,7 +92,7 @@ class World:
         warnings.filterwarnings(
             "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
         )  # DeepSpeed's calls, once a step
-        for lock in jit_lock.clear_stale(jit_lock.extensions_folder(), one_node=self.told_local_size == self.size or self.size == 1):
+        for lock in jit_lock.clear_stale(jit_lock.use_extensions_folder(), one_node=self.told_local_size == self.size or self.size == 1):
             print(f"removed {lock}: a build lock whose holder is dead would have stopped this start for ever", file=sys.stderr, flush=True)
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         meeting = f"waiting for {self.size} ranks to meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"

@@ -44,3 +44,12 @@ def test_a_lock_taken_again_while_it_is_looked_for_is_left_to_its_new_holder(tmp
 
     monkeypatch.setattr(jit_lock, "_open_files", meanwhile)
     assert clear_stale(tmp_path, one_node=True) == [] and lock.exists()
+
+
+def test_two_installations_build_in_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    here = jit_lock.extensions_folder()
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert jit_lock.extensions_folder() != here and jit_lock.extensions_folder().parent == here.parent
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    assert jit_lock.use_extensions_folder() == tmp_path

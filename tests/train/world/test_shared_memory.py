@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import ranks
+from tests.made.ranks import run_ranks
 from train.world.ranks import World
 from train.world.shared_memory import buffer_of
 
@@ -27,4 +27,4 @@ def _opened(world: World) -> tuple[bool, bool, float]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="maps of a process are Linux's")
 def test_the_ranks_use_deepspeeds_buffers_and_leave_none():
-    assert ranks.run_ranks(_opened, 2) == [(True, False, 3000.0)] * 2
+    assert run_ranks(_opened, 2) == [(True, False, 3000.0)] * 2
