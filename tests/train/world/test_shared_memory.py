@@ -14,6 +14,9 @@ from train.world.shared_memory import buffer_of
 
 def _opened(world: World) -> tuple[bool, bool, float]:
     """Whether DeepSpeed's buffer is open here, whether its name is still there, and what the ranks add up to through it."""
+    import faulthandler
+
+    faulthandler.dump_traceback_later(50)
     import deepspeed.comm as comm
     import torch
 
