@@ -51,6 +51,10 @@ _ABOUT = re.compile(
 _LESS = re.compile(r"<|\\lt\b|\\mathchar\s?\"3?13C|\\char\s?(?:'0?74|\"3C|60)")
 _MORE = re.compile(r">|\\gt\b|\\mathchar\s?\"3?13E|\\char\s?(?:'0?76|\"3E|62)")
 _PLACED = re.compile(r"\\(?:lower|raise)\s?-?[\d.]{1,9}\s?(?:true)?\s?[a-z]{2}|\\(?:hbox|mbox|mathrel|ensuremath|[,;!>: ])|[{}$\s]")
+# boxes that are set and measured, tokens that are looked at: how a thing is placed, and not what it is
+_MACHINE = re.compile(r"\\(?:setbox|futurelet|@tempbox[a-z]|afterassignment|aftergroup)(?![a-zA-Z@])")
+_ACCENT = re.compile(r"(?:wide|long|over|my|extra)?(bar|hat|tilde|check|vec|line)")
+_ACCENTED = {"bar": "overline", "line": "overline", "hat": "widehat", "tilde": "widetilde", "check": "check", "vec": "vec"}
 _MAX_DRAWING = 1200
 NO_VALUE = "-NoValue-"
 
@@ -158,6 +162,9 @@ def judged(name: str, macro: Macro, known: Mapping[str, Macro]) -> Macro:
         return Macro("#1", macro.kinds) if tagged else macro
     if _is_remark(name, macro):
         return Macro("", macro.kinds)
+    if macro.kinds and "#1" in macro.body and (_MACHINE.search(macro.body) or _ACCENT.fullmatch(name) and "@" in macro.body):
+        accent = _ACCENT.fullmatch(name)
+        return Macro(rf"\{_ACCENTED[accent[1]]}{{#1}}" if accent else "#1", macro.kinds)
     placed = known.get(_PLACED.sub("", macro.body)[1:]) if not macro.kinds and len(macro.body) < 200 else None
     if placed is not None and placed.stop and placed.body.startswith(r"\ifmmode"):
         return placed  # a drawn sign moved up or down

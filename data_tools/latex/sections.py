@@ -31,6 +31,8 @@ _ABSTRACT = re.compile(
 _OTHER_ABSTRACT = re.compile(
     r"(?:[a-zA-Z]{2,10})?[aA]bstract(?:[a-zA-Z]{2,10})?|[rR]esum[eo]n?|[zZ]usammenfassung|[sS]amenvatting|[sS]ommario|[rR]iassunto|[kK]urzfassung"
 )
+_OTHER_BEGIN = re.compile(r"\\begin\s{0,9}\{(" + _OTHER_ABSTRACT.pattern + r")\}")
+_ARGUMENT = re.compile(r"^(?:\s{0,9}\{[^{}\n]{0,80}\})+(?=\s{0,9}\n)")  # whose abstract it is
 _PART = re.compile(r"\\part(?![a-zA-Z@])\*?\s{0,9}")
 _ENGLISH = frozenset("the of and to in is that for we are with this by as on which from these it be was".split())
 _FRONT = re.compile(
@@ -128,12 +130,13 @@ def _is_english(tex: str) -> bool:
 
 def cut_abstract(text: str, deadline: Deadline) -> tuple[str, str]:
     r"""The abstract's TeX and the text after it as one: `\begin{abstract}`, `\abstract{...}`, A&A's five parts."""
-    for found in _ABSTRACT.finditer(text):
+    for found in (*_ABSTRACT.finditer(text), *_OTHER_BEGIN.finditer(text)):
         deadline.check()
         if found[1]:
             end = re.compile(r"\\end\s{0,9}\{" + found[1] + r"\}").search(text, found.end())
             if end and text[found.end() : end.start()].strip():
-                return text[found.end() : end.start()], text[: found.start()] + "\n\n\\maketitle\n\n" + text[end.end() :]
+                inside = _ARGUMENT.sub("", text[found.end() : end.start()])
+                return inside, text[: found.start()] + "\n\n\\maketitle\n\n" + text[end.end() :]
             continue
         at = _SPACE.match(text, found.end()).end()
         option = bracket(text, at) if text.startswith("[", at) else None

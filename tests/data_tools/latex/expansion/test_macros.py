@@ -59,6 +59,9 @@ CASES = [  # passage, what a reader sees, preamble
     (r"\x{}\x{b}.", "nonegot b.", r"\makeatletter\def\x#1{\if\relax\detokenize{#1}\relax\expandafter\@firstoftwo\else\expandafter\@secondoftwo\fi{none}{got #1}}\makeatother"),
     (r"\x{}\x{b}.", "(b).", r"\makeatletter\def\x#1{\if\relax\detokenize{#1}\relax\expandafter\@gobble\else\expandafter\@firstofone\fi{(#1)}}\makeatother"),
     (r"\x{}\x{b}.", "b.", r"\makeatletter\def\x#1{\ifx\relax#1\relax\else\expandafter\@iden\fi{#1}}\makeatother"),
+    (r"$\widebar{J}+\widebar x$", r"$\overline{J}+\overline{x}$",
+     r"\makeatletter\newcommand*\if@single[3]{\setbox0\hbox{${\mathaccent"+'"0362{#1}}^H$}'+r"\ifdim\ht0=\ht2 #3\else #2\fi}\newcommand*\widebar[1]{\@ifnextchar^{{\wide@bar{#1}{0}}}{\wide@bar{#1}{1}}}\makeatother"),
+    (r"$\boxed@{x}$ and \fitted{words}.", "$x$ and words.", r"\newcommand{\fitted}[1]{\setbox0=\hbox{#1}\ifdim\wd0>3cm\box0\else\copy0\fi}\makeatletter\def\boxed@#1{\setbox1\hbox{$#1$}\copy1}"),
     (r"$\pd{f}{x}+\pd[2]{f}{x}$", r"$\frac{\partial f}{\partial x}+\frac{\partial^{2}f}{\partial x^{2}}$",
      r"\makeatletter\newcommand{\spx}[1]{\if\relax\detokenize{#1}\relax\expandafter\@gobble\else\expandafter\@firstofone\fi{^{#1}}}\makeatother\newcommand\pd[3][]{\frac{\partial\spx{#1}#2}{\partial#3\spx{#1}}}"),
 ]  # fmt: skip

@@ -210,3 +210,12 @@ def test_a_command_for_an_appendix_ends_the_conclusion(command: str) -> None:
             kind,
         )
         assert kinds(paper)[2:] == [("Conclusion", "conclusion"), ("Tables", "appendix")]
+
+
+@pytest.mark.parametrize("begin", ["UTabstract}{A. Adviser}", "Zusammenfassung}", "thesisabstract}", "resumen}"])
+def test_the_only_abstract_is_the_papers_however_it_is_called(begin: str) -> None:
+    paper = read(
+        rf"\begin{{{begin}" + "\n" + rf"{WORDS}\end{{{begin.partition('}')[0]}}}\chapter{{Introduction}}{WORDS}\chapter{{Data}}{LONG}",
+        "book",
+    )
+    assert paper.abstract == " ".join(WORDS.split())
