@@ -20,7 +20,7 @@ _TEXT_BOX = frozenset(("mbox", "text", "hbox", "textrm", "textnormal", "intertex
 _STOP = frozenset(("section", "subsection", "subsubsection", "chapter", "maketitle", "caption", "bibliography"))
 _ONE_ROW = frozenset(("equation", "displaymath", "math", "dmath", "mathletters"))
 _NOISE = re.compile(
-    r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace)(?![a-zA-Z])"
+    r"\\(?:label|tag)\*?\s*\{[^{}]{0,200}\}|\\(?:nonumber|notag|displaystyle|protect|leavevmode|allowbreak|xspace|relax)(?![a-zA-Z])|\\@[a-zA-Z]{0,20}(?![a-zA-Z])"
 )
 _ONLY_SPACE = re.compile(r"(?:\{\}|\\[,;:! ]|\\q?quad|~|\s)+")
 _NESTED = re.compile(r"\\(?:[mh]box|text)\s*\{\s*\\\(([^${}]{1,200}?)\\\)\s*\}")

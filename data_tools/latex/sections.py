@@ -9,6 +9,7 @@ subsection so called in the last section; else a last section called Discussion 
 Sections without prose never count, the first section never is the conclusion.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ _ENVIRONMENT = re.compile(r"\\(begin|end)\s{0,9}\{([a-zA-Z]{1,40})\*?\}")
 _ABSTRACT = re.compile(
     r"\\begin\s{0,9}\{((?:onecol|singlecolumn|foreign|extended|en|eng|[eE]nglish|[fF]rench|[gG]erman|[sS]panish|[iI]talian)?[aA]bstracts?(?:[eE]n(?:g|glish)?|EN)?)\}|\\([aA]bstracts?)(?![a-zA-Z@])"
 )
+_WHO_DID_WHAT = re.compile(r"(?i:\b(?:contributed|conceived|wrote|led|designed|authors?)\b)|\b[A-Z]\. ?[A-Z]\.")
 _OTHER_ABSTRACT = re.compile(
     r"(?:[a-zA-Z]{2,10})?[aA]bstract(?:[a-zA-Z]{2,10})?|[rR]esum[eo]n?|[zZ]usammenfassung|[sS]amenvatting|[sS]ommario|[rR]iassunto|[kK]urzfassung"
 )
@@ -130,7 +132,7 @@ def _is_english(tex: str) -> bool:
 
 def cut_abstract(text: str, deadline: Deadline) -> tuple[str, str]:
     r"""The abstract's TeX and the text after it as one: `\begin{abstract}`, `\abstract{...}`, A&A's five parts."""
-    for found in (*_ABSTRACT.finditer(text), *_OTHER_BEGIN.finditer(text)):
+    for found in itertools.chain(_ABSTRACT.finditer(text), _OTHER_BEGIN.finditer(text)):
         deadline.check()
         if found[1]:
             end = re.compile(r"\\end\s{0,9}\{" + found[1] + r"\}").search(text, found.end())
@@ -244,7 +246,11 @@ def classify(sections: list[Section]) -> tuple[Section | None, Section | None]:
 
 
 def _is_back(title: str, text: str) -> bool:
-    return BACK.search(title) is not None or BRIEF_BACK.search(title) is not None and len(text.split()) <= MAX_BRIEF
+    if BACK.search(title):
+        return True
+    if not BRIEF_BACK.search(title) or len(text.split()) > MAX_BRIEF:
+        return False
+    return not title.startswith("contribution") or _WHO_DID_WHAT.search(text) is not None
 
 
 def _has_prose(section: Section) -> bool:

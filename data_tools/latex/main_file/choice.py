@@ -45,7 +45,7 @@ _TEMPLATE = re.compile(
     r"\w*guide|guidelines|\w*instructions?|skeleton|readme|howto|manual|dummy"
 )
 _PAPER = re.compile(
-    r"ms|main|paper|article|manuscript|root|thesis|arxiv|arxivpaper|mainpaper|mainfile|maintext|finalpaper|mypaper|thepaper"
+    r"ms|main|paper|article|manuscript|root|thesis|these|tesis|tese|tesi|dissertation|diplomarbeit|masterarbeit|bachelorarbeit|doktorarbeit|memoire|manuscrit|arxiv|arxivpaper|mainpaper|mainfile|maintext|finalpaper|mypaper|thepaper"
 )
 _VERSION = re.compile(
     r"v|ver|vers|version|r|rev|revised?|revision|draft|d|accepted|proofs?|submitted|submission|resub\w*|clean|new|latest|final|arxiv|[a-z]"

@@ -196,6 +196,12 @@ def test_a_subsection_about_authors_is_matter_for_its_length() -> None:
     assert "Authors" not in read(body + WORDS).text
 
 
+def test_contributions_are_matter_unless_they_say_who_did_what() -> None:
+    body = rf"\section{{Introduction}}{WORDS}\section{{Data}}{WORDS}\subsection{{Contributions}}"
+    assert "Contributions" in read(body + WORDS).text
+    assert "Contributions" not in read(body + "A. B. wrote the paper, and C. D. led the work. " + WORDS).text
+
+
 def test_titles_of_a_books_parts_are_of_no_chapter() -> None:
     part = r"\part[Short]{Objects \\ {\large Pieces of lines}}\part*{More}"
     paper = read(rf"\chapter{{Introduction}}{WORDS}{part}\chapter{{Data}}{LONG}", "book")

@@ -50,6 +50,8 @@ CASES: dict[str, dict[str, bytes]] = {  # the right file is called right.tex, or
     "00README.yaml before .XXX": {
         "00README.XXX": b"main.tex toplevelfile", "00README.yaml": b"sources: [{filename: right.tex, usage: toplevel}]", "right.tex": tex(), "main.tex": LONG,
     },
+    "these.tex of a thesis in French": {"right": b"these.tex", "these.tex": tex(abstract=False), "packagedoc.tex": LONG},
+    "diplomarbeit.tex": {"right": b"diplomarbeit.tex", "diplomarbeit.tex": tex(abstract=False), "packagedoc.tex": LONG},
     "%auto-ignore": {"right.tex": tex(), "main.tex": b"%auto-ignore\n" + LONG},
     "% auto-ignore in line 3": {"right.tex": tex(), "main.tex": b"% a\n% b\n%%auto-ignore\n" + LONG},
     "%auto-include": {"right.tex": tex(), "main.tex": b"%auto-include\n" + LONG},
