@@ -33,6 +33,9 @@ _ANGLED = re.compile(r"<([^<>\n]{0,200})>(?=[\[{])")
 _FUNCTION_WORD = re.compile(
     r"\s(?:and|or|for|at|in|on|is|are|was|to|from|of|with|the|as|by|wide|per|we|while|range|long|but|than)\b|\s[^a-zåöé\\]"
 )
+# an author's or a package's own, `\figref{fig:a}`, `\crefrange{eq:a}{eq:b}`
+_REFERS = re.compile(r"[a-zA-Z]{0,20}[rR]ef(?:range|s)?\*?")
+_KEYS = re.compile(r"\*?\s?\{([^{}\n]{1,300})\}")
 _TABS = frozenset("=><+-'`")
 _MEASURE = re.compile(r"\[\s{0,3}-?\d{0,4}\.?\d{1,4}\s{0,3}(?:pt|em|ex|cm|mm|in|\\[a-z]{1,20}width)\s{0,3}\]")
 _MACHINERY = re.compile(MACHINERY)
@@ -130,7 +133,7 @@ class _Reader:
             self._tab(word)
         elif CITE.fullmatch(word):
             self._cite(word)
-        elif word in _REFERENCE:
+        elif word in _REFERENCE or _REFERS.fullmatch(word) and self._label_follows():
             self._reference(word)
         elif word in _HEADING:
             self._heading(f"\n\n{HEADING}", "\n\n")
@@ -319,18 +322,28 @@ class _Reader:
 
     # -- marks
 
+    def _label_follows(self) -> bool:
+        """Whether what comes next in braces is a label's key, of the paper or by its look."""
+        found = _KEYS.match(self._text, self._at)
+        return found is not None and all(key.strip() in self._context.labels or ":" in key for key in found[1].split(","))
+
     def _reference(self, word: str) -> None:
         if self._text.startswith("*", self._at):
             self._at += 1
         keys = self._argument()
+        if word.endswith("range"):
+            keys = f"{keys},{self._argument() or ''}"
         known = [self._context.labels[key.strip()] for key in (keys or "").split(",") if key.strip() in self._context.labels]
         numbers = [number for _, number in known if number]
         if word in ("pageref", "nameref") or not numbers:
             return
-        shown = numbers[0] if len(numbers) == 1 else ", ".join(numbers[:-1]) + " and " + numbers[-1]
-        if word == "eqref":
+        last = " to " if word.endswith("range") else " and "
+        shown = numbers[0] if len(numbers) == 1 else ", ".join(numbers[:-1]) + last + numbers[-1]
+        if word.lower().endswith("namecref"):
+            shown = known[0][0] if word == "nameCref" else known[0][0].lower()
+        elif word == "eqref":
             shown = f"({shown})"
-        elif word in ("autoref", "cref", "Cref", "vref", "fullref"):
+        elif word in ("autoref", "cref", "Cref", "vref", "fullref", "crefrange", "Crefrange", "vrefrange"):
             shown = f"{known[0][0]}{'s' if len(numbers) > 1 else ''} {shown}".lstrip()
         self._out.append(shown)
 

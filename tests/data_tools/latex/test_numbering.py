@@ -181,3 +181,23 @@ def test_a_label_behind_a_heading_set_by_hand_has_its_number(dress: str) -> None
     paper = read_paper({"m.tex": rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}".encode()})
     assert paper.introduction.endswith("See Sects. II and 3.")
     assert len(paper.sections) == 3
+
+
+@pytest.mark.parametrize(
+    ("passage", "shown"),
+    [
+        (r"See \crefrange{a}{c}.", "See Equations 1 to 3."),
+        (r"See Eqs.~\eqrefs{a,b}.", "See Eqs. 1 and 2."),
+        (r"See \figref{fig:none}.", "See."),
+        (r"See Eq. \myref{b}.", "See Eq. 2."),
+        (r"See \titleref{c} and \prettyref{a}.", "See 3 and 1."),
+        (r"The \namecref{a}~\labelcref{a}.", "The equation 1."),
+        (r"See \ref*{b}.", "See 2."),
+        (r"\hyperref[a]{Words} and \href{http://a.b}{words}.", "Words and words."),
+        (r"\briefref{Smith 1990}.", "Smith 1990."),
+    ],
+)
+def test_a_command_that_refers_shows_a_number_and_no_key(passage: str, shown: str) -> None:
+    body = rf"\section{{Introduction}}{'Words of it. ' * 9} {passage}\section{{Data}}" + EQ % "a" + EQ % "b" + EQ % "c"
+    paper = read_paper({"m.tex": rf"\documentclass{{article}}\begin{{document}}{body}\end{{document}}".encode()})
+    assert paper.introduction.endswith(shown)
