@@ -11,7 +11,7 @@ from typing import Any
 from data_tools.chat.calls import tools_text
 from data_tools.chat.fields import refuse_unread, without
 from data_tools.chat.flags import marks_beside
-from data_tools.chat.messages import read_messages
+from data_tools.chat.messages import are_pairs, read_messages, read_pairs
 from data_tools.chat.tables import as_rows, without_nulls, written_from_a_table
 from data_tools.chat.turns import ChatError, Conversation, Refused, Role, Turn, either, nothing, string
 
@@ -108,13 +108,13 @@ def _shape(record: dict[str, Any]) -> Shape:
 
 
 def _messages(field: str) -> Reader:
-    """OpenAI's messages; ShareGPT (from, value) and its kin; LIMA gives plain strings that take turns."""
+    """OpenAI's messages, Anthropic's; ShareGPT (from, value) and its kin; pairs; LIMA gives plain strings that take turns."""
 
     def reader(record: dict[str, Any]) -> list[list[Turn]]:
         items = as_rows(record[field])
         if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
             return [_taking_turns(record, items)] if field != "messages" else [read_messages(record, items)]
-        return [read_messages(record, items)]
+        return [read_pairs(record, items) if are_pairs(items) else read_messages(record, items)]
 
     return reader
 
@@ -224,6 +224,7 @@ READERS = [
     Shape(("prompt", "response"), _pair("prompt", "response"), ("history",)),
     Shape(("question", "answer"), _pair("question", "answer"), ("history",)),
     Shape(("question", "response"), _pair("question", "response"), ("history",)),  # OpenOrca, with system_prompt
+    Shape(("query", "response"), _pair("query", "response"), ("history",)),  # ms-swift
     Shape(("question_id", "turns"), _refuse("evaluation questions without answers (MT-bench)")),
     Shape(("question_id", "choices"), _refuse("evaluation answers without their questions (MT-bench)")),
     Shape(("data",), _from_strings),

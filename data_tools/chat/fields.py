@@ -99,7 +99,19 @@ _NOTES = {
     *("annotations", "cache_control", "gen_input_configs", "embedding", "embeddings", "chosen", "rejected", "rejected_response"),
 }
 # Other shapes of the same conversation, which some files carry beside it: what they say may stand in the answers, too.
-_SHAPES = {"messages", "conversations", "conversation", "prompt", "completion", "question", "instruction", "response", "answer", "output"}
+_SHAPES = {
+    "messages",
+    "conversations",
+    "conversation",
+    "prompt",
+    "completion",
+    "question",
+    "query",
+    "instruction",
+    "response",
+    "answer",
+    "output",
+}
 _READ_BY_ALL = {"system", "system_prompt", "tools", "functions"}
 
 

@@ -10,6 +10,7 @@ from data_tools.prepare import main as prepare
 from data_tools.shards.writer import ShardWriter
 from data_tools.show import main as show
 from data_tools.tokens.tokenizer import Tokenizer
+from tests.made.chat_tokenizers import write_llama2
 
 PROSE = "We observe a distant galaxy cluster at high redshift.\nIts stars are old and its gas is hot.\n"
 
@@ -69,14 +70,15 @@ def test_a_document_is_shown_beside_its_origin(corpus: Path, tokenizer_folder: P
     assert "<s>Galaxy 3 is old. Galaxy 3 is old." in out
 
 
-def test_a_conversations_origin_is_its_record_and_whether_it_changed(tmp_path: Path, tokenizer_folder: Path, capsys) -> None:
+def test_a_conversations_origin_is_its_record_and_whether_it_changed(tmp_path: Path, capsys) -> None:
+    write_llama2(tmp_path / "llama2")
     chats = [
         {"id": f"own/{n}", "messages": [{"role": "user", "content": f"Q{n}?"}, {"role": "assistant", "content": "A."}]} for n in range(4)
     ]
     for name, part in (("a", chats[:3]), ("b", chats[3:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in part))
-    words = ["chat", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--source", "mine", "--tokenizer", str(tokenizer_folder)]
-    assert prepare([*words, "--template", "chatml", "--out", str(tmp_path / "shards"), "--workers", "1"]) == 0
+    words = ["chat", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "--source", "mine", "--tokenizer", str(tmp_path / "llama2")]
+    assert prepare([*words, "--out", str(tmp_path / "shards"), "--workers", "1"]) == 0
     shown = lambda: (show([str(tmp_path / "shards"), "--document", "mine/3:own/3"]), capsys.readouterr().out)[1]  # noqa: E731
     assert f"from {tmp_path / 'b.jsonl'}, record 1\n" in shown()
     (tmp_path / "b.jsonl").write_text((tmp_path / "b.jsonl").read_text().replace("A.", "B."))

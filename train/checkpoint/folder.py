@@ -118,7 +118,12 @@ def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[st
     numels, itemsize = slices.numels, slices.dtype.itemsize
     files = plan_files(numels, itemsize, size)
     texts[INDEX] = index_text({f.name: f.tensors for f in files}, sum(numels.values()) * itemsize).encode()
+    folders = {(tmp / name).parent for name in texts} - {tmp}
+    for inner in folders:
+        inner.mkdir(exist_ok=True)
     hashes = {name: write_small(tmp / name, content) for name, content in texts.items()}
+    for inner in () if is_remote(tmp) else folders:
+        sync(inner)
     if extras.probe:
         writer = Writer(tmp / PROBE, {n: (known(t.dtype), tuple(t.shape)) for n, t in extras.probe.items()})
         for n, t in extras.probe.items():

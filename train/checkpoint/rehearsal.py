@@ -19,7 +19,7 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint import layout, manifest, trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.trainer_state import Slices
-from train.model_files.companions import companion_files, generation_faults
+from train.model_files.companions import companion_files, generation_faults, write_companions
 from train.model_files.dtypes import FP32, known
 from train.model_files.folder import plan_files, read_folder
 from train.model_files.header import read_header
@@ -105,8 +105,7 @@ def _faults_of_companions(extras: Extras) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as made:
         copy = Path(made)
         try:
-            for name, content in companion_files(folder, extras.instead, FP32).items():
-                (copy / name).write_bytes(content)
+            write_companions(companion_files(folder, extras.instead, FP32), copy)
             config = json.loads((copy / "config.json").read_text())
         except ValueError as error:
             yield str(error).removeprefix(f"{folder}/")

@@ -68,13 +68,12 @@ def tokenizer_ids(folder: Path) -> dict[str, int]:
 
 def fingerprints(folder: Path) -> dict[str, str]:
     """sha256 of each companion file there is."""
-    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in companions.COMPANIONS if (folder / n).is_file()}
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in companions.companion_names(folder)}
 
 
 def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
     """Write the companions and README.md; returns their names."""
     files = companions.companion_files(folder, {}, dtype)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
+    companions.write_companions(files, out)
     (out / "README.md").write_text(card, encoding="utf-8")
     return [*files, "README.md"]

@@ -15,6 +15,7 @@ COMPANIONS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt",
 )  # fmt: skip
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # by other names than the default one
 # what transformers takes for "not set" in a generation config; another value without do_sample makes its save_pretrained refuse
 SAMPLING = {
     "temperature": (None, 1.0), "top_p": (None, 1.0), "min_p": (None,), "top_h": (None,), "typical_p": (None, 1.0), "top_k": (None, 50),
@@ -55,13 +56,25 @@ def generation_faults(file: Path) -> list[str]:
     return faults
 
 
+def companion_names(folder: Path) -> list[str]:
+    """Names of the companions that a folder has, within it."""
+    more = sorted(f"{path.parent.name}/{path.name}" for path in folder.glob(MORE_TEMPLATES))
+    return [*(name for name in COMPANIONS if (folder / name).is_file()), *more]
+
+
+def write_companions(files: dict[str, bytes], out: Path) -> None:
+    for name, content in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(content)
+
+
 def companion_files(companions: Path, instead: dict[str, str], dtype: DType) -> dict[str, bytes]:
     """Config, tokenizer and chat template of a model folder, as they go into one that this program writes: for older readers too.
 
     Raises:
         ConfigError: a file that is no JSON object.
     """
-    files = {name: (companions / name).read_bytes() for name in COMPANIONS if (companions / name).is_file()}
+    files = {name: (companions / name).read_bytes() for name in companion_names(companions)}
     files |= {name: text.encode() for name, text in instead.items()}
     files["config.json"] = config_text(files["config.json"], dtype, companions / "config.json").encode()
     if "tokenizer.json" in files:

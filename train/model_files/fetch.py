@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from train.model_files.companions import companion_files
+from train.model_files.companions import companion_files, write_companions
 from train.model_files.dtypes import FP32, known
 from train.model_files.folder import HUB_NAME, ModelError
 from train.model_files.gguf_rope import scaling_of
@@ -119,8 +119,7 @@ def unpack_gguf(file: Path, folder: Path) -> None:
             config.rope_parameters = (config.rope_parameters or {}) | scaling
         config.save_pretrained(tmp)
         tokenizer.save_pretrained(tmp)
-        for name, content in companion_files(tmp, {}, FP32).items():
-            (tmp / name).write_bytes(content)
+        write_companions(companion_files(tmp, {}, FP32), tmp)
         tmp.chmod(0o755)
         os.rename(tmp, folder)
     finally:

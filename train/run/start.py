@@ -43,7 +43,7 @@ from train.guard.stragglers import ProductTimes, Stragglers
 from train.model.causal_lm import config_of, decoder_layers
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
-from train.model_files.companions import COMPANIONS
+from train.model_files.companions import companion_names
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
 from train.model_files.shapes import described
@@ -135,7 +135,11 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         record.checkpoint = found
         weights = found or resolve(recipe.model.path, world)
         # a copy: the checkpoint gone on from will be deleted when it is old, and every save takes the small files along
-        folder = local_copy(weights, COMPANIONS, recipe.run_dir / "resumed_from", world) if found or is_remote(weights) else weights
+        folder = (
+            local_copy(weights, companion_names(weights), recipe.run_dir / "resumed_from", world)
+            if found or is_remote(weights)
+            else weights
+        )
         shards, heldout_shards = _open_data(recipe, folder, world)
         base = BaseModel(weights, folder, ChatFormat.of(shards.values()))
         _preflight(recipe, base, root, world)

@@ -122,6 +122,7 @@ def local_copy(folder: Path, names: Iterable[str], into: Path, world: World) -> 
                 shutil.rmtree(older, ignore_errors=True)
         for name in names:
             if (folder / name).is_file():
+                (copy / name).parent.mkdir(exist_ok=True)
                 write_durably(copy / name, (folder / name).read_bytes())
 
     copy = into / folder.name

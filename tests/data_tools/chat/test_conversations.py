@@ -22,6 +22,10 @@ SHAPES = {
     "sharegpt": ({"id": "x1", "conversations": [{"from": "human", "value": ASK[0].text}, {"from": "gpt", "value": ASK[1].text}, {"from": "human", "value": "How far?"}, {"from": "gpt", "value": "Very."}]}, TWICE),
     "sharegpt, system beside": ({"system": "Be brief.", "conversations": [{"from": "human", "value": ASK[0].text}, {"from": "gpt", "value": ASK[1].text}]}, [SYSTEM, *ASK]),
     "lmsys": ({"conversation_id": "c", "conversation": [{"role": "user", "content": ASK[0].text}, {"role": "assistant", "content": ASK[1].text}]}, ASK),
+    "xtuner": ({"conversation": [{"system": "Be brief.", "input": ASK[0].text, "output": ASK[1].text}]}, [SYSTEM, *ASK]),
+    "capybara": ({"source": "Airoboros", "conversation": [{"input": TWICE[k].text, "output": TWICE[k + 1].text} for k in (0, 2)]}, TWICE),
+    "ms-swift, pairs": ({"system": "Be brief.", "conversation": [{"human": ASK[0].text, "assistant": ASK[1].text}]}, [SYSTEM, *ASK]),
+    "ms-swift, query": ({"query": TWICE[2].text, "response": TWICE[3].text, "history": [[TWICE[0].text, TWICE[1].text]]}, TWICE),
     "lima": ({"conversations": [turn.text for turn in TWICE], "source": "multi_turn"}, TWICE),
     "ultrachat, 200k": ({"prompt": ASK[0].text, "prompt_id": "f0e", "messages": [{"content": ASK[0].text, "role": "user"}, {"content": ASK[1].text, "role": "assistant"}]}, ASK),
     "ultrachat, first": ({"id": "0", "data": [turn.text for turn in TWICE]}, TWICE),
@@ -44,11 +48,40 @@ def test_a_published_shape_is_read(shape):
     assert list(conversation.turns) == turns and not conversation.left_out
 
 
+def test_anthropics_blocks_are_calls_results_and_words():
+    call = {"type": "tool_use", "id": "t1", "name": "flux", "input": {"star": "Vega"}}
+    thought, words = {"type": "thinking", "thinking": "Hm.", "signature": "x"}, {"type": "text", "text": "I look it up."}
+    for result in ("0.03", [{"type": "text", "text": "0.03"}]):
+        answer = {"type": "tool_result", "tool_use_id": "t1", "content": result, "is_error": False}
+        said = messages(
+            ("user", "How bright is Vega?"), ("assistant", [thought, words, call]), ("user", [answer]), ("assistant", "0.03 mag.")
+        )
+        [conversation] = read_record(said)
+        assert conversation.left_out == ("reasoning",)
+        assert [(turn.role, turn.text) for turn in conversation.turns] == [
+            ("user", "How bright is Vega?"),
+            ("assistant", 'I look it up.\n{"name": "flux", "arguments": {"star": "Vega"}}'),
+            ("tool", "0.03"),
+            ("assistant", "0.03 mag."),
+        ]
+
+
+def test_xtuners_flag_of_an_answer_keeps_it_from_being_learned():
+    pairs = [{"input": "a", "output": "b", "output_with_loss": False}, {"input": "c", "output": "d", "output_with_loss": True}]
+    [conversation] = read_record({"conversation": pairs})
+    assert [turn.train for turn in conversation.turns if turn.role == "assistant"] == [False, True]
+
+
 def messages(*pairs, **more):
     return {"messages": [{"role": role, "content": content} for role, content in pairs]} | more
 
 
 REFUSED = {
+    "unknown key of a message: 'sep'": {"conversation": [{"input": "a", "output": "b", "sep": "<x>"}]},
+    "an answer without an end (need_eos_token false)": {"conversation": [{"input": "a", "output": "b", "need_eos_token": False}]},
+    "words beside a tool's result in one turn": messages(("user", "a"), ("assistant", [{"type": "tool_use", "name": "f", "input": {}}]), ("user", [{"type": "tool_result", "content": "1"}, {"type": "text", "text": "and?"}]), ("assistant", "b")),
+    "content part 'tool_use' in the user's turn": messages(("user", [{"type": "tool_use", "name": "f", "input": {}}]), ("assistant", "b")),
+    "content part 'tool_result' in the assistant's turn": messages(("user", "a"), ("assistant", [{"type": "tool_result", "content": "1"}])),
     "no assistant turn": messages(("user", "a")),
     "roles out of order: user where assistant belongs": messages(("user", "a"), ("user", "b"), ("assistant", "c")),
     "roles out of order: assistant where user belongs": {"conversations": [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}]},

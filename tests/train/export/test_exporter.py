@@ -92,6 +92,15 @@ def test_files_that_have_the_wanted_dtype_are_copied_as_they_are(tmp_path, said)
     assert len(names) == 3 and all((step / n).read_bytes() == (tmp_path / "out" / n).read_bytes() for n in names)
 
 
+def test_templates_by_other_names_travel_along(tmp_path, said):
+    folder = tiny.save_tiny(tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ documents }}")
+    assert said(folder, tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "{{ documents }}"
+    assert "additional_chat_templates/rag.jinja" in json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+
+
 def test_the_record_has_the_hash_of_every_file(tmp_path, said):
     step = checkpoints.checkpoint(tmp_path, 4, seed=1)
     assert said(step, tmp_path / "out", "--dtype", "fp32")[0] == 0

@@ -14,7 +14,7 @@ import numpy as np
 from train.foreign.meta.tensors import MetaFolderError, Params, read_params, tensors_of
 from train.foreign.meta.tokenizer import tokenizer_json
 from train.foreign.torch_save.file import check_place
-from train.model_files.companions import companion_files
+from train.model_files.companions import companion_files, write_companions
 from train.model_files.dtypes import DType, cast, is_finite
 from train.model_files.folder import INDEX, index_text, plan_files
 from train.model_files.stream import Tensor
@@ -56,8 +56,7 @@ def convert(
         (tmp / "tokenizer.json").write_text(fast, encoding="utf-8")
         for name, value in _texts(params, rows, dtype, positions).items():
             (tmp / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        for name, content in companion_files(tmp, {}, dtype).items():
-            (tmp / name).write_bytes(content)
+        write_companions(companion_files(tmp, {}, dtype), tmp)
         for path in tmp.iterdir():
             sync(path)
         sync(tmp)
