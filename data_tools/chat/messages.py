@@ -40,7 +40,7 @@ def read_pairs(record: dict[str, Any], pairs: list[dict[str, Any]]) -> list[Turn
         if unknown:
             raise Refused(f"unknown key of a message: {', '.join(sorted(map(repr, unknown))[:8])}")
         if pair.get("need_eos_token") is False:
-            raise Refused("an answer without an end (need_eos_token false)")
+            raise Refused("an answer without an end: need_eos_token false")
         if not nothing(pair.get("system")):
             if number:
                 raise Refused("roles out of order: system where user belongs")

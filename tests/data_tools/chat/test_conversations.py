@@ -78,7 +78,7 @@ def messages(*pairs, **more):
 
 REFUSED = {
     "unknown key of a message: 'sep'": {"conversation": [{"input": "a", "output": "b", "sep": "<x>"}]},
-    "an answer without an end (need_eos_token false)": {"conversation": [{"input": "a", "output": "b", "need_eos_token": False}]},
+    "an answer without an end: need_eos_token false": {"conversation": [{"input": "a", "output": "b", "need_eos_token": False}]},
     "words beside a tool's result in one turn": messages(("user", "a"), ("assistant", [{"type": "tool_use", "name": "f", "input": {}}]), ("user", [{"type": "tool_result", "content": "1"}, {"type": "text", "text": "and?"}]), ("assistant", "b")),
     "content part 'tool_use' in the user's turn": messages(("user", [{"type": "tool_use", "name": "f", "input": {}}]), ("assistant", "b")),
     "content part 'tool_result' in the assistant's turn": messages(("user", "a"), ("assistant", [{"type": "tool_result", "content": "1"}])),
