@@ -16,6 +16,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -274,8 +275,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--characters", type=_positive(int), default=40_000, help="of a paper to send at most (default 40000, about 11,000 tokens)")
     add("--timeout", type=_positive(float), default=180.0, help="seconds for one whole request (default 180)")
     add("--backoff", type=_positive(float), default=1.0, help="seconds before the second attempt; doubles each time (default 1)")
-    add("--price-in", type=float, help="per million tokens sent, any currency")
-    add("--price-out", type=float, help="per million tokens received")
+    add("--price-in", type=_price, help="per million tokens sent, any currency")
+    add("--price-out", type=_price, help="per million tokens received")
     add("--allow-unanswered", type=int, default=0, metavar="N", help="publish although up to N papers got no answer (default 0)")
     add("--text-field", default="text", help="default text")
     add("--id-field", default="id", help="default id")
@@ -286,10 +287,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def _price(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no price")
+    return value
+
+
 def _positive(kind: type):
     def cast(text: str):
         value = kind(text)
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise argparse.ArgumentTypeError(f"{text} is not above 0")
         return value
 
