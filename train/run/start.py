@@ -127,6 +127,7 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             held.callback(lock.close)
         world.beat.phase("opening")  # from here on the run's folder is ours
         stops.record = record = held.enter_context(outcome.recorded(recipe.run_dir, world))
+        held.enter_context(stops.not_hidden())  # within the record: what an end breaks is not the run's failure
         root = place(recipe.checkpoints)
         stops.clear = lambda: _clear_start(recipe, root)
         rewinds = rewind_record.settle(recipe.run_dir, root, world)
