@@ -27,8 +27,7 @@ at = next(i for i, w in enumerate(sys.argv) if w.endswith("pretrain.py"))
 ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r)}}) for r in (0, 1)]
 while any(r.poll() is None for r in ranks):
     if any(r.poll() for r in ranks):
-        time.sleep(0.3)
-        [r.kill() for r in ranks]
+        [r.terminate() for r in ranks if r.poll() is None]  # and gives them time, as DeepSpeed's does
         break
     time.sleep(0.02)
 codes = [r.wait() for r in ranks]
@@ -79,7 +78,9 @@ for i in range(1, 4 if what != "train" else 10**6):
         time.sleep(0.3)
         say("preempted", 75, told[0]); sys.exit(75)
 if what == "die" and not zero: os.kill(os.getpid(), signal.SIGKILL)
-if what == "die" : time.sleep(600)
+if what == "die":
+    while not told: time.sleep(0.05)
+    sys.exit(1)
 if what == "launcher": os.kill(os.getppid(), signal.SIGKILL) if zero else None; time.sleep(0.5); say("preempted", 75, "the end of the launcher"); sys.exit(75)
 if what == "silent": os._exit(0)
 if what == "fault":
@@ -168,11 +169,8 @@ def test_a_stop_told_to_another_nodes_supervisor_of_the_same_run_is_heard(ground
     processes.wait_until(lambda: ground.steps() > 2, process)
     elsewhere = json.loads((ground.run / "outcome.json").read_text())["started"]
     (ground.run / "stop.json").write_text(json.dumps({"started": elsewhere, "host": "gpu02"}))
-    [rank] = [p for p in ground.alive() if p.environ().get("RANK") == "1"]
-    rank.terminate()  # as that supervisor's signal reaches all ranks
-    for other in ground.alive():
-        if "rank.py" in " ".join(other.cmdline()):
-            other.terminate()
+    for rank in [p for p in ground.alive() if any(word.endswith("rank.py") for word in p.cmdline())]:
+        rank.terminate()  # as that supervisor's signal reaches all ranks
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 75 and said.count("supervise: start") == 1, said
     code, said = ground.end("train die finish")  # that stop was for another start
