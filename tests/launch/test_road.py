@@ -38,7 +38,7 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"^(hf|pip) ": "network",
     r"^(\S+=\S+ )?make ": "sets up, trains the quickstart's own model, or runs this suite",
     r"^python -c ": "network",
-    r"\bsrun\b|launch/supervise\.py|launch/outcome\.py|launch/doctor\.py|^bash |^sbatch ": "a cluster, or a run that goes wrong: tests of their own",
+    r"\bsrun\b|launch/supervise\.py|launch/outcome\.py|launch/doctor\.py|^bash |^sbatch |^kubectl ": "a cluster, or a run that goes wrong: tests of their own",
     r"--web\b": "serves until it is stopped: tests/launch/talk",
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
     r"s3://": "an object store: tests/train/checkpoint/test_object_store.py",
@@ -241,7 +241,7 @@ def flags_fault(command: str) -> str:
     if words[:2] == ["python", "-c"]:
         compile(words[2], "page", "exec")
         return ""
-    if words[0] in ("bash", "sbatch", "."):
+    if words[0] in ("bash", "sbatch", "kubectl", "."):
         return "" if any((ROOT / word).is_file() for word in words[1:]) else "there is no such script"
     if words[0] == "hf":
         told = help_of("hf", *words[1:2] if words[1] == "download" else words[1:3])
