@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     sampling = Sampling(args.max_new_tokens, args.temperature, args.seed)
     try:
         if args.web:
-            from launch.talk.web import require_writable, serve
+            from launch.talk.ratings import require_writable
+            from launch.talk.web import serve
 
             require_writable(args.ratings)
             talkers = [Talker.load(folder, args.template, args.dtype) for folder in (args.model, args.compare) if folder is not None]

@@ -6,7 +6,7 @@ The chat format is the tokenizer's own template, or one that is named; without e
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,23 +56,24 @@ class Talker:
         except ChatError as error:  # unfit for training, where masks are proven; to talk, transformers' rendering is enough
             return cls(str(folder), model, tokenizer, None, f"chat template: the tokenizer's own, rendered by transformers ({error})")
 
-    def answer(self, turns: list[Turn], sampling: Sampling, stop: threading.Event | None = None) -> Iterator[str]:
+    def answer(self, turns: list[Turn], sampling: Sampling, stop: threading.Event | None = None) -> Generator[str, None, str | None]:
         """Pieces of the answer to the last turn, as they are generated; `stop` set, or the iterator closed, ends it early.
 
-        turns: [system], then user and assistant in turn, as `fit` leaves them. Raises ModelError when there is no room for an answer.
+        turns: [system], then user and assistant in turn, as `fit` leaves them. Returns "length" when the answer reached its limit
+        before the model ended it, else None. Raises ModelError when there is no room for an answer.
         """
         import torch
 
         ids = self.prompt(turns)
-        if not self._has_room(len(ids), sampling):
+        if not self.has_room(len(ids), sampling):
             raise ModelError(
-                f"{len(ids)} tokens of text and {self._longest(sampling)} of answer are more than the model's {self.context}; "
+                f"{len(ids)} tokens of text and {self.longest(sampling)} of answer are more than the model's {self.context}; "
                 "shorten the text, or ask for a shorter answer with --max-new-tokens"
             )
         if not ids:
             raise ModelError("nothing to answer: the text is empty")
         closed = threading.Event()  # ours; `stop` is the caller's, who may use it for several answers
-        streamer, thread, failures = self._write(ids, sampling, [closed] if stop is None else [closed, stop])
+        streamer, thread, failures, cut = self._write(ids, sampling, [closed] if stop is None else [closed, stop])
         try:
             begun = False
             for piece in streamer:
@@ -87,9 +88,15 @@ class Talker:
             raise ModelError(f"the device's memory does not hold {len(ids)} tokens and the model; shorten the text, or try --dtype bf16")
         if failures:
             raise failures[0]
+        return "length" if cut else None
 
-    def _write(self, ids: list[int], sampling: Sampling, stops: list[threading.Event]) -> tuple[Any, threading.Thread, list[BaseException]]:
-        """A thread that generates: what it writes comes out of the first value, what it dies of is in the last."""
+    def _write(
+        self, ids: list[int], sampling: Sampling, stops: list[threading.Event]
+    ) -> tuple[Any, threading.Thread, list[BaseException], list[int]]:
+        """A thread that generates: what it writes comes out of the first value, what it dies of is in the third.
+
+        The last value holds the last token of an answer that was cut by its length.
+        """
         import torch
         from transformers import GenerationConfig, TextIteratorStreamer
 
@@ -97,9 +104,10 @@ class Talker:
         chance = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0} if sampling.temperature > 0 else {"do_sample": False}
         ends = sorted(self.end_ids)
         config = GenerationConfig(
-            max_new_tokens=self._longest(sampling), eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **chance
+            max_new_tokens=self.longest(sampling), eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **chance
         )
         failures: list[BaseException] = []
+        cut: list[int] = []
 
         def is_over(scores: Any, *_: Any, **__: Any) -> Any:
             return torch.full((1,), any(stop.is_set() for stop in stops), device=scores.device)
@@ -111,30 +119,34 @@ class Talker:
                 with _ONE_AT_A_TIME:
                     if sampling.seed is not None:
                         torch.manual_seed(sampling.seed)
-                    self._model.generate(
+                    made = self._model.generate(
                         tokens, attention_mask=mask, generation_config=config, streamer=streamer, stopping_criteria=[is_over]
                     )
+                last = int(made[0, -1])
+                if made.shape[1] - len(ids) >= self.longest(sampling) and last not in ends:
+                    cut.append(last)
             except BaseException as error:  # handed to the reader, who would wait for ever
                 failures.append(error)
                 streamer.end()
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
-        return streamer, thread, failures
+        return streamer, thread, failures, cut
 
     def fit(self, turns: list[Turn], sampling: Sampling) -> list[Turn]:
         """The turns without the oldest exchanges that the model's context does not hold; system prompt and last question stay."""
         head = turns[:1] if turns[0].role == "system" else []
         rest = turns[len(head) :]
-        while len(rest) > 2 and not self._has_room(len(self.prompt([*head, *rest])), sampling):
+        while len(rest) > 2 and not self.has_room(len(self.prompt([*head, *rest])), sampling):
             rest = rest[2:]
         return [*head, *rest]
 
-    def _longest(self, sampling: Sampling) -> int:
+    def longest(self, sampling: Sampling) -> int:
+        """Tokens an answer may have."""
         return sampling.max_new_tokens or min(512, (self.context or 1024) // 2)
 
-    def _has_room(self, tokens: int, sampling: Sampling) -> bool:
-        return self.context is None or tokens + self._longest(sampling) <= self.context
+    def has_room(self, tokens: int, sampling: Sampling) -> bool:
+        return self.context is None or tokens + self.longest(sampling) <= self.context
 
     def prompt(self, turns: list[Turn]) -> list[int]:
         """Ids that the model is given to answer the last turn, a user's."""

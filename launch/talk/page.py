@@ -1,4 +1,4 @@
-"""The page of `launch/chat.py --web`: one HTML file, its style and its script; nothing is loaded from elsewhere."""
+"""The page of `launch/chat.py --web`: one HTML file and its style; what it does is in script.py, nothing is loaded from elsewhere."""
 
 HTML = """<!doctype html>
 <html lang="en">
@@ -14,17 +14,26 @@ HTML = """<!doctype html>
   <h1>Compare answers</h1>
   <button id="anew" type="button">New conversation</button>
 </header>
-<details id="setup">
-  <summary>System prompt</summary>
-  <textarea id="system" rows="2" maxlength="20000" aria-label="System prompt" placeholder="none"></textarea>
-</details>
-<main id="sides" aria-live="polite"></main>
-<p id="note" role="status"></p>
-<div id="rating" hidden></div>
-<form id="ask">
-  <textarea id="text" rows="3" maxlength="20000" aria-label="Your question" placeholder="Ask something"></textarea>
-  <button id="send" type="submit">Send</button>
-</form>
+<div id="view" tabindex="-1">
+  <details id="setup">
+    <summary>System prompt</summary>
+    <textarea id="system" rows="2" aria-label="System prompt" placeholder="none"></textarea>
+  </details>
+  <main id="sides" aria-live="polite"></main>
+  <div id="end"></div>
+</div>
+<footer>
+  <button id="down" type="button" aria-label="Down to the newest text" title="Down to the newest text" hidden>&darr;</button>
+  <p id="note" role="status"></p>
+  <button id="again" type="button" hidden>Try again</button>
+  <div id="rating" hidden></div>
+  <p id="size" role="status"></p>
+  <form id="ask">
+    <textarea id="text" rows="3" aria-label="Your question" placeholder="Ask something"></textarea>
+    <button id="send" type="submit">Send</button>
+    <button id="stop" type="button" hidden>Stop</button>
+  </form>
+</footer>
 <script src="/page.js"></script>
 </body>
 </html>
@@ -34,149 +43,38 @@ CSS = """
 :root { color-scheme: light dark;
   --line: light-dark(#d5d7dc, #3b3f47); --soft: light-dark(#f3f4f6, #23262c); --accent: light-dark(#1f5fbf, #7fb0ff); }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem 1.25rem; max-width: 78rem; min-height: 100vh; display: flex; flex-direction: column; gap: .75rem;
-  font: 16px/1.5 system-ui, sans-serif; }
-header { display: flex; align-items: center; justify-content: space-between; }
+/* the page is as high as the window: what is read scrolls in its own box, so the footer never lies over it */
+body { margin: 0 auto; padding: .75rem 1.25rem; max-width: 78rem; height: 100vh; height: 100dvh; display: flex; flex-direction: column;
+  gap: .6rem; font: 16px/1.5 system-ui, sans-serif; }
+header { display: flex; align-items: center; justify-content: space-between; gap: .6rem; }
 h1 { font-size: 1.25rem; margin: 0; }
 h2 { font-size: 1rem; margin: 0; padding: .5rem .9rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-main { flex: 1; display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; align-items: stretch; }
-section { border: 1px solid var(--line); border-radius: .6rem; display: flex; flex-direction: column; min-height: 16rem; }
+#view { flex: 1; min-height: 5rem; overflow-y: auto; overscroll-behavior: contain; display: flex; flex-direction: column; gap: .75rem; }
+#view > * { flex-shrink: 0; }
+main { flex-grow: 1; display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 1rem; padding: 1px; }
+section { border: 1px solid var(--line); border-radius: .6rem; display: flex; flex-direction: column; min-width: 0; min-height: 8rem; }
 section.preferred { border-color: var(--accent); outline: 1px solid var(--accent); }
-.turns { padding: .9rem; display: flex; flex-direction: column; gap: .7rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.turns { padding: .9rem; display: flex; flex-direction: column; gap: .7rem; overflow-wrap: anywhere; }
+.user, .assistant { white-space: pre-wrap; }
 .user { align-self: flex-end; max-width: 90%; background: var(--soft); border-radius: .6rem; padding: .4rem .8rem; }
 .writing::after { content: "\\25CF"; opacity: .5; margin-left: .2rem; }
-#rating { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; }
+.unkept { opacity: .6; }
+.mark { margin: 0; font-size: .85rem; opacity: .75; min-height: 1.3em; scroll-margin-block: 1rem; }
+.mark.cut { opacity: 1; border-left: 3px solid light-dark(#b26a00, #ffb454); padding-left: .5rem; }
+footer { position: relative; display: flex; flex-wrap: wrap; gap: .5rem .6rem; align-items: center; justify-content: center; }
+#rating { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; width: 100%; }
 [hidden] { display: none !important; }
-#note { margin: 0; text-align: center; min-height: 1.5em; }
-form { display: flex; gap: .6rem; position: sticky; bottom: 0; padding: .5rem 0; background: Canvas; }
+#note, #size { margin: 0; text-align: center; overflow-wrap: anywhere; }
+#note:empty, #size:empty { display: none; }
+#size { width: 100%; font-size: .85rem; }
+#down { position: absolute; right: 1rem; bottom: calc(100% + .7rem); border-radius: 50%; width: 2.5rem; height: 2.5rem; padding: 0; }
+form { display: flex; gap: .6rem; width: 100%; align-items: stretch; }
 textarea, button { font: inherit; border: 1px solid var(--line); border-radius: .6rem; }
-textarea { flex: 1; width: 100%; padding: .5rem .7rem; resize: vertical; }
+textarea { flex: 1; min-width: 0; width: 100%; padding: .5rem .7rem; resize: vertical; max-height: 40vh; }
 button { padding: .45rem 1rem; background: var(--soft); cursor: pointer; }
 button:hover:enabled { border-color: var(--accent); }
 button:disabled, textarea:disabled { opacity: .5; cursor: default; }
 #send { background: var(--accent); color: Canvas; border-color: var(--accent); }
-"""
-
-JS = """
-"use strict";
-const at = (id) => document.getElementById(id);
-let conversation = null, columns = [], busy = false;
-
-const make = (tag, className, text) => {
-  const node = document.createElement(tag);
-  node.className = className || "";
-  node.textContent = text || "";  // never innerHTML: answers and questions are text
-  return node;
-};
-
-const post = async (path, body) => {
-  const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  if (!response.ok) throw new Error((await response.json()).error);
-  return response;
-};
-
-const state = () => {
-  at("send").disabled = at("anew").disabled = busy;
-  at("text").disabled = busy;
-  for (const button of at("rating").children) button.disabled = busy;
-};
-
-async function anew() {
-  const answer = await (await post("/api/start", { system: at("system").value })).json();
-  conversation = answer.id;
-  const names = answer.sides === 2 ? ["Model A", "Model B"] : ["The model"];
-  columns = names.map((name) => {
-    const section = make("section"), title = make("h2", "", name), turns = make("div", "turns");
-    section.append(title, turns);
-    return { section, title, turns };
-  });
-  at("sides").replaceChildren(...columns.map((column) => column.section));
-  const choices = answer.sides === 2
-    ? [["left", "A is better"], ["right", "B is better"], ["tie", "Both are good"], ["neither", "Neither is good"]]
-    : [["left", "Good"], ["neither", "Not good"]];
-  at("rating").replaceChildren(...choices.map(([choice, label]) => {
-    const button = make("button", "", label);
-    button.type = "button";
-    button.dataset.choice = choice;
-    button.onclick = () => rate(choice);
-    return button;
-  }));
-  at("rating").hidden = true;
-  at("ask").hidden = false;
-  at("setup").hidden = false;
-  at("note").textContent = "";
-  at("text").focus();
-}
-
-async function ask(text) {
-  busy = true;
-  state();
-  const written = columns.map((column) => {
-    const question = make("div", "user", text), answer = make("div", "assistant writing");
-    column.turns.append(question, answer);
-    return { question, answer };
-  });
-  let failed = null;
-  try {
-    const reader = (await post("/api/ask", { id: conversation, text })).body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "", ended = false;
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      const lines = (rest + value).split("\\n");
-      rest = lines.pop();
-      for (const line of lines.map((line) => JSON.parse(line))) {
-        if (line.error) failed = line.error;
-        else if (line.end) ended = true;
-        else if (line.done) written[line.side].answer.classList.remove("writing");
-        else written[line.side].answer.textContent += line.piece;
-      }
-    }
-    if (!ended && !failed) failed = "the answer was cut off";
-  } catch (error) {
-    failed = error.message;
-  }
-  busy = false;
-  for (const { question, answer } of written) {
-    answer.classList.remove("writing");
-    if (failed) { question.remove(); answer.remove(); }
-  }
-  if (failed) at("text").value = text;
-  else at("setup").hidden = true;
-  at("note").textContent = failed || "";
-  at("rating").hidden = Boolean(failed) && !columns[0].turns.children.length;
-  state();
-  at("text").focus();
-}
-
-async function rate(choice) {
-  busy = true;
-  state();
-  try {
-    const { models } = await (await post("/api/rate", { id: conversation, choice })).json();
-    models.forEach((name, side) => { columns[side].title.textContent += ": " + name; });
-    const better = { left: [0], right: [1], tie: [0, 1], neither: [] }[choice];
-    for (const side of better) if (columns[side]) columns[side].section.classList.add("preferred");
-    at("rating").hidden = at("ask").hidden = true;
-    at("note").textContent = "Saved, thank you.";
-  } catch (error) {
-    at("note").textContent = error.message;
-  }
-  busy = false;
-  state();
-}
-
-at("ask").onsubmit = (event) => {
-  event.preventDefault();
-  const text = at("text").value.trim();
-  if (!text || busy) return;
-  at("text").value = "";
-  ask(text);
-};
-at("text").onkeydown = (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); at("ask").requestSubmit(); }
-};
-at("anew").onclick = () => anew().catch((error) => { at("note").textContent = error.message; });
-at("system").onchange = () => anew().catch((error) => { at("note").textContent = error.message; });
-anew().catch((error) => { at("note").textContent = error.message; });
+@media (max-width: 480px) { body { padding: .5rem .6rem; } h1 { font-size: 1.05rem; } #rating button { padding: .3rem .7rem; } }
+@media (max-height: 420px) { body { height: auto; } #view { overflow: visible; } }
 """

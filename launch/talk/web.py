@@ -1,39 +1,44 @@
 """The page on which one or two models are talked to and their answers rated.
 
 POST /api/start → a conversation with shuffled sides → /api/ask streams both answers → /api/rate writes the rating, then tells the names.
-Who is on which side is known here alone until a rating is on the disk. A conversation is rated once, as a whole.
+Who is on which side is known here alone until a rating is on the disk. A conversation is rated once, as a whole. Beside them:
+/api/count measures a text before it is sent, /api/stop ends the answers, /api/restore takes a conversation up again that the page kept.
 """
 
 import asyncio
 import contextlib
 import datetime
-import fcntl
+import hashlib
 import json
-import os
+import re
 import secrets
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
+import traceback
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_tools.chat.conversations import Refused, Turn
-from data_tools.files.atomic import write_fault
 from launch.talk.model import ModelError, Sampling, Talker
-from launch.talk.page import CSS, HTML, JS
+from launch.talk.page import CSS, HTML
+from launch.talk.ratings import append_durably, unpreferred
+from launch.talk.script import JS
 
 CHOICES = {"left": 0, "right": 1, "tie": 0, "neither": None}  # the side whose conversation is kept for training
 MOST_CONVERSATIONS = 1000  # the oldest are forgotten: a page left open must not fill the memory
-LONGEST_TEXT = 20_000  # characters
+LONGEST_TEXT = 400_000  # characters
+LONGEST_BODY = 8_000_000  # bytes of a request
+CUTS = ("length", "stopped")  # why an answer may be no whole one
 _PAGE = {
     "/": (HTML, "text/html"),
     "/page.css": (CSS, "text/css"),
     "/page.js": (JS, "text/javascript"),
 }
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src data:; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src data:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -47,6 +52,9 @@ class Comparison:
     id: str
     sides: list[Talker]
     turns: list[list[Turn]]  # of each side
+    cuts: list[list[str | None]]  # of each side, of each answer: why it is no whole one
+    stop: threading.Event = field(default_factory=threading.Event)
+    restored: bool = False  # the page told the turns, after this server had forgotten them
     busy: bool = False
     rated: bool = False
 
@@ -67,14 +75,51 @@ class Room:
     count: int = 0
     comparisons: dict[str, Comparison] = field(default_factory=dict)
 
-    def start(self, system: str) -> Comparison:
-        sides = list(self.talkers)
-        secrets.SystemRandom().shuffle(sides)
+    @property
+    def models(self) -> str:
+        """What the page knows the served models by: another value for others, no name in it."""
+        told = sorted(f"{talker.name}\n{talker.format}" for talker in self.talkers)
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+
+    def about(self, comparison: Comparison) -> dict[str, Any]:
+        contexts = [talker.context for talker in self.talkers if talker.context is not None]
+        return {
+            "id": comparison.id,
+            "sides": len(comparison.sides),
+            "models": self.models,
+            "context": min(contexts, default=None),
+            "answer": max(talker.longest(self.sampling) for talker in self.talkers),
+            "longest": LONGEST_TEXT,
+        }
+
+    def start(self, system: str, id: str | None = None) -> Comparison:
+        id = secrets.token_urlsafe(16) if id is None else id
+        # shuffled by the random id: the same sides again when the conversation outlives this server
+        sides = sorted(self.talkers, key=lambda talker: hashlib.sha256(f"{id}\n{talker.name}".encode()).digest())
         opening = [Turn("system", system.strip())] if system.strip() else []
-        comparison = Comparison(secrets.token_urlsafe(16), sides, [list(opening) for _ in sides])
+        comparison = Comparison(id, sides, [list(opening) for _ in sides], [[] for _ in sides])
         self.comparisons[comparison.id] = comparison
         while len(self.comparisons) > MOST_CONVERSATIONS:
             del self.comparisons[next(iter(self.comparisons))]
+        return comparison
+
+    def restore(self, id: str, models: str, system: str, sides: Any) -> Comparison:
+        """The conversation as it is known here, or as the page kept it: sides = of each side [[question, answer, cut], …]."""
+        if models != self.models:
+            raise RefusedRequest(
+                410, "Another model is served now than the one of this conversation. Read it here; to ask, start a new one."
+            )
+        if id in self.comparisons:
+            return self.find(id)
+        told = _exchanges(sides, len(self.talkers))
+        if told is None or not re.fullmatch(r"[\w-]{16,64}", id, re.ASCII):
+            raise RefusedRequest(400, "The conversation that this page kept cannot be read; start a new one.")
+        comparison = self.start(system, id)
+        comparison.restored = True
+        for side, exchanges in enumerate(told):
+            for question, answer, cut in exchanges:
+                comparison.turns[side] += [Turn("user", question), Turn("assistant", answer.strip() or "(no answer)")]
+                comparison.cuts[side].append(cut)
         return comparison
 
     def find(self, id: str) -> Comparison:
@@ -88,31 +133,65 @@ class Room:
         return comparison
 
     async def ask(self, comparison: Comparison, text: str) -> AsyncIterator[dict[str, Any]]:
-        """{side, piece} …, {side, done}, for each side, then {end}; or {error}. The turns are kept only when all sides answered."""
+        """{side, tokens, left_out}, {side, piece} …, {side, done, cut}, for each side, then {end}; or {error}, and nothing is kept.
+
+        tokens: what the model reads; left_out: oldest messages that its context does not hold; cut: one of CUTS, or null.
+        """
         if comparison.busy:  # two requests may have passed `find` together
             yield {"error": "The answers are still being written."}
             return
-        comparison.busy = True
-        stop = threading.Event()
+        comparison.busy, comparison.stop = True, threading.Event()
         answered = []
         try:
-            for side, talker in enumerate(comparison.sides):
-                turns = [*comparison.turns[side], Turn("user", text)]
-                pieces = talker.answer(talker.fit(turns, self.sampling), self.sampling, stop)
+            for side in range(len(comparison.sides)):
                 answer = ""
-                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-                    answer += piece
-                    yield {"side": side, "piece": piece}
-                yield {"side": side, "done": True}
+                async for event in self._answer(comparison, side, text):
+                    answer += event.get("piece", "")
+                    yield event
+                if comparison.stop.is_set() and (not answer.strip() or side + 1 < len(comparison.sides)):
+                    yield {"error": "Stopped before there was an answer to keep; your question is back in the box."}
+                    return
                 # an empty answer is one that can be rated, but not one that a later turn, or training, can be built on
-                answered.append([*turns, Turn("assistant", answer.strip() or "(no answer)")])
-            comparison.turns = answered
+                answered.append(([Turn("user", text), Turn("assistant", answer.strip() or "(no answer)")], event["cut"]))
+            for side, (turns, cut) in enumerate(answered):
+                comparison.turns[side] = [*comparison.turns[side], *turns]
+                comparison.cuts[side].append(cut)
             yield {"end": True}
         except (ModelError, Refused) as error:
             yield {"error": f"{error}."}
+        except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, OSError) as error:
+            traceback.print_exc()  # for who runs the server; who asks gets a sentence
+            yield {"error": f"The model failed ({type(error).__name__}); what the server printed tells more. The question is not kept."}
         finally:
-            stop.set()  # also when the page was closed meanwhile
+            comparison.stop.set()  # also when the page was closed meanwhile
             comparison.busy = False
+
+    async def _answer(self, comparison: Comparison, side: int, text: str) -> AsyncIterator[dict[str, Any]]:
+        """The events of one side; the last holds `cut`."""
+        talker, turns = comparison.sides[side], [*comparison.turns[side], Turn("user", text)]
+        fitted = await asyncio.to_thread(talker.fit, turns, self.sampling)
+        tokens = len(await asyncio.to_thread(talker.prompt, fitted))
+        yield {"side": side, "tokens": tokens, "left_out": len(turns) - len(fitted)}
+        pieces = talker.answer(fitted, self.sampling, comparison.stop)
+        piece, cut = await asyncio.to_thread(_next, pieces)
+        while piece is not None:
+            yield {"side": side, "piece": piece}
+            piece, cut = await asyncio.to_thread(_next, pieces)
+        yield {"side": side, "done": True, "cut": "stopped" if comparison.stop.is_set() else cut}
+
+    def measure(self, comparison: Comparison, text: str) -> dict[str, Any]:
+        """What asking `text` now would take: {tokens, left_out, fits}, of the side where it is most. Raises RefusedRequest."""
+        found = []
+        for talker, before in zip(comparison.sides, comparison.turns):
+            turns = [*before, Turn("user", text)]
+            try:
+                fitted = talker.fit(turns, self.sampling)
+                tokens = len(talker.prompt(fitted))
+            except Refused as error:
+                raise RefusedRequest(400, f"{error}.") from None
+            found.append((tokens, len(turns) - len(fitted), talker.has_room(tokens, self.sampling)))
+        tokens, left_out, fits = zip(*found)
+        return {"tokens": max(tokens), "left_out": max(left_out), "fits": all(fits)}
 
     def rate(self, comparison: Comparison, choice: str) -> list[str]:
         """Names of the models, left first, once the rating is on the disk."""
@@ -121,21 +200,39 @@ class Room:
         if not any(turn.role == "assistant" for turn in comparison.turns[0]):
             raise RefusedRequest(409, "There is no answer to rate yet.")
         line = _line(comparison, choice, self.sampling)
-        append_durably(self.ratings if CHOICES[choice] is not None else unpreferred(self.ratings), line)
+        path = self.ratings if CHOICES[choice] is not None else unpreferred(self.ratings)
+        try:
+            append_durably(path, line)
+        except OSError as error:
+            raise RefusedRequest(507, f"The rating is not saved: {path}: {error.strerror}.") from None
         comparison.rated = True
         self.count += 1
         return [talker.name for talker in comparison.sides]
 
 
-def require_writable(ratings: Path) -> None:
-    """Before a model is loaded, not when somebody has rated. Raises ModelError."""
-    if fault := write_fault(ratings):
-        raise ModelError(f"--ratings {ratings}: cannot be written ({fault}); give another file")
+def _next(pieces: Generator[str, None, str | None]) -> tuple[str | None, str | None]:
+    """(piece, None), or at the end (None, what the generator returned): StopIteration cannot leave a thread of asyncio's."""
+    try:
+        return next(pieces), None
+    except StopIteration as end:
+        return None, end.value
 
 
-def unpreferred(ratings: Path) -> Path:
-    """Where conversations go whose answers were all found bad: nobody should train on them."""
-    return ratings.with_name(f"{ratings.stem}.unpreferred{ratings.suffix}")
+def _exchanges(sides: Any, count: int) -> list[list[tuple[str, str, str | None]]] | None:
+    """(question, answer, cut) of each side, as a page sent them; None unless all sides were asked the same."""
+
+    def is_one(exchange: Any) -> bool:
+        if not (isinstance(exchange, list) and len(exchange) == 3 and exchange[2] in (None, *CUTS)):
+            return False
+        question, answer = exchange[:2]
+        return all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in (question, answer)) and bool(question.strip())
+
+    if not (isinstance(sides, list) and len(sides) == count and all(isinstance(side, list) for side in sides)):
+        return None
+    if not all(is_one(exchange) for side in sides for exchange in side):
+        return None
+    asked = [[exchange[0] for exchange in side] for side in sides]
+    return [[tuple(exchange) for exchange in side] for side in sides] if all(one == asked[0] for one in asked) else None
 
 
 def _line(comparison: Comparison, choice: str, sampling: Sampling) -> dict[str, Any]:
@@ -147,7 +244,11 @@ def _line(comparison: Comparison, choice: str, sampling: Sampling) -> dict[str, 
         "meta": {
             "rating": choice,
             "preferred": names if choice == "tie" else [] if kept is None else [names[kept]],
-            "answers": [{"side": side, "model": name, "messages": said} for side, name, said in zip(("left", "right"), names, transcripts)],
+            "answers": [
+                {"side": side, "model": name, "messages": said, "cut": cuts}
+                for side, name, said, cuts in zip(("left", "right"), names, transcripts, comparison.cuts)
+            ],
+            "restored": comparison.restored,
             "temperature": sampling.temperature,
             "max_new_tokens": sampling.max_new_tokens,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -155,23 +256,8 @@ def _line(comparison: Comparison, choice: str, sampling: Sampling) -> dict[str, 
     }
 
 
-def append_durably(path: Path, value: dict[str, Any]) -> None:
-    """One whole line, on the disk when this returns; several servers may share the file."""
-    data = json.dumps(value, ensure_ascii=True).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            data = data if file.read(1) == b"\n" else b"\n" + data  # half a line that a crash left stays by itself
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def build_app(room: Room, hosts: list[str]) -> Any:
-    """The page and its three calls as a Starlette application; hosts: names it may be called by, ["*"] for any."""
+    """The page and its calls as a Starlette application; hosts: names it may be called by, ["*"] for any."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -185,7 +271,30 @@ def build_app(room: Room, hosts: list[str]) -> Any:
 
     async def start(request: Request) -> Response:
         comparison = room.start(_text(await _body(request), "system", empty=True))
-        return JSONResponse({"id": comparison.id, "sides": len(comparison.sides)}, headers=_HEADERS)
+        return JSONResponse(room.about(comparison), headers=_HEADERS)
+
+    async def restore(request: Request) -> Response:
+        body = await _body(request)
+        id, models = _text(body, "id"), _text(body, "models")
+        if (known := room.comparisons.get(id)) and models == room.models:
+            known.stop.set()  # the page was loaded anew while an answer was written
+            for _ in range(100):
+                if known.busy:
+                    await asyncio.sleep(0.1)
+        comparison = room.restore(id, models, _text(body, "system", empty=True), body.get("sides"))
+        texts = [[turn.text for turn in turns if turn.role != "system"] for turns in comparison.turns]
+        kept = [list(zip(said[::2], said[1::2], cuts)) for said, cuts in zip(texts, comparison.cuts)]
+        return JSONResponse({**room.about(comparison), "kept": kept}, headers=_HEADERS)
+
+    async def count(request: Request) -> Response:
+        body = await _body(request)
+        comparison, text = room.find(_text(body, "id")), _text(body, "text")
+        return JSONResponse(await asyncio.to_thread(room.measure, comparison, text), headers=_HEADERS)
+
+    async def stop(request: Request) -> Response:
+        if comparison := room.comparisons.get(_text(await _body(request), "id")):
+            comparison.stop.set()
+        return JSONResponse({}, headers=_HEADERS)
 
     async def ask(request: Request) -> Response:
         body = await _body(request)
@@ -207,7 +316,7 @@ def build_app(room: Room, hosts: list[str]) -> Any:
         return JSONResponse({"error": str(error)}, status_code=getattr(error, "status", 400), headers=_HEADERS)
 
     routes = [Route(path, page) for path in _PAGE]
-    routes += [Route(f"/api/{call.__name__}", call, methods=["POST"]) for call in (start, ask, rate)]
+    routes += [Route(f"/api/{call.__name__}", call, methods=["POST"]) for call in (start, restore, count, ask, stop, rate)]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=hosts)  # a foreign page must not reach us under a name of its own
     return Starlette(routes=routes, middleware=[guard], exception_handlers={RefusedRequest: refuse})
 
@@ -219,8 +328,8 @@ async def _body(request: Any) -> dict[str, Any]:
     data = bytearray()
     async for piece in request.stream():
         data += piece
-        if len(data) > 8 * LONGEST_TEXT:
-            raise RefusedRequest(413, "Too long.")
+        if len(data) > LONGEST_BODY:
+            raise RefusedRequest(413, f"Longer than {LONGEST_BODY:,} bytes; start a new conversation.")
     try:
         value = json.loads(bytes(data))
     except ValueError:
@@ -235,7 +344,7 @@ def _text(body: dict[str, Any], name: str, empty: bool = False) -> str:
     if not isinstance(value, str) or not (value.strip() or empty):
         raise RefusedRequest(400, f"{name}: text is needed.")
     if len(value) > LONGEST_TEXT:
-        raise RefusedRequest(413, f"{name}: longer than {LONGEST_TEXT} characters.")
+        raise RefusedRequest(413, f"{name}: {len(value):,} characters; {LONGEST_TEXT:,} are the most.")
     return value
 
 

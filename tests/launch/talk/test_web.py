@@ -1,10 +1,7 @@
 """The comparing page: blind until rated, shuffled, its ratings readable as chats; in a real browser."""
 
 import asyncio
-import base64
 import json
-import shutil
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -23,8 +20,6 @@ from launch.talk.model import Sampling, Talker
 from tests.made import processes
 from tests.made.tiny import save_tiny
 
-DRIVER = shutil.which("chromedriver")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ("secret-mercury", "secret-venus")
 
 
@@ -149,8 +144,8 @@ def test_one_model_alone_can_be_rated_good_or_not_good(talkers, serve, ratings):
         (404, {"json": {"id": "x", "text": "a"}}),
         (400, {"json": {"id": "x"}}),
         (400, {"json": ["id"]}),
-        (413, {"json": {"id": "x", "text": "a" * 20_001}}),
-        (413, {"json": {"id": "x", "text": "a" * 200_000}}),
+        (413, {"json": {"id": "x", "text": "a" * (chat_web.LONGEST_TEXT + 1)}}),
+        (413, {"json": {"id": "x", "text": "a" * chat_web.LONGEST_BODY}}),
         (400, {"content": "{", "headers": {"content-type": "application/json"}}),
         (415, {"content": '{"id": "x", "text": "a"}', "headers": {"content-type": "text/plain"}}),
         (400, {"json": {"id": "x", "text": "a"}, "headers": {"host": "evil.example"}}),
@@ -195,79 +190,6 @@ def test_a_port_in_use_is_one_message(talkers, serve, ratings, capsys):
     port = int(serve(talkers).rpartition(":")[2])
     assert chat_web.serve(talkers, Sampling(), ratings, "127.0.0.1", port) == 1
     assert f"--port {port}" in capsys.readouterr().err
-
-
-class Browser:
-    """A headless Chromium over the WebDriver protocol."""
-
-    def __init__(self, folder: Path):
-        self.driver = processes.start([DRIVER, "--port=0"], stderr=subprocess.DEVNULL)
-        for line in self.driver.stdout:
-            if "started successfully on port" in line:
-                address = f"http://127.0.0.1:{line.strip().rstrip('.').rpartition(' ')[2]}"
-                break
-        flags = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            f"--user-data-dir={folder}",
-            "--window-size=1200,800",
-        ]
-        wanted = {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"args": flags, "binary": BROWSER},
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        self.http = httpx2.Client(base_url=address, timeout=60)
-        self.session = "/session/" + self.call("POST", "/session", capabilities={"alwaysMatch": wanted})["sessionId"]
-
-    def call(self, method: str, path: str, **body) -> object:
-        answer = self.http.request(method, path, json=body if method == "POST" else None).json()["value"]
-        assert not (isinstance(answer, dict) and "error" in answer), answer
-        return answer
-
-    def open(self, url: str) -> None:
-        self.call("POST", self.session + "/url", url=url)
-
-    def js(self, script: str) -> object:
-        return self.call("POST", self.session + "/execute/sync", script=f"return {script}", args=[])
-
-    def find(self, css: str) -> str:
-        found = self.call("POST", self.session + "/element", using="css selector", value=css)
-        return f"{self.session}/element/{next(iter(found.values()))}"
-
-    def click(self, css: str) -> None:
-        self.call("POST", self.find(css) + "/click")
-
-    def type(self, css: str, text: str) -> None:
-        self.call("POST", self.find(css) + "/value", text=text)
-
-    def wait(self, script: str) -> None:
-        end = time.monotonic() + 60
-        while not self.js(script):
-            assert time.monotonic() < end, (script, self.js("document.body.innerText"))
-            time.sleep(0.05)
-
-    def console(self) -> list[str]:
-        return [entry["message"] for entry in self.call("POST", self.session + "/se/log", type="browser")]
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("GET", self.session + "/screenshot")))
-
-    def close(self) -> None:
-        self.http.delete(self.session)
-        self.driver.terminate()
-        self.driver.wait(processes.SECONDS)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not (DRIVER and BROWSER):
-        pytest.skip("no browser here: apt-get install chromium chromium-driver")
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 WRITTEN = "!document.querySelector('.writing') && !document.getElementById('send').disabled"
