@@ -61,7 +61,10 @@ setup(
     python_requires=">=3.11",  # transformers 5.23 needs it
     packages=[*find_packages(include=[p for name in OURS for p in (name, f"{name}.*")], exclude=["launch.command"]), FOLDER],
     package_dir={FOLDER: "launch/command"},
-    package_data={"ds_configs": ["*.json"], "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example"]},
+    package_data={
+        "ds_configs": ["*.json"],
+        "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example", "talk/vendor/*"],
+    },
     entry_points={"console_scripts": [f"astrollama = {FOLDER}.doors:main"]},
     cmdclass={"build_py": BuildIntoOneFolder},
     install_requires=CORE,

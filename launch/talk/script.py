@@ -7,12 +7,13 @@ const KEY = "astrollama.conversation", VERSION = 1;
 const GONE = "The server does not answer: it was stopped, or the network is down. Nothing you typed is lost; try again when it is back.";
 let kept = null;  // what outlives a reload: {version, id, models, system, sides: [[{question, answer, cut, tokens, left_out}]], rated, draft}
 let limits = { context: null, answer: 0, longest: 0 };
+let plain = sessionStorage.getItem("astrollama.plain") === "yes", painters = [];
 let columns = [], busy = false, request = null, retry = null;
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
   node.className = className || "";
-  node.textContent = text || "";  // never innerHTML: answers and questions are text
+  node.textContent = text || "";  // never innerHTML: questions and names are text, answers go through format()
   return node;
 };
 
@@ -89,19 +90,32 @@ const label = (exchange) => {
 };
 
 const add = (column, exchange) => {
-  const question = make("div", "user", exchange.question), answer = make("div", "assistant", exchange.answer), mark = make("p", "mark");
+  const question = make("div", "user", exchange.question), answer = make("div", "assistant"), mark = make("p", "mark");
   const told = () => {
     mark.textContent = label(exchange);
     mark.classList.toggle("cut", Boolean(exchange.cut || exchange.left_out));
   };
+  let due = 0, took = 0;
+  const paint = () => {
+    clearTimeout(due);
+    due = 0;
+    const begun = performance.now();
+    if (plain) { answer.classList.add("plain"); answer.textContent = exchange.answer; }
+    else format(answer, exchange.answer);
+    took = performance.now() - begun;
+  };
+  const grow = () => { due = due || setTimeout(() => { paint(); keepUp(); }, Math.max(40, 4 * took)); };  // a long answer more seldom
   told();
+  paint();
   column.turns.append(question, answer, mark);
-  return { exchange, question, answer, mark, told };
+  painters.push(paint);
+  return { exchange, question, answer, mark, told, paint, grow };
 };
 
 const names = (count) => (count === 2 ? ["Model A", "Model B"] : ["The model"]);
 
 const draw = () => {
+  painters = [];
   columns = names(kept.sides.length).map((name) => {
     const section = make("section"), title = make("h2", "", name), turns = make("div", "turns");
     section.append(title, turns);
@@ -206,10 +220,10 @@ async function stream(text, written, signal) {
     for (const line of lines.map((line) => JSON.parse(line))) {
       if (line.error) throw new Refused(line.error, 200);
       if (line.end) return;
-      const { exchange, answer, mark, told } = written[line.side];
+      const { exchange, answer, mark, told, paint, grow } = written[line.side];
       if (line.tokens !== undefined) Object.assign(exchange, { tokens: line.tokens, left_out: line.left_out });
-      else if (line.done) { exchange.cut = line.cut; answer.classList.remove("writing"); told(); }
-      else { exchange.answer += line.piece; answer.append(line.piece); }
+      else if (line.done) { exchange.cut = line.cut; answer.classList.remove("writing"); paint(); told(); }
+      else { exchange.answer += line.piece; grow(); }
       tail = mark;
       keepUp();
     }
@@ -240,7 +254,8 @@ async function ask(text) {
   }
   busy = false;
   request = null;
-  for (const { exchange, question, answer, mark } of written) {
+  for (const { exchange, question, answer, mark, paint } of written) {
+    paint();
     answer.classList.remove("writing");
     if (!failed) continue;
     if (!exchange.answer) { question.remove(); answer.remove(); mark.remove(); continue; }
@@ -319,6 +334,15 @@ at("stop").onclick = () => {
 };
 at("again").onclick = () => { const action = retry; say(""); if (action) action(); };
 at("anew").onclick = again;
+const pressed = () => at("plain").setAttribute("aria-pressed", plain);
+at("plain").onclick = () => {
+  plain = !plain;
+  sessionStorage.setItem("astrollama.plain", plain ? "yes" : "no");
+  pressed();
+  for (const paint of painters) paint();
+  keepUp();
+};
+pressed();
 at("system").onchange = again;
 state();
 resume();

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.chat.conversations import Refused, Turn
+from launch.talk import formatted
 from launch.talk.model import ModelError, Sampling, Talker
 from launch.talk.page import CSS, HTML
 from launch.talk.ratings import append_durably, unpreferred
@@ -35,6 +36,7 @@ CUTS = ("length", "stopped")  # why an answer may be no whole one
 _PAGE = {
     "/": (HTML, "text/html"),
     "/page.css": (CSS, "text/css"),
+    "/format.js": (formatted.JS, "text/javascript"),
     "/page.js": (JS, "text/javascript"),
 }
 _HEADERS = {
@@ -262,12 +264,16 @@ def build_app(room: Room, hosts: list[str]) -> Any:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 
     async def page(request: Request) -> Response:
         text, kind = _PAGE[request.url.path]
         return Response(text, media_type=kind, headers=_HEADERS)
+
+    async def vendor(request: Request) -> Response:
+        kept = {**_HEADERS, "Cache-Control": "private, max-age=86400"}  # the version is in the name
+        return FileResponse(formatted.FOLDER / request.url.path.rpartition("/")[2], media_type="text/javascript", headers=kept)
 
     async def start(request: Request) -> Response:
         comparison = room.start(_text(await _body(request), "system", empty=True))
@@ -316,6 +322,7 @@ def build_app(room: Room, hosts: list[str]) -> Any:
         return JSONResponse({"error": str(error)}, status_code=getattr(error, "status", 400), headers=_HEADERS)
 
     routes = [Route(path, page) for path in _PAGE]
+    routes += [Route(f"/vendor/{name}", vendor) for name in formatted.VENDOR]
     routes += [Route(f"/api/{call.__name__}", call, methods=["POST"]) for call in (start, restore, count, ask, stop, rate)]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=hosts)  # a foreign page must not reach us under a name of its own
     return Starlette(routes=routes, middleware=[guard], exception_handlers={RefusedRequest: refuse})

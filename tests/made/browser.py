@@ -50,6 +50,7 @@ class Browser:
         self.call("POST", self.session + "/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=screen)
 
     def open(self, url: str) -> None:
+        self.console()  # what is told from here on is of this page
         self.call("POST", self.session + "/url", url=url)
 
     def js(self, script: str) -> object:

@@ -161,7 +161,7 @@ def test_stop_ends_the_answer_on_the_server_and_marks_it_and_so_does_its_length(
     browser.wait("document.querySelectorAll('section').length === 1")
     talker.gate.clear()
     browser.type("#text", "Why?\ue007")
-    browser.wait("document.querySelector('.assistant')?.textContent === 'Stars '")
+    browser.wait("document.querySelector('.assistant')?.textContent.trim() === 'Stars'")
     browser.click("#stop")
     browser.wait(WRITTEN)
     assert talker.stopped.wait(processes.SECONDS)
@@ -191,7 +191,7 @@ def test_a_model_that_fails_is_told_in_a_sentence_and_the_question_comes_back(br
     assert "not kept" in browser.js("document.querySelector('.mark').textContent")
     talker.pieces = ["Whole."]
     browser.click("#send")
-    browser.wait("document.querySelector('.assistant').textContent === 'Whole.' && " + WRITTEN)
+    browser.wait("document.querySelector('.assistant').textContent.trim() === 'Whole.' && " + WRITTEN)
     assert browser.js("document.querySelectorAll('.user').length") == 1
 
 
@@ -208,7 +208,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(browser, serve, tm
     for talker in talkers:
         talker.gate.clear()
     browser.type("#text", "And then?\ue007")
-    browser.wait("document.querySelectorAll('.assistant')[1]?.textContent === 'Stars '")
+    browser.wait("document.querySelectorAll('.assistant')[1]?.textContent.trim() === 'Stars'")
     served.kill()
     browser.wait("document.getElementById('note').textContent.startsWith('The server does not answer')")
     assert browser.js("document.getElementById('text').value") == "And then?" and browser.js(f"{SEEN}('#again')")

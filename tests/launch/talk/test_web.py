@@ -206,6 +206,7 @@ def test_in_a_browser_two_models_are_compared_blind_and_the_rating_tells_them(br
     browser.type("#text", "And then?")
     browser.click("#send")
     browser.wait("document.querySelectorAll('.user').length === 4 && " + WRITTEN)
+    browser.click("#plain")  # as the models wrote it
     shown = browser.js("[...document.querySelectorAll('.assistant')].map(a => a.textContent)")
     assert len(shown) == 4 and browser.js("document.querySelectorAll('img').length") == 0
     assert "<img src=x" in browser.js("document.querySelector('.user').textContent")
