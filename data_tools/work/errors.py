@@ -39,5 +39,7 @@ def message(error: BaseException, place: object = "", after: str = "") -> str | 
     if is_users_fault(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in REMEDIES:
+        if error.strerror is None:  # one of ours, explained where it was met
+            return str(error)
         return f"{error.filename or place}: {error.strerror}; {REMEDIES[error.errno]}{after}"
     return None

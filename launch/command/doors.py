@@ -32,6 +32,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "sft": ("launch.sft", "chat fine-tuning; on several GPUs by `astrollama launch`"),
     "doctor": ("launch.doctor", "go or no-go before a run: this machine, the network, a recipe"),
     "supervise": ("launch.supervise", "restarts a run where it is worth it"),
+    "documents": ("launch.documents", "the documents behind any step of a run"),
     "outcome": ("launch.outcome", "how a run ended, whatever its launcher said"),
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),

@@ -69,7 +69,7 @@ def test_a_checkouts_commands_have_words_here(written, here):
 
 def test_what_is_supervised_is_said_in_words_of_this_command():
     def made(*words: str) -> list[str]:
-        return [word.replace(str(ROOT), "ROOT").replace(str(Path(sys.executable).parent), "BIN") for word in doors.as_a_checkouts([*words])]
+        return [word.replace(str(Path(sys.executable).parent), "BIN").replace(str(ROOT), "ROOT") for word in doors.as_a_checkouts([*words])]
 
     assert made("/v/bin/astrollama", "launch", "--num_gpus", "8", "pretrain", "cpt_7b", "a=1") == [
         "BIN/deepspeed", "--num_gpus", "8", "ROOT/launch/pretrain.py", "cpt_7b", "a=1",

@@ -71,5 +71,6 @@ def test_made_documents_are_as_long_as_asked_for_and_alike_every_time():
 
 
 def test_what_cannot_be_measured_is_named(capsys, tmp_path):
-    assert main(["train", "--steps", "0"]) == 1
-    assert "--steps 0: give 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--steps", "0"])
+    assert ended.value.code == 2 and "--steps: 0 is not above 0" in capsys.readouterr().err
