@@ -154,7 +154,10 @@ def test_metrics_are_complete_json_lines_with_the_promised_keys(ground):
     assert all({"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "data_wait_share", "loss/a"} <= set(r) for r in steps)
     assert [r["step"] for r in lines if "heldout/a/perplexity" in r] == [0, 3]
     said = done.stdout.splitlines()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done: 3 steps, .*step_000003", said[-1]) and "%|" not in done.stdout + done.stderr
+    assert (
+        re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d done: 3 steps, .*step_000003; goodput .*", said[-1])
+        and "%|" not in done.stdout + done.stderr
+    )
     for told in (
         "importing PyTorch",
         "importing DeepSpeed",

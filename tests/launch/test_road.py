@@ -42,6 +42,8 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"--web\b": "serves until it is stopped: tests/launch/talk",
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
     r"s3://": "an object store: tests/train/checkpoint/test_object_store.py",
+    r"data_tools\.show --step": "tests/launch/test_documents.py",
+    r"export_hf\.py old-model": "weights in torch's files: tests/train/foreign/torch_save",
     r"hf-trainer-output": "DeepSpeed's own folders: tests/train/foreign/deepspeed",
     r"^astrollama quickstart|^astrollama --help": "tests/launch/command",
     r" \S*…": "cut short in a sentence; it stands whole elsewhere",

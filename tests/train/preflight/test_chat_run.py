@@ -189,7 +189,7 @@ def test_long_conversations_may_be_left_out_by_rule_and_are_counted(ground, caps
 
 @pytest.mark.parametrize("name", CHAT_RECIPES)
 def test_each_chat_recipe_passes_a_dry_run_and_only_the_papers_settings_are_too_weak(name, capsys):
-    assert main([str(RECIPES / f"{name}.yaml"), "--dry-run", "--gpus", str(CHAT_RECIPES[name])]) == 0
+    assert main([str(RECIPES / f"{name}.yaml"), "--dry-run", "--elsewhere", "--gpus", str(CHAT_RECIPES[name])]) == 0
     out, err = capsys.readouterr()
     assert "rows of padding" not in out and ("the learning rates add up to 9.8e-05" in err) == (name != "sft_recommended_7b")
 

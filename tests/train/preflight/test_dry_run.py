@@ -49,9 +49,9 @@ def test_a_runs_folder_that_cannot_be_written_is_a_fault(ground, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_into_a_folder_that_cannot_be_written_ends_in_one_line(ground, capsys):
+def test_a_run_into_a_folder_that_cannot_be_written_ends_in_one_line(ground, capfd):
     assert main([str(ground / "recipe.yaml"), "runs=/proc/nothing/here"]) == 1
-    err = capsys.readouterr().err.splitlines()
+    err = capfd.readouterr().err.splitlines()
     assert len([line for line in err if "cannot be written" in line]) == 1 and not any("Traceback" in line for line in err)
 
 

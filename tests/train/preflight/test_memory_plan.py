@@ -86,7 +86,7 @@ def test_a_head_that_computes_something_else_is_refused_by_a_dry_run_too(tmp_pat
 def test_a_dry_run_of_a_llama_loads_neither_torch_nor_transformers():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from launch.pretrain import main;"
-        " sys.exit(main(['launch/recipes/cpt_70b.yaml', '--dry-run', '--gpus', '64']))"
+        " sys.exit(main(['launch/recipes/cpt_70b.yaml', '--dry-run', '--elsewhere', '--gpus', '64']))"
     )
     done = processes.run([sys.executable, "-c", code])
     assert done.returncode == 0 and "68,976,648,192" in done.stdout, done.stderr

@@ -118,7 +118,7 @@ def test_a_missing_or_broken_file_says_what_there_is(tmp_path):
 def test_a_dry_run_derives_every_number_without_a_process_group(name):
     code = (
         "import sys; from launch.pretrain import main; "
-        f"status = main(['launch/recipes/{name}.yaml', '--dry-run', '--gpus', '8']); "
+        f"status = main(['launch/recipes/{name}.yaml', '--dry-run', '--elsewhere', '--gpus', '8']); "
         "import torch.distributed as d; assert not d.is_initialized(); sys.exit(status)"
     )
     done = processes.run([sys.executable, "-c", code])
