@@ -81,16 +81,22 @@ class Conversation:
                 f"(longer than the model's {self._talker.context} tokens: it no longer sees the first {len(asked) - len(fitted)} messages)"
             )
         pieces: list[str] = []
+        cut = None
         stop = threading.Event()
         try:
-            for piece in self._talker.answer(fitted, dataclasses.replace(self._sampling, seed=seed), stop):
-                pieces.append(piece)
-                print(piece, end="", flush=True)
+            answer = self._talker.answer(fitted, dataclasses.replace(self._sampling, seed=seed), stop)
+            while True:
+                pieces.append(next(answer))
+                print(pieces[-1], end="", flush=True)
+        except StopIteration as end:
+            cut = end.value
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
             _say("\n(cut short)")
         print(flush=True)
+        if cut == "length":
+            _say("(cut off: the answer is as long as it may be; --max-new-tokens N allows more)")
         if answer := "".join(pieces).strip():
             self.turns = [*asked, Turn("assistant", answer)]
         else:

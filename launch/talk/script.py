@@ -7,7 +7,11 @@ const KEY = "astrollama.conversation", VERSION = 1;
 const GONE = "The server does not answer: it was stopped, or the network is down. Nothing you typed is lost; try again when it is back.";
 let kept = null;  // what outlives a reload: {version, id, models, system, sides: [[{question, answer, cut, tokens, left_out}]], rated, draft}
 let limits = { context: null, answer: 0, longest: 0 };
-let plain = sessionStorage.getItem("astrollama.plain") === "yes", painters = [];
+const store = {  // a browser that keeps nothing throws
+  get: (key) => { try { return sessionStorage.getItem(key); } catch (error) { return null; } },
+  set: (key, value) => { try { sessionStorage.setItem(key, value); return true; } catch (error) { return false; } },
+};
+let plain = store.get("astrollama.plain") === "yes", painters = [];
 let columns = [], busy = false, request = null, retry = null;
 
 const make = (tag, className, text) => {
@@ -36,16 +40,12 @@ const post = async (path, body, signal) => {
 const keep = () => {
   if (!kept) return;
   kept.draft = at("text").value;
-  try {
-    sessionStorage.setItem(KEY, JSON.stringify(kept));
-  } catch (error) {
-    say("This conversation is too long for the browser to keep: a reload would lose it.");
-  }
+  if (!store.set(KEY, JSON.stringify(kept)) && kept.sides[0].length) say("The browser does not keep this conversation: a reload would lose it.");
 };
 
 const recall = () => {
   try {
-    const value = JSON.parse(sessionStorage.getItem(KEY));
+    const value = JSON.parse(store.get(KEY));
     return value && value.version === VERSION && Array.isArray(value.sides) ? value : null;
   } catch (error) {
     return null;
@@ -151,7 +151,7 @@ const draw = () => {
 
 const begin = (about, system, sides) => {
   limits = about;
-  kept = { version: VERSION, id: about.id, models: about.models, system, sides, rated: null, draft: "" };
+  kept = { version: VERSION, id: about.id, models: about.models, limits, system, sides, rated: null, draft: "" };
 };
 
 async function anew() {
@@ -170,7 +170,7 @@ async function restore() {
   const { id, models, system } = kept;
   const sides = kept.sides.map((side) => side.map(({ question, answer, cut }) => [question, answer, cut || null]));
   const about = await (await post("/api/restore", { id, models, system, sides })).json();
-  limits = about;
+  limits = kept.limits = about;
   if (about.kept[0].length === kept.sides[0].length) return;
   const last = about.kept[0].at(-1);
   if (last && last[0] === at("text").value.trim()) at("text").value = "";  // it was answered while the page was loaded anew
@@ -191,9 +191,14 @@ async function known(path, body, signal) {
 async function resume() {
   kept = recall();
   if (!kept) return again();
-  at("system").value = kept.system;
-  at("text").value = kept.draft || "";
-  draw();
+  try {
+    limits = kept.limits;
+    at("system").value = kept.system;
+    at("text").value = kept.draft || "";
+    draw();
+  } catch (error) {  // not what this page wrote
+    return again();
+  }
   if (kept.rated) return;
   const back = async () => {
     try {
@@ -264,7 +269,7 @@ async function ask(text) {
     mark.textContent = "Broken off, not kept: the next question is asked without it.";
   }
   if (failed) at("text").value = [text, at("text").value].filter(Boolean).join("\\n");
-  say(failed && failed.message, failed && !failed.status ? () => at("ask").requestSubmit() : null);
+  say(failed && failed.message, failed && !failed.status ? resend : null);
   const begun = kept.sides[0].length > 0;
   at("setup").hidden = begun;
   at("rating").hidden = !begun;
@@ -274,6 +279,16 @@ async function ask(text) {
   keepUp();
   measure();
   at("text").focus();
+}
+
+// the answer may be known to the server though its end did not arrive: then it is not asked for twice
+async function resend() {
+  try {
+    await restore();
+  } catch (error) {
+    return say(error.message, error.status === 410 ? null : resend);
+  }
+  if (at("text").value.trim()) at("ask").requestSubmit();
 }
 
 async function rate(choice) {
@@ -337,7 +352,7 @@ at("anew").onclick = again;
 const pressed = () => at("plain").setAttribute("aria-pressed", plain);
 at("plain").onclick = () => {
   plain = !plain;
-  sessionStorage.setItem("astrollama.plain", plain ? "yes" : "no");
+  store.set("astrollama.plain", plain ? "yes" : "no");
   pressed();
   for (const paint of painters) paint();
   keepUp();

@@ -227,7 +227,9 @@ def _exchanges(sides: Any, count: int) -> list[list[tuple[str, str, str | None]]
         if not (isinstance(exchange, list) and len(exchange) == 3 and exchange[2] in (None, *CUTS)):
             return False
         question, answer = exchange[:2]
-        return all(isinstance(text, str) and len(text) <= LONGEST_TEXT for text in (question, answer)) and bool(question.strip())
+        return all(isinstance(text, str) and len(text) <= LONGEST_TEXT and _is_text(text) for text in (question, answer)) and bool(
+            question.strip()
+        )
 
     if not (isinstance(sides, list) and len(sides) == count and all(isinstance(side, list) for side in sides)):
         return None
@@ -346,10 +348,21 @@ async def _body(request: Any) -> dict[str, Any]:
     return value
 
 
+def _is_text(value: str) -> bool:
+    """False with a lone surrogate, which JSON can hold but no file and no tokenizer."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _text(body: dict[str, Any], name: str, empty: bool = False) -> str:
     value = body.get(name, "")
     if not isinstance(value, str) or not (value.strip() or empty):
         raise RefusedRequest(400, f"{name}: text is needed.")
+    if not _is_text(value):
+        raise RefusedRequest(400, f"{name}: holds half a character; remove it.")
     if len(value) > LONGEST_TEXT:
         raise RefusedRequest(413, f"{name}: {len(value):,} characters; {LONGEST_TEXT:,} are the most.")
     return value

@@ -59,7 +59,8 @@ def by_transformers(folder: Path, text: str, tokens: int) -> str:
 def test_prompt_prints_the_models_own_greedy_answer_and_nothing_else(folder, capsys):
     code, out, err = run(capsys, folder, "--prompt", "The star", "--temperature", 0, "--max-new-tokens", 12)
     assert (code, out) == (0, by_transformers(folder, "The star", 12) + "\n") and out.strip()
-    assert "plain completion" in err and len(err.splitlines()) == 1
+    format, cut = err.splitlines()
+    assert "plain completion" in format and cut.startswith("(cut off: ")
 
 
 def test_a_named_template_puts_the_conversation_as_published(folder, capsys):
@@ -257,3 +258,25 @@ def test_on_a_terminal_an_answer_is_cut_short_by_ctrl_c_and_the_conversation_goe
 
 def test_model_error_is_a_users_error():
     assert issubclass(ModelError, ValueError)
+
+
+def test_an_answer_tells_whether_its_length_or_the_model_ended_it(folder):
+    import torch
+
+    talker = Talker.load(folder)
+
+    def ended(tokens: int) -> str | None:
+        answer = talker.answer([Turn("user", "The star")], Sampling(tokens, 0.0))
+        while True:
+            try:
+                next(answer)
+            except StopIteration as end:
+                return end.value
+
+    ids = talker._model.generate(torch.tensor([talker.prompt([Turn("user", "The star")])]), max_new_tokens=6, do_sample=False)[
+        0, -6:
+    ].tolist()
+    assert ended(6) == "length"
+    talker._model.generation_config.eos_token_id = ids[5]
+    where = ids.index(ids[5]) + 1
+    assert ended(6) is None and ended(where) is None and (where == 1 or ended(where - 1) == "length")

@@ -258,6 +258,38 @@ def test_a_reload_keeps_the_conversation_and_another_model_is_told(browser, serv
 
 
 @pytest.mark.slow
+def test_an_answer_whose_end_got_lost_is_not_asked_for_twice(browser, serve):
+    served = serve(Scripted(["Stars are far."]))
+    browser.width(1280)
+    browser.open(served.url)
+    browser.wait("document.querySelectorAll('section').length === 1")
+    browser.js("window.whole = TextDecoderStream")
+    drop = "class extends TransformStream { constructor() { super({ transform: (data, out) => { void data; } }); } }"
+    browser.js(f"window.TextDecoderStream = {drop}")  # a line that breaks after the server has sent everything
+    browser.type("#text", "Why?\ue007")
+    browser.wait("document.getElementById('again').checkVisibility()")
+    browser.js("window.TextDecoderStream = window.whole")
+    browser.click("#again")
+    browser.wait("document.querySelector('.assistant')?.textContent.trim() === 'Stars are far.' && " + WRITTEN)
+    assert browser.js("document.getElementById('text').value") == "" and note(browser) == ""
+    (comparison,) = served.room.comparisons.values()
+    assert [turn.text for turn in comparison.turns[0]] == ["Why?", "Stars are far."]
+
+
+@pytest.mark.slow
+def test_a_page_whose_kept_conversation_is_spoiled_begins_anew(browser, serve):
+    browser.width(1280)
+    browser.open(serve(Scripted(["a"])).url)
+    for spoiled in ('"{"', """'{"version": 1, "sides": [3]}'""", """'{"version": 0, "sides": []}'""", """'{"version": 1, "sides": []}'"""):
+        browser.wait("document.querySelectorAll('section').length === 1")
+        browser.js(f"sessionStorage.setItem('astrollama.conversation', {spoiled})")
+        browser.js("window.old = true")
+        browser.js("location.reload()")
+        browser.wait("!window.old && document.querySelectorAll('section').length === 1")
+    ask(browser, "Why?", 1)
+
+
+@pytest.mark.slow
 def test_a_long_text_is_measured_before_it_is_sent(browser, serve, tmp_path):
     browser.width(400)
     browser.open(serve(Scripted(["x" * 700, "."], context=1000)).url)
@@ -294,10 +326,16 @@ def test_a_conversation_that_no_page_kept_is_not_restored(serve, tmp_path):
         (400, "B" * 22, [good, [["What?", "Else.", None]]]),
         (400, "B" * 22, [good, [["Why?", "Else.", "often"]]]),
         (400, "B" * 22, [good, [["Why?", 3, None]]]),
+        (400, "B" * 22, [good, [["Why?", "\ud800", None]]]),
         (400, "../" * 9, [good, good]),
         (400, "B" * 22, None),
     ]:
-        answer = httpx2.post(served.url + "/api/restore", json={"id": id, "models": models, "sides": sides}, timeout=60)
+        answer = httpx2.post(
+            served.url + "/api/restore",
+            content=json.dumps({"id": id, "models": models, "sides": sides}),
+            headers={"content-type": "application/json"},
+            timeout=60,
+        )
         assert answer.status_code == status, (answer.text, sides)
     other = httpx2.post(served.url + "/api/restore", json={"id": "C" * 22, "models": "x", "sides": [good, good]}, timeout=60)
     assert other.status_code == 410 and other.json()["error"].startswith("Another model") and len(served.room.comparisons) == 1
@@ -312,3 +350,12 @@ def test_a_rating_that_the_disk_does_not_take_is_told_and_can_be_given_again(ser
     assert failed.json()["error"].startswith("The rating is not saved") and failed.status_code == 507
     served.ratings.rmdir()
     assert httpx2.post(served.url + "/api/rate", json={"id": id, "choice": "left"}, timeout=60).status_code == 200
+
+
+def test_a_server_begun_again_puts_the_models_on_the_same_sides(tmp_path):
+    talkers = [Scripted([], name=name) for name in ("one", "two")]
+    before, after = (web.Room(order, SAMPLING, tmp_path / "ratings.jsonl") for order in (talkers, talkers[::-1]))
+    for _ in range(50):
+        comparison = before.start("")
+        again = after.restore(comparison.id, before.models, "", [[["Why?", "So.", None]]] * 2)
+        assert [talker.name for talker in again.sides] == [talker.name for talker in comparison.sides]

@@ -144,6 +144,7 @@ def test_one_model_alone_can_be_rated_good_or_not_good(talkers, serve, ratings):
         (404, {"json": {"id": "x", "text": "a"}}),
         (400, {"json": {"id": "x"}}),
         (400, {"json": ["id"]}),
+        (400, {"content": '{"id": "x", "text": "\\ud800"}', "headers": {"content-type": "application/json"}}),
         (413, {"json": {"id": "x", "text": "a" * (chat_web.LONGEST_TEXT + 1)}}),
         (413, {"json": {"id": "x", "text": "a" * chat_web.LONGEST_BODY}}),
         (400, {"content": "{", "headers": {"content-type": "application/json"}}),
