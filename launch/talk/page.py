@@ -4,7 +4,7 @@ HTML = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1, interactive-widget=resizes-content">
 <title>Compare answers</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/page.css">
@@ -97,5 +97,5 @@ button:disabled, textarea:disabled { opacity: .5; cursor: default; }
 #send { background: var(--accent); color: Canvas; border-color: var(--accent); }
 @media (max-width: 480px) { body { padding: .5rem .6rem; } #rating button { padding: .3rem .7rem; }
   header button { padding: .25rem .5rem; font-size: .85rem; white-space: nowrap; } h1 { font-size: .95rem; } }
-@media (max-height: 420px) { body { height: auto; } #view { overflow: visible; } }
+@media (max-height: 420px) { body { padding: .3rem .6rem; gap: .3rem; } header button, #rating button { padding: .1rem .6rem; } #text { height: 2.7rem; } }
 """

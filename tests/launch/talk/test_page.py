@@ -108,9 +108,9 @@ def ask(browser, text: str, answers: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width, models", [(1280, 2), (400, 1), (400, 2)])
-def test_three_turns_leave_the_last_lines_and_the_rating_in_sight(browser, serve, tmp_path, width, models):
-    browser.width(width)
+@pytest.mark.parametrize("width, height, models", [(1280, 800, 2), (400, 800, 1), (400, 800, 2), (800, 380, 2)])
+def test_three_turns_leave_the_last_lines_and_the_rating_in_sight(browser, serve, tmp_path, width, height, models):
+    browser.width(width, height)
     browser.open(serve(*[Scripted(LONG, name=f"secret-{n}") for n in range(models)]).url)
     browser.wait(f"document.querySelectorAll('section').length === {models}")
     for turn in (1, 2, 3):
@@ -274,6 +274,29 @@ def test_an_answer_whose_end_got_lost_is_not_asked_for_twice(browser, serve):
     assert browser.js("document.getElementById('text').value") == "" and note(browser) == ""
     (comparison,) = served.room.comparisons.values()
     assert [turn.text for turn in comparison.turns[0]] == ["Why?", "Stars are far."]
+
+
+@pytest.mark.slow
+def test_a_reload_while_an_answer_is_written_keeps_the_question(browser, serve):
+    talker = Scripted(["Stars ", "are far."])
+    served = serve(talker)
+    browser.width(400)
+    browser.open(served.url)
+    browser.wait("document.querySelectorAll('section').length === 1")
+    ask(browser, "Why?", 1)
+    talker.gate.clear()
+    browser.type("#text", "And then?\ue007")
+    browser.wait("document.querySelectorAll('.assistant')[1]?.textContent.trim() === 'Stars'")
+    browser.open(served.url)
+    assert talker.stopped.wait(processes.SECONDS)  # nobody reads on: the server does not write on
+    talker.gate.set()
+    (comparison,) = served.room.comparisons.values()
+    processes.wait_until(lambda: not comparison.busy)
+    browser.wait("document.querySelectorAll('.user').length > 0 && document.getElementById('note').textContent === '' && " + WRITTEN)
+    kept, typed = len(comparison.turns[0]) // 2, browser.js("document.getElementById('text').value")
+    # the answer that was begun is kept as stopped, or its question is back in the box: which, is who comes first
+    browser.wait(f"document.querySelectorAll('.user').length === {kept}")
+    assert (kept, typed) in [(1, "And then?"), (2, "")]
 
 
 @pytest.mark.slow
