@@ -58,21 +58,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _hostfile(text: str) -> dict[str, int]:
-    hosts: dict[str, int] = {}
+    from train.guard.supervise import parse_hostfile
+
     try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{text}: cannot be read ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if line := line.partition("#")[0].strip():
-            found = re.fullmatch(r"(\S+)\s+slots=(\d+)", line)
-            if not found or found[1] in hosts:
-                why = "twice" if found else "not `name slots=N`"
-                raise argparse.ArgumentTypeError(f"{text}, line {number}: {line!r}: {why}")
-            hosts[found[1]] = int(found[2])
-    if not hosts:
-        raise argparse.ArgumentTypeError(f"{text}: names no host")
-    return hosts
+        lines = parse_hostfile(Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # not UTF-8, too
+        raise argparse.ArgumentTypeError(f"{text}, {error}") from None
+    return {host: int(re.search(r"slots=(\d+)", line)[1]) for host, line in lines.items()}
 
 
 def _positive(text: str) -> float:

@@ -50,7 +50,10 @@ def test_two_ranks_get_one_verdict_and_leave_nothing_behind(tmp_path):
     assert codes == [1] and "no such folder here" in said and json.loads((tmp_path / "no.json").read_text())["go"] is False, said
 
 
-@pytest.mark.parametrize("text, why", [("a slots=x\n", "not `name slots=N`"), ("a slots=1\na slots=2\n", "twice"), ("# none\n", "no host")])
+@pytest.mark.parametrize(
+    "text, why",
+    [("a slots=x\n", "a line is a host and its GPUs"), ("a slots=1\na slots=2\n", "stands there twice"), ("# none\n", "no hosts in it")],
+)
 def test_a_hostfile_that_cannot_be_read_is_refused(tmp_path, capsys, text, why):
     (tmp_path / "hostfile").write_text(text)
     with pytest.raises(SystemExit) as ended:

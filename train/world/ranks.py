@@ -61,11 +61,6 @@ class World:
         return sum(other == here for other in self.gather(here))
 
     @property
-    def meeting_address(self) -> str:
-        """Where the ranks meet; `from_env` has set it."""
-        return os.environ["MASTER_ADDR"]
-
-    @property
     def threads_set_by_user(self) -> bool:
         return "OMP_NUM_THREADS" in os.environ
 

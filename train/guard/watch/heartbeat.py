@@ -29,6 +29,7 @@ from pathlib import Path
 from train.guard.watch import peers, process
 from train.guard.watch.fault_report import Watched
 from train.world import beat, output
+from train.world.environment import own_address
 from train.world.ranks import World, node_of_process
 from train.world.redact import redacted
 
@@ -162,7 +163,7 @@ def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: f
         what the run raises; its attribute `reported` is true when the watchers have said all there is to say.
     """
     world.connect(int(timeout_seconds))
-    address = peers.own_address(world.meeting_address)
+    address = own_address(os.environ)
     listener = peers.listen(address)
     chosen = (f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(2)}", secrets.token_hex(16))
     met = world.gather((socket.gethostname(), address, listener.getsockname()[1], node_of_process(), chosen))

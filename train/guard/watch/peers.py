@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from train.world.environment import address_of_interface
 
 ANSWER_SECONDS = 3.0  # a host that does not answer within these is not reached
 LONGEST = 1 << 20  # bytes of a word: documents of a batch have long names
@@ -36,34 +37,10 @@ def listen(address: str) -> socket.socket:
     raise OSError(f"no port of {address} or of any other address can be listened on")
 
 
-def own_address(master: str) -> str:
-    """The address of ours that the others reach: of the network chosen for gloo, else of the way to where the ranks meet."""
-    for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(","):
-        if name and (found := _of_interface(name)):
-            return found
-    try:
-        family, _, _, _, to = socket.getaddrinfo(master, 1, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as s:
-            s.connect(to)  # sends nothing
-            return s.getsockname()[0]
-    except OSError:
-        return "127.0.0.1"
-
-
-def _of_interface(name: str) -> str | None:
-    try:
-        import fcntl
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            return socket.inet_ntoa(fcntl.ioctl(s, 0x8915, struct.pack("256s", name.encode()[:15]))[20:24])  # SIOCGIFADDR
-    except OSError:
-        return None
-
-
 def link_is_down(address: str) -> bool:
     """Whether the interface that has this address of ours is without a carrier: the cable, not the other end."""
     for _, name in socket.if_nameindex():
-        if _of_interface(name) == address:
+        if address_of_interface(name) == address:
             try:
                 import fcntl
 

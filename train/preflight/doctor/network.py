@@ -12,7 +12,7 @@ import socket
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from train.preflight.doctor.meeting import Meeting
+from train.world.environment import own_address
 
 PROBE_BYTES, MOST_BYTES = 1 << 18, 1 << 28
 SECONDS, SENDS = 0.5, 3  # of one measurement; sends that share it
@@ -72,21 +73,6 @@ def reach(meeting: Meeting, leaders: list[int]) -> list[int]:
         meeting.gather("through", True, meeting.wait + KNOCK_SECONDS)
         meeting.broadcast("all through", True, meeting.wait + KNOCK_SECONDS)  # nobody shuts a door others still come to
     return [r for r, came in zip(others, opened, strict=True) if not came]
-
-
-def own_address(env: Mapping[str, str]) -> str:
-    """Of the interface named for the ranks' talk, or of the one that leads to rank 0."""
-    import psutil
-
-    named = (env.get("GLOO_SOCKET_IFNAME") or env.get("NCCL_SOCKET_IFNAME") or "").lstrip("^=").split(",")[0]
-    for name, addresses in psutil.net_if_addrs().items():
-        if name == named:
-            for a in addresses:
-                if a.family == socket.AF_INET:
-                    return a.address
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.connect((socket.gethostbyname(env["MASTER_ADDR"]), 9))  # sends nothing; the system chooses the way
-        return s.getsockname()[0]
 
 
 def _opens(address: str, port: int) -> bool:

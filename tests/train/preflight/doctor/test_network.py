@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from train.preflight.doctor.network import own_address, tournament
+from train.preflight.doctor.network import tournament
+from train.world.environment import own_address
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 16, 33])
