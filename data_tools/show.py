@@ -58,7 +58,7 @@ def show_step(args: argparse.Namespace) -> None:
 
     Which they are is planned by the trainer, on the floor above: its command is asked, and nothing of it imported.
     """
-    door = Path(__file__).resolve().parents[1] / "launch" / "documents.py"
+    door = Path(__file__).resolve().parents[1] / "launch" / "doors" / "documents.py"
     command = [sys.executable, str(door), args.recipe, *args.shards, "--step", str(args.step)]
     done = subprocess.run([*command, "--json"] if args.tokenizer else command, stdout=subprocess.PIPE, text=True)
     if done.returncode:

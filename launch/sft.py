@@ -6,7 +6,7 @@ from pathlib import Path
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.door import train_door
+from launch.doors.training import train_door
 from train.guard.parting import leave
 
 

@@ -32,7 +32,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "sft": ("launch.sft", "chat fine-tuning; on several GPUs by `astrollama launch`"),
     "doctor": ("launch.doctor", "go or no-go before a run: this machine, the network, a recipe"),
     "supervise": ("launch.supervise", "restarts a run where it is worth it"),
-    "documents": ("launch.documents", "the documents behind any step of a run"),
+    "documents": ("launch.doors.documents", "the documents behind any step of a run"),
     "outcome": ("launch.outcome", "how a run ended, whatever its launcher said"),
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),
@@ -151,7 +151,8 @@ def help_of(door_main, words: list[str]) -> int:
 
 def as_commands(text: str) -> str:
     """`python launch/export_hf.py …` → `astrollama export …`, and so on for all that a checkout's pages name."""
-    name_of = {module.split(".")[1]: name for name, (module, _) in DOORS.items()}
+    name_of = {re.match(r"(?:launch\.doors|launch|data_tools)\.(\w+)", module)[1]: name for name, (module, _) in DOORS.items()}
+    text = text.replace("launch/doors/", "launch/")
 
     def named(file: str, before: str = "") -> str:
         return f"astrollama {before}{name_of[file]}" if file in name_of else f"launch/{file}.py"

@@ -1,4 +1,4 @@
-"""The documents behind a step: `python launch/documents.py RECIPE.yaml|runs/NAME --step N [key=value …]`; no GPU, no torch."""
+"""The documents behind a step: `python launch/doors/documents.py RECIPE.yaml|runs/NAME --step N [key=value …]`; no GPU, no torch."""
 
 import argparse
 import dataclasses
@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 if not __package__:  # run as a script: put the checkout, not launch/, on the import path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from data_tools.work.errors import is_users_fault
 
 EXAMPLE = """example:
-  python launch/documents.py runs/astro7b --step 4711
+  python launch/doors/documents.py runs/astro7b --step 4711
   python -m data_tools.show --step 4711 --recipe runs/astro7b --tokenizer models/llama-2-7b      the same with the text
 """
 
