@@ -136,7 +136,18 @@ def installed(tmp_path_factory) -> Path:
         (site / name).mkdir()
         (site / name / "__init__.py").write_text(f"WHOSE = 'their {name}'\n")
     [wheel] = base.glob("*.whl")
-    install = [sys.executable, "-m", "pip", "--python", base / "venv" / "bin" / "python", "install", "-q", "--no-deps", "--no-index", wheel]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        base / "venv" / "bin" / "python",
+        "install",
+        "-qI",
+        "--no-deps",
+        "--no-index",
+        wheel,
+    ]
     processes.run(install, check=True)
     for name in doors.OURS:  # and where commands are given, too
         (base / "here" / name).mkdir(parents=True)
