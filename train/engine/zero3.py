@@ -20,6 +20,7 @@ from torch import nn
 
 from train.engine import weights
 from train.engine.deepspeed_json import adam_kernel, merged_config
+from train.engine.traces import Traces
 from train.model import causal_lm as model_room
 from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
@@ -60,6 +61,7 @@ class Engine:
             model=model, model_parameters=decay_groups(self.parameters, recipe.optim.weight_decay), config=config, dist_init_required=False
         )
         self._zero = self._ds.optimizer
+        self._traces = Traces(self._zero.parameter_offload.get_param_coordinator())
         self.grad_norm = float("nan")
         self.updated = False  # whether the last step changed the weights
         self._accept: Callable[[float], bool] = lambda norm: True
@@ -84,6 +86,7 @@ class Engine:
             sum of token losses and its per-source parts, on the device, detached: reading them is the caller's synchronisation.
         """
         self._ds.set_gradient_accumulation_boundary(last)
+        self._traces.follow("step")
         self.world.beat.phase("forward")
         loss, per_source = self._ds(batch)
         self.world.beat.phase("backward")
@@ -119,6 +122,7 @@ class Engine:
     def losses(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of token losses and per-source parts, forward only. Every rank must call it equally often."""
         self.world.beat.mark()
+        self._traces.follow("losses")
         self.model.eval()
         loss, per_source = self.model(batch)
         self.model.train()
@@ -127,6 +131,7 @@ class Engine:
     @torch.no_grad()
     def logits(self, batch: Any) -> torch.Tensor:
         self.world.beat.mark()
+        self._traces.follow("logits", whole=False)
         self.model.eval()
         out = self.model.logits(batch)
         self.model.train()
