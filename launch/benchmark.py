@@ -7,10 +7,7 @@ import importlib
 import importlib.util
 import json
 import math
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,8 +19,8 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
 
 from data_tools.files.atomic import write_fault
 from data_tools.work.errors import message
+from train.benchmark.circumstances import circumstances, keep, require_keepable
 
-ROOT = Path(__file__).resolve().parents[1]
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
 PARTS = {
     "train": "train.benchmark.train",
@@ -61,12 +58,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, metavar="F", help="also write the figures, with command, commit, machine and date, to this file"
     )
+    parser.add_argument(
+        "--keep", metavar="NAME", help="also keep them in the repository: launch/results/NAME.json and a line of the table there"
+    )
     args = parser.parse_args(words[1:])
     if args.json and (fault := write_fault(args.json) or ("" if args.json.absolute().parent.is_dir() else "no such folder")):
         print(f"error: --json {args.json}: cannot be written ({fault}); give another file", file=sys.stderr)
         return 1
     begun = datetime.now(UTC)
     try:
+        if args.keep:
+            require_keepable(args.keep)
         result = module.run(args)
     except (ValueError, OSError) as error:
         if (said := message(error, "the folder for temporary files")) is None:
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     report = {
         "command": shlex.join(["python", "launch/benchmark.py", *words]),
-        **_circumstances(),
+        **circumstances(),
         "date": begun.isoformat(timespec="seconds"),
     }
     print(_table(result))
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps(report | result, indent=1) + "\n")
         print(f"{part}: {len(result.get('rows', []))} rows, written to {args.json}")
+    if args.keep:
+        print(f"{part}: kept as {keep(report | result, part, args.keep)}, with a line in the README.md beside it")
     return 0
 
 
@@ -106,28 +110,6 @@ def _above_0(kind: type) -> Callable[[str], Any]:
 
     cast.__name__ = kind.__name__
     return cast
-
-
-def _circumstances() -> dict[str, str]:
-    """Commit and machine: without them a figure says nothing."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-        return done.stdout.strip()
-
-    commit = git("rev-parse", "--short=12", "HEAD") or "unknown (not a git checkout)"
-    if git("status", "--porcelain", "--untracked-files=no"):
-        commit += " with uncommitted changes"
-    return {"commit": commit, "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _table(result: dict[str, Any]) -> str:
