@@ -1,6 +1,6 @@
 """From nothing to a trained model and a report: what `make quickstart` runs after set-up.
 
-model (a small pretrained LLaMA from PyPI) → shards → deepspeed launch/pretrain.py → report.json, report.html, loss.png
+model (a small pretrained LLaMA from PyPI) → shards → deepspeed launch/pretrain.py → report.json, report.html, figures/
 With --chat (`make quickstart-chat`): conversations → shards → deepspeed launch/sft.py → the same, and a model to talk to.
 """
 
@@ -232,8 +232,9 @@ def train(kind: Kind) -> None:
 
 
 def write_report(kind: Kind, user_file: Path | None) -> dict[str, Any]:
-    """report.json, loss.png and report.html from the run's own records, and what each model says."""
-    from train.evaluation.report import draw, page
+    """report.json from the run's own records and what each model says, and the run's page with it."""
+    from train.report.write import FIGURES
+    from train.report.write import write_report as write_page
 
     run, at = kind.run, f"heldout/{kind.source}"
     lines = [json.loads(t) for t in (run / "metrics.jsonl").read_text().splitlines()]
@@ -246,18 +247,12 @@ def write_report(kind: Kind, user_file: Path | None) -> dict[str, Any]:
         "loss_before": heldout[0][f"{at}/loss"], "loss_after": heldout[-1][f"{at}/loss"],
         "perplexity_before": heldout[0][f"{at}/perplexity"], "perplexity_after": heldout[-1][f"{at}/perplexity"],
         "tokens": steps[-1]["tokens"], "tokens_per_second": statistics.median(r["tokens_per_second"] for r in steps), "steps": steps[-1]["step"],
-        "loss_curve": str((run / "loss.png").absolute()), **(_answers(kind, model) if kind is CHATS else _completions(model)),
+        "loss_curve": str((run / FIGURES / "loss.png").absolute()), **(_answers(kind, model) if kind is CHATS else _completions(model)),
     }  # fmt: skip
-    draw(steps, heldout, kind.source, run / "loss.png")
-    rows, said = (
-        _rows(report),
-        report.get("answers") or [{"question": f"{PROMPT} …", "before": report["completion_before"], "after": report["completion_after"]}],
-    )
-    shown = [(one["question"], one["before"], one["after"]) for one in said]
-    (run / "report.html").write_text(page(kind.name, rows, run / "loss.png", shown, next_command(model)), encoding="utf-8")
     tmp = run / "report.json.tmp"
     tmp.write_text(json.dumps(report, indent=2) + "\n")
     tmp.replace(run / "report.json")
+    write_page(run, more={"Talk to it:": next_command(model)})
     return report
 
 
@@ -330,7 +325,7 @@ def print_table(report: dict[str, Any], kind: Kind) -> None:
         print(f"  {one['question']}\n    before  {one['before'][:300]}\n    after   {one['after'][:300]}\n")
     if "prompt" in report:
         print(f'  "{report["prompt"]} …"\n    before  … {report["completion_before"]!r}\n    after   … {report["completion_after"]!r}\n')
-    print(f"report: {_here(kind.run / 'report.html')}, report.json, loss.png")
+    print(f"report: {_here(kind.run / 'report.html')}, report.json, figures/")
     print(f"talk to it: {next_command(Path(report['hf_model']))}" if kind is CHATS else f"model: {_here(report['hf_model'])}")
 
 

@@ -34,6 +34,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "supervise": ("launch.supervise", "restarts a run where it is worth it"),
     "documents": ("launch.doors.documents", "the documents behind any step of a run"),
     "outcome": ("launch.outcome", "how a run ended, whatever its launcher said"),
+    "report": ("launch.report", "a run on one page, at any time: curves, perplexities, data, answers"),
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),
     "chat": ("launch.chat", "talk to a model, in the terminal or on a page"),

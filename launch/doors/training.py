@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.work.errors import message
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from train.recipe.vocabulary import Recipe
 
 MOST_RANKS = 1_000_000
+PAGE_SECONDS = 120.0  # more than a page takes on a busy disk
 EPILOG = """exit codes: 0 finished; 75 stopped by a signal or a time limit (give the same command again); 130 a second Ctrl-C; 1 failed; 2 usage.
 
 example:
@@ -184,7 +187,23 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
     ):
         outcome = run(recipe, world, args.resume, stops)
     world.log0(outcome.said)
+    if outcome.finished and world.rank == 0:
+        _write_page(recipe.run_dir)
     return 0 if outcome.finished else PREEMPTED
+
+
+def _write_page(run: Path) -> None:
+    """The run's page, by a process of its own: a run that has ended well has done so, whatever becomes of its page."""
+    from train.world.voice import say
+
+    command = [sys.executable, str(Path(__file__).resolve().parents[1] / "report.py"), str(run)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=PAGE_SECONDS)
+        made, words = done.returncode == 0, (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        made, words = False, [str(error)]
+    said = words[-1] if words else "it said nothing"
+    say(f"page: {said}" if made else f"page: not made ({said}); python launch/report.py {run} makes it")
 
 
 def _settled(recipe: Recipe, args: argparse.Namespace) -> tuple[Recipe, str]:

@@ -27,6 +27,7 @@ class Score:
 
     loss: float
     tokens: int  # supervised
+    error: float | None = None  # standard error of `loss`, over the micro-batches; None: too few of them
 
     @property
     def perplexity(self) -> float:
@@ -79,8 +80,9 @@ class Heldout:
             Cut: `cut` has answered yes.
         """
         world, rows = self.world, heldout_rows(source, self.seq_len, self.max_rows)
-        total = torch.zeros((), dtype=torch.float64, device=world.device)
-        supervised, at_once = 0, world.size * self.micro_batch
+        # over micro-batches: loss sums, their squares, loss sum × tokens; tokens, their squares, how many
+        losses = torch.zeros(3, dtype=torch.float64, device=world.device)
+        counts, at_once = np.zeros(3), world.size * self.micro_batch
         world.log0(f"evaluating on {name}: {len(rows):,} held-out rows")
         with world.progress(f"evaluating on {name}", len(rows), "row") as advance:
             for start in range(0, len(rows), at_once):
@@ -90,11 +92,23 @@ class Heldout:
                 packed = packing.pack(rows, np.where(mine < len(rows), mine, packing.PADDING_ROW), [source])
                 [batch] = PackedBatch.split(packed)
                 loss, _ = self.engine.losses(batch.to(world.device))
-                total += loss.double()
-                supervised += batch.supervised
+                loss = loss.double()
+                losses += torch.stack([loss, loss * loss, loss * batch.supervised])
+                counts += (batch.supervised, batch.supervised**2, batch.supervised > 0)
                 advance(min(at_once, len(rows) - start))
-        loss_sum, count = world.sum([float(total), supervised])
-        return Score(loss_sum / max(count, 1), int(count))
+        return score_of(*world.sum([*losses.tolist(), *counts.tolist()]))
+
+
+def score_of(loss: float, squares: float, products: float, tokens: float, tokens_squared: float, parts: float) -> Score:
+    """A score from sums over micro-batches: of loss l, of l², of l·n, of tokens n, of n², and how many there were.
+
+    The standard error is that of a ratio of two sums: with R = Σl / Σn, sqrt(k/(k-1) · Σ(l - R·n)²) / Σn (Cochran, Sampling Techniques, 6.4).
+    """
+    mean = loss / max(tokens, 1)
+    if parts < 2:
+        return Score(mean, int(tokens))
+    spread = max(0.0, squares - 2 * mean * products + mean * mean * tokens_squared)
+    return Score(mean, int(tokens), math.sqrt(parts / (parts - 1) * spread) / tokens)
 
 
 def heldout_rows(shards: Shards, seq_len: int, max_rows: int | None = None) -> Rows:

@@ -1,6 +1,6 @@
 """How much of a run's time was useful, since its first start and across restarts: every second has one cause.
 
-runs/NAME/goodput.json   seconds by cause, when the run first started, when it was last seen; rank 0 writes it about once a second
+runs/NAME/goodput.json   seconds by cause and the causes in words, when the run first started, when it was last seen; rank 0 writes it about once a second
 
 A step's time is useful when its update stands. Steps that are made again after a restart, and those that a rewind takes back, were
 not: their time goes from `useful` to `repeated` or `rewound`. The time in which no process ran is `down`.
@@ -76,7 +76,7 @@ class Goodput:
         if not at_once and now - self._written < WRITE_EVERY_SECONDS:
             return
         self._written = now
-        content = {"first_start": self.first_start, "last_seen": now, "goodput": self.share, "seconds": self.seconds}
+        content = {"first_start": self.first_start, "last_seen": now, "goodput": self.share, "seconds": self.seconds, "causes": CAUSES}
         tmp = self._path.with_name(f".{FILE}.tmp")
         tmp.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         tmp.replace(self._path)

@@ -19,6 +19,7 @@ from train.world.ranks import World
 from train.world.voice import Bar, readable_time
 
 REWIND = '"event": "rewind"'  # in the line of one
+ANSWERS = "answers.jsonl"  # a line a prompt and evaluation; of two for one step, the later counts
 
 
 def lines(n: StepNumbers, total_steps: int, r: dict[str, Any], memory: int) -> list[str]:
@@ -122,7 +123,12 @@ class MetricsLog:
             return
         record: dict[str, Any] = {"step": step, "tokens": tokens}
         for name, score in scores.items():
-            record |= {f"heldout/{name}/loss": score.loss, f"heldout/{name}/perplexity": score.perplexity}
+            record |= {
+                f"heldout/{name}/loss": score.loss,
+                f"heldout/{name}/perplexity": score.perplexity,
+                f"heldout/{name}/tokens": score.tokens,
+            }
+            record |= {} if score.error is None else {f"heldout/{name}/loss_error": score.error}
         self.record(record)
         self.world.log0(
             f"step {step}  held-out perplexity: "
@@ -134,6 +140,9 @@ class MetricsLog:
             self.world.log0(f"step {step}  {prompt!r} → {answer!r}")
             if self._board is not None:
                 self._board.add_text(f"answers/{prompt[:60]}", answer, step)
+        if answers and self.world.rank == 0:
+            with self._path.with_name(ANSWERS).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps({"step": step, "prompt": p, "answer": a}, ensure_ascii=False) + "\n" for p, a in answers.items())
 
     def record(self, record: dict[str, Any]) -> None:
         """One JSON line, and a curve for every number in it; non-finite numbers are written as null."""
