@@ -308,13 +308,12 @@ def _answers(kind: Kind, model: Path) -> dict[str, Any]:
 
 def completion(folder: Path) -> str:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(PROMPT, add_special_tokens=False)["input_ids"]]])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    from train.evaluation.loaded import Loaded
+
+    model = Loaded.of(folder, str(folder), torch.device("cpu"))
+    [ids] = model.continuations([model.ids(PROMPT, bos="always")], 40)
+    return model.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
 def print_table(report: dict[str, Any], kind: Kind) -> None:

@@ -38,6 +38,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),
     "chat": ("launch.chat", "talk to a model, in the terminal or on a page"),
+    "evaluate": ("launch.evaluate", "what models can do on texts of yours, side by side, with intervals"),
     "benchmark": ("launch.benchmark", "how fast each part is on this machine"),
     "quickstart": ("launch.quickstart", "from nothing to a small trained model and its report, in this folder"),
 }

@@ -4,7 +4,6 @@ folder → checked (what is missing or damaged is named) → model and tokenizer
 The chat format is the tokenizer's own template, or one that is named; without either the model only goes on with the text.
 """
 
-import json
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -13,15 +12,9 @@ from typing import Any
 
 from data_tools.chat.conversations import ChatError, Turn
 from data_tools.chat.template import NAMES, ChatTemplate
-from data_tools.files.atomic import sha256_file
-from train.checkpoint.layout import MANIFEST
-from train.model_files.folder import meant
+from train.model_files.folder import ModelError
 
 _ONE_AT_A_TIME = threading.Lock()  # seeds are global in transformers' generation, and two models on one device only slow each other
-
-
-class ModelError(ValueError):
-    """A folder that is no usable model, or a conversation it cannot hold; says where, what was found, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +36,10 @@ class Talker:
     @classmethod
     def load(cls, folder: Path, template: str | None = None, dtype: str = "auto") -> "Talker":
         """template: one of NAMES, None for the tokenizer's own if it has one. Raises ModelError, ChatError, ShardError."""
+        from train.evaluation.loaded import check_folder, load  # torch: seconds, and the page of a busy server needs none
+
         check_folder(folder)
-        model, tokenizer = _load(folder, dtype)
+        model, tokenizer = load(folder, dtype)
         if template is not None:
             return cls(str(folder), model, tokenizer, ChatTemplate.load(template, folder), f"chat template {template}, as asked for")
         if not tokenizer.chat_template:
@@ -160,74 +155,6 @@ class Talker:
     @property
     def end_ids(self) -> set[int]:
         """Tokens that end an answer: the template's, the model's, the tokenizer's."""
-        of_model = self._model.generation_config.eos_token_id
-        ids = {*of_model} if isinstance(of_model, list) else {of_model}
-        of_template = self._template.end_ids if self._template else set()
-        return {id for id in ids | {self._tokenizer.eos_token_id} | of_template if id is not None}
+        from train.evaluation.loaded import end_ids
 
-
-def check_folder(folder: Path) -> None:
-    """ModelError unless it is a model folder with safetensors weights, unchanged since it was saved where a manifest tells."""
-    if not folder.is_dir():
-        what = "a file" if folder.is_file() else "no such folder"
-        raise ModelError(f"{folder}: {what}; give a model folder, such as runs/NAME/checkpoints/step_000500")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder}: no config.json in it{meant(folder)}")
-    if not any(folder.glob("*.safetensors")):
-        pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
-        why = (
-            f"only {pickles[0]}, a pickle, which could run anything; python launch/export_hf.py {folder} OUT reads it safely"
-            if pickles
-            else "copy them, too"
-        )
-        raise ModelError(f"{folder}: no *.safetensors weights in it; {why}")
-    if (folder / MANIFEST).is_file():
-        _check_manifest(folder)
-
-
-def _check_manifest(folder: Path) -> None:
-    """The files a model is made of, against a checkpoint's manifest; the trainer's own files are not read."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items() if "/" not in name}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / MANIFEST}: not readable ({error}); copy the checkpoint again") from None
-    for name, (size, sha256) in wanted.items():
-        path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            raise ModelError(f"{path}: {'missing' if found is None else f'{found} bytes'}, {size} were saved; copy the checkpoint again")
-        if sha256_file(path) != sha256:
-            raise ModelError(f"{path}: its content changed since it was saved; copy the checkpoint again")
-
-
-def _load(folder: Path, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer); nothing is downloaded, unpickled or run from the folder."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    on_gpu = torch.cuda.is_available()
-    # bf16 without the units for it is five times slower than fp32
-    chosen = {"auto": "auto" if on_gpu else torch.float32, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
-    place = {"device_map": "auto" if torch.cuda.device_count() > 1 else "cuda"} if on_gpu else {}
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **place, **safe
-        )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        raise ModelError(
-            f"{folder}: transformers cannot load it ({told}); copy it again, or export it anew with launch/export_hf.py"
-        ) from error
-    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if absent:  # transformers would fill them with random numbers
-        raise ModelError(
-            f"{folder}: weights are missing or of another shape: {', '.join(absent[:3])} … ({len(absent)} in all); copy it again"
-        )
-    return model.eval(), tokenizer
+        return end_ids(self._model, self._tokenizer) | (self._template.end_ids if self._template else set())

@@ -10,11 +10,13 @@ checkpoints/step_000500/                           a Hugging Face model folder: 
 
 import re
 
+from train.model_files.folder import MANIFEST as MANIFEST
+
 FORMAT = 1
 LATEST = "latest"
 STEP = re.compile(r"step_(\d{6,})$")
 REPLACED = ".tmp-replaced"  # an older save of a step, moved aside while the new one takes its name
-STATE, MANIFEST = "state.json", "manifest.json"
+STATE = "state.json"
 TRAINER, TRAINER_INDEX, PROBE = "trainer", "trainer/index.json", "trainer/probe.safetensors"
 MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from train.model_files.header import Entry, read_header
 
 INDEX = "model.safetensors.index.json"
+MANIFEST = "manifest.json"  # of a checkpoint: size and hash of each of its files
 # buffers that old LLaMA files carry and no model wants; anything else left over is a fault
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
 # `models/…` and the like are folders of a user's own; nobody on the Hub is called so

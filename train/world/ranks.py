@@ -104,6 +104,16 @@ class World:
         assert self.local_size >= 1  # a collective: asked here, where all ranks are
         shared_memory.unname(shared_memory.buffer_of(self.rank, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]))
 
+    def meet(self, timeout_seconds: int) -> None:
+        """Join the other ranks over gloo to exchange small values alone, without DeepSpeed. Raises WorldError."""
+        if self.size == 1 or dist.is_initialized():
+            return
+        try:
+            with self.waiting(f"waiting for {self.size} ranks to meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"):
+                dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=timeout_seconds))
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            raise WorldError(_did_not_meet(error, None, timeout_seconds)) from None
+
     def side(self, timeout_seconds: int) -> World:
         """The same ranks in a group of their own over gloo and host memory, so that another thread can talk meanwhile. Collective."""
         if self.size == 1:

@@ -1,0 +1,1 @@
+"""Perplexity of raw texts: their tokens scored once each, compared between models."""
