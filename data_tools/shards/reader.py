@@ -5,6 +5,7 @@ shards.require_tokenizer(tokenizer_fingerprints(model_folder), where="model.path
 shards.tokens(0)                                   # uint16 view into the mapped file, nothing copied
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,8 @@ from data_tools.files.atomic import sha256_file
 from data_tools.shards.format import FORMAT_VERSION, KINDS, MANIFEST, ShardError, ShardFormat, manifest_checksum, sum_counts, token_dtype
 
 _AGAIN = "copy it again from where it was made, or delete the folder and run data_tools.prepare again"
+_MORE_MAPS = "raise vm.max_map_count (sysctl) or the memory limit (ulimit -v), or prepare the corpus again as fewer, larger shards"
+OPENERS = 16  # threads that open files
 
 
 class Shards:
@@ -29,7 +32,7 @@ class Shards:
         self.has_mask: bool = manifest["kind"] == "chat"
         self.tokenizer: dict[str, Any] = manifest["tokenizer"]
         self.sources: list[str] = list(manifest["counts"]["sources"])
-        self.lengths = np.concatenate([file.lengths for file in files])  # (documents,) int64
+        self.lengths = np.concatenate([file.lengths for file in files])  # (documents,) int32, as a file's offsets are
         self.source_index = np.concatenate([file.source_index(self.sources) for file in files])  # (documents,) int32 into sources
         self._first = np.cumsum([0] + [len(file.lengths) for file in files])  # (shards + 1,): shard k holds documents first[k]:first[k + 1]
 
@@ -42,7 +45,8 @@ class Shards:
         """
         folder = Path(folder)
         manifest, fingerprint = _read_manifest(folder)
-        files = [_File(folder, entry, manifest) for entry in manifest["shards"]]
+        with ThreadPoolExecutor(OPENERS) as pool:  # of thousands on a shared disk, each open is a wait
+            files = list(pool.map(lambda entry: _File(folder, entry, manifest), manifest["shards"]))
         if verify == "hash":
             rank_files = files[part[0] :: part[1]]
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1, len(rank_files) or 1)) as pool:
@@ -82,10 +86,11 @@ class Shards:
         found = [np.flatnonzero(pc.equal(file.batch.column("id"), id).to_numpy(zero_copy_only=False)) for file in self._files]
         return [int(first + row) for first, rows in zip(self._first, found) for row in rows]
 
-    def check_unchanged(self) -> None:
-        """ShardError when a file is no longer the one that was opened: reading on could end the process with SIGBUS."""
-        for file in self._files:
-            file.check_unchanged()
+    def check_unchanged(self, documents: np.ndarray | None = None) -> None:
+        """ShardError when a file, of these documents or any, is no longer the one that was opened: reading on could end with SIGBUS."""
+        shards = range(len(self._files)) if documents is None else np.unique(self._first.searchsorted(documents, side="right") - 1)
+        for k in shards:
+            self._files[k].check_unchanged()
 
     def require_tokenizer(self, fingerprints: str | tuple[str, ...], where: str) -> None:
         """ShardError unless the shards were made with the tokenizer of one of these fingerprints; `where` says whose they are."""
@@ -109,13 +114,17 @@ class _File:
             raise self.error(f"the manifest says {entry['bytes']} bytes, the file holds {self.opened[0]}")
         schema = ShardFormat(manifest["kind"], manifest["vocab_size"], manifest["tokenizer"]["fingerprint"]).schema()
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            mapped = pa.memory_map(str(self.path))
+            reader = pa.ipc.open_file(mapped)
             if not reader.schema.equals(schema, check_metadata=True):
                 raise self.error(f"its columns or header are not the manifest's: {_schema_difference(reader.schema, schema)}")
             if reader.num_record_batches != 1:
                 raise self.error(f"holds {reader.num_record_batches} record batches, a shard has 1")
             self.batch = reader.get_batch(0)
+            mapped.close()  # the mapping stays while the batch does: thousands of shards hold no file open
         except (pa.ArrowInvalid, OSError) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise ShardError(f"{self.path}: the system maps no more files into this process; {_MORE_MAPS}") from error
             raise self.error(f"not a readable Arrow file ({error})") from error
         self._map_columns()
 
@@ -126,7 +135,7 @@ class _File:
         all_offsets = [np.asarray(column.offsets) for column in lists]
         values = [np.asarray(column.values) for column in lists]
         self.offsets, self.tokens, self.masks = all_offsets[0], values[0], values[1] if len(values) == 2 else None
-        self.lengths = np.diff(self.offsets).astype(np.int64)
+        self.lengths = np.diff(self.offsets).astype(np.int32)
         if len(self.lengths) != self.entry["documents"]:
             raise self.error(f"the manifest says {self.entry['documents']} documents, the file holds {len(self.lengths)}")
         if len(self.tokens) != self.entry["tokens"]:

@@ -29,5 +29,5 @@ class MemoryShards:
     def id(self, i: int) -> str:
         return f"{self.name}-{i}"
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, documents: object = None) -> None:
         pass

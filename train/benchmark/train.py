@@ -163,7 +163,7 @@ class MadeDocuments:
     def tokens(self, i: int) -> np.ndarray:
         return generator(i, "tokens").integers(0, self._vocabulary, self.lengths[i], np.uint32)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, documents: object = None) -> None:
         pass
 
 

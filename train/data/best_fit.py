@@ -1,4 +1,4 @@
-"""Best-fit packing by length alone: how many documents of each length there are → the row each of them goes to.
+"""Best-fit packing by length alone: how many documents of each length there are → the rows they go to.
 
 Rows are filled one after another with the longest document that fits, and as soon as one, two or three documents fill the
 rest to the last token, with those. Documents of one length are interchangeable, so lengths are sets of bits (Python ints),
@@ -6,15 +6,27 @@ a search is a shift and an AND, and a row that was found is laid down as often a
 number of different rows, some thousands, and hardly with the number of documents.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 TRIES = 64  # lengths tried as the first of the last three documents of a row
 
 
-def fill_rows(counts: np.ndarray, seq_len: int) -> tuple[np.ndarray, int]:
-    """counts[n] documents of n tokens each, n <= seq_len → the row of every document, longest first, and the number of rows."""
+@dataclass(frozen=True)
+class Laid:
+    """Documents of one length in rows next to each other: `times` of them in each of the rows first:first + rows."""
+
+    length: int
+    times: int
+    first: int
+    rows: int
+
+
+def fill_rows(counts: np.ndarray, seq_len: int) -> tuple[list[Laid], int]:
+    """counts[n] documents of n tokens each, n <= seq_len → where all of them lie, longest first, and the number of rows."""
     lengths = _Lengths(counts.tolist(), seq_len)
-    laid: list[tuple[int, int, int, int]] = []  # (length, times in a row, first row, rows)
+    laid: list[Laid] = []
     opened = 0
     while lengths.present:
         row = _fill_row(lengths, seq_len)
@@ -24,16 +36,9 @@ def fill_rows(counts: np.ndarray, seq_len: int) -> tuple[np.ndarray, int]:
         again = again if len(row) == 1 or again < 4 else again // 2
         for n, k in times.items():
             lengths.take(n, again * k)
-            laid.append((n, k, opened, again + 1))
+            laid.append(Laid(n, k, opened, again + 1))
         opened += again + 1
-    if not laid:
-        return np.zeros(0, np.int64), 0
-    length, times, first, rows = np.array(laid, np.int64).T
-    order = np.argsort(-length, kind="stable")
-    times, first, rows = times[order], first[order], rows[order]
-    ends = np.cumsum(rows)
-    each = np.arange(ends[-1]) + np.repeat(first - ends + rows, rows)  # first row, first row + 1 … of every entry
-    return np.repeat(each, np.repeat(times, rows)), opened
+    return sorted(laid, key=lambda one: -one.length), opened
 
 
 def _fill_row(lengths: "_Lengths", seq_len: int) -> list[int]:

@@ -89,11 +89,8 @@ class Loader:
     def rank_documents(self, most: int) -> tuple[list[str], int]:
         """Names (source/id) of the first `most` documents of this rank's part of the step last returned, and how many segments it has."""
         assert self._last is not None, "no step has been taken"
-        rows = self._last.rows
-        mine = np.concatenate([part.ravel() for part in self._row_numbers])
-        mine = mine[(mine != PADDING_ROW) & (mine < len(rows))]
-        segments = np.concatenate([np.arange(a, b) for a, b in zip(rows.row_starts[mine], rows.row_starts[mine + 1], strict=True)] or [[]])
-        source, index = packing.locate(rows.document[segments[:most].astype(np.int64)], self.shards)
+        segments = self._rank_segments(self._last.rows)
+        source, index = packing.locate(self._last.rows.document[segments[:most]], self.shards)
         names = [f"{self.source_names[k]}/{self.shards[k].id(i)}" for k, i in zip(source.tolist(), index.tolist(), strict=True)]
         return list(dict.fromkeys(names)), len(segments)
 
@@ -164,8 +161,9 @@ class Loader:
 
     def _build(self) -> _Step:
         """The step at `_built`, in the builder's thread."""
-        self._check_files()  # a mapped file that shrank would end the process
         rows, after = self._take(self._built, self.settings.rows_per_step)
+        places = packing.locate(rows.document[self._rank_segments(rows)], self.shards)
+        self._check_files(*places)  # a mapped file that shrank would end the process
 
         def pack(micro_batches: np.ndarray) -> list[PackedBatch]:
             return PackedBatch.split(packing.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
@@ -173,13 +171,19 @@ class Loader:
         try:
             parts = list((self._packers.map if self._packers else map)(pack, self._row_numbers))
         finally:
-            self._check_files()  # what was read is what was opened, and a fault in between has this cause
+            self._check_files(*places)  # what was read is what was opened, and a fault in between has this cause
         self._built = after
         return _Step(rows, [batch for part in parts for batch in part], after)
 
-    def _check_files(self) -> None:
-        for shards in self.shards:
-            shards.check_unchanged()
+    def _check_files(self, source: np.ndarray, index: np.ndarray) -> None:
+        """Of the documents of this rank's rows alone: of thousands of files on a shared disk, those of a step are few."""
+        for k, shards in enumerate(self.shards):
+            shards.check_unchanged(index[source == k])
+
+    def _rank_segments(self, rows: Rows) -> np.ndarray:
+        """Segments of a step's rows that are this rank's."""
+        mine = np.concatenate([part.ravel() for part in self._row_numbers])
+        return packing.segments_of(rows, mine[(mine != PADDING_ROW) & (mine < len(rows))])
 
     def _plan_rows(self, epoch: int) -> int:
         return len(self.plans.rows(epoch))

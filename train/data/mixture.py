@@ -8,6 +8,7 @@ without any source needing more than one pass, so that the next epoch goes on wh
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
 
 
 def epoch_documents(lengths: Sequence[np.ndarray], specs: Sequence[SourceSpec], seed: int, epoch: int) -> np.ndarray:
-    """The documents of an epoch, shuffled: (documents,) int64 numbers over all sources, one may come twice.
+    """The documents of an epoch, shuffled: (documents,) numbers over all sources, one may come twice.
 
     lengths: per source (documents,) tokens of each; 0 leaves a document out. Raises MixtureError when every source is used up.
     """
@@ -46,13 +47,18 @@ def epoch_documents(lengths: Sequence[np.ndarray], specs: Sequence[SourceSpec], 
     begins, shares = epoch_shares(totals, specs, epoch)
     if not any(shares):
         raise MixtureError(f"the sources are used up after {sum(begins):,} tokens ({_limits_text(totals, specs)}); {_REMEDY}")
-    first_document = np.cumsum([0, *(len(n) for n in lengths)])
-    parts = [
-        first_document[k] + _stream(lengths[k], begins[k], begins[k] + shares[k], seed, spec.name)
-        for k, spec in enumerate(specs)
-        if shares[k]
-    ]
-    return parts[0] if len(parts) == 1 else generator(seed, "order", epoch).permutation(np.concatenate(parts))
+    first_document = [0, *itertools.accumulate(len(n) for n in lengths)]
+    narrow = np.int32 if first_document[-1] < 1 << 31 else np.int64  # half the memory where it does
+    parts = []
+    for k, spec in enumerate(specs):
+        if shares[k]:
+            parts.append(_stream(lengths[k], begins[k], begins[k] + shares[k], seed, spec.name).astype(narrow, copy=False))
+            parts[-1] += first_document[k]
+    if len(parts) == 1:
+        return parts[0]
+    documents = np.concatenate(parts)
+    generator(seed, "order", epoch).shuffle(documents)
+    return documents
 
 
 def _stream(lengths: np.ndarray, begin: int, stop: int, seed: int, name: str) -> np.ndarray:
@@ -60,14 +66,16 @@ def _stream(lengths: np.ndarray, begin: int, stop: int, seed: int, name: str) ->
     total = int(lengths.sum())
     taken = []
     for number in range(begin // total, -(-stop // total)):
-        order = generator(seed, "pass", name, number).permutation(np.flatnonzero(lengths))
+        order = np.flatnonzero(lengths)
+        order = order.astype(np.int32) if len(lengths) < 1 << 31 else order
+        generator(seed, "pass", name, number).shuffle(order)
         if begin <= number * total and (number + 1) * total <= stop:
             taken.append(order)
             continue
         sizes = lengths[order]
         at = number * total + np.cumsum(sizes) - sizes
         taken.append(order[np.searchsorted(at, begin) : np.searchsorted(at, stop)])
-    return np.concatenate(taken)
+    return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
 
 def epoch_shares(totals: Sequence[int], specs: Sequence[SourceSpec], epoch: int) -> tuple[list[int], list[int]]:

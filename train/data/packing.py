@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # the label of a position that has no target
 PADDING_ROW = -1  # the row number of a row that is all padding
+AT_ONCE = 1 << 20  # documents or segments worked on at once while a plan is made
 
 
 @dataclass(frozen=True)
 class Rows:
     """An epoch's plan: row k holds segments row_starts[k]:row_starts[k + 1], each a token range of one document.
 
-    document, start, stop: (segments,) int64, documents numbered over all sources in recipe order, ranges half-open;
+    document, start, stop: (segments,) int32, or int64 where that is too small, documents numbered over all sources in recipe order, ranges half-open;
     row_starts: (rows + 1,) int64. `cut` documents lie in more than one segment.
     """
 
@@ -53,7 +54,8 @@ class Rows:
         """sha256 of what lies in which row: two plans with one digest train on the same tokens in the same order."""
         digest = hashlib.sha256(f"{self.seq_len} {len(self)} {len(self.document)}".encode())
         for array in (self.document, self.start, self.stop, self.row_starts):
-            digest.update(array.astype("<i8", copy=False).data)
+            for at in range(0, len(array), AT_ONCE):  # as eight bytes each, whatever they are kept in
+                digest.update(array[at : at + AT_ONCE].astype("<i8", copy=False).data)
         return digest.hexdigest()
 
     def span(self, first: int, stop: int) -> "Rows":
@@ -81,22 +83,26 @@ def plan_split(lengths: np.ndarray, seq_len: int, rng: np.random.Generator | Non
     lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). With `rng` the full
     rows are shuffled, so that the pieces of a long paper do not fill one step; a short row stays last.
     """
-    order = np.arange(len(lengths)) if order is None else order
-    sizes = lengths[order]
-    assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
-    ends = np.cumsum(sizes)
-    begins = ends - sizes
-    first_row = begins // seq_len
-    pieces = (ends - 1) // seq_len - first_row + 1  # one a row that the document touches
-    row = _ranges(first_row, pieces)
-    place = np.repeat(np.arange(len(order)), pieces)
-    start = np.maximum(begins[place], row * seq_len) - begins[place]
-    stop = np.minimum(ends[place], (row + 1) * seq_len) - begins[place]
-    rows = Rows(order[place].astype(np.int64), start, stop, _offsets(np.bincount(row)), seq_len, int(np.count_nonzero(pieces > 1)))
-    if rng is None:
-        return rows
-    full = int(sizes.sum()) // seq_len
-    return _permuted(rows, np.append(rng.permutation(full), np.arange(full, len(rows))))
+    tokens = sum(int(sizes.sum()) for _, sizes in _in_parts(lengths, order))
+    counts = np.zeros(-(-tokens // seq_len), np.int64)  # segments of each row, as the documents come
+    cut = 0
+    for part in _pieces(lengths, order, seq_len):
+        first = int(part.row[0])
+        counts[first : int(part.row[-1]) + 1] += np.bincount(part.row - first)
+        cut += part.cut
+    full = tokens // seq_len
+    permuted = np.arange(len(counts)) if rng is None else np.append(rng.permutation(full), np.arange(full, len(counts)))
+    row_starts = _offsets(counts[permuted])
+    slot = np.empty(len(counts), np.int64)  # where a row's segments begin, less the segments before it as the documents come
+    slot[permuted] = row_starts[:-1]
+    slot -= _offsets(counts)[:-1]
+    document, start, stop = (np.empty(row_starts[-1], _index_type(lengths)) for _ in range(3))
+    done = 0
+    for part in _pieces(lengths, order, seq_len):
+        at = slot[part.row] + np.arange(done, done + len(part.row))
+        document[at], start[at], stop[at] = part.document, part.start, part.stop
+        done += len(part.row)
+    return Rows(document, start, stop, row_starts, seq_len, cut)
 
 
 def plan_whole(lengths: np.ndarray, seq_len: int, rng: np.random.Generator, order: np.ndarray | None = None) -> Rows:
@@ -105,39 +111,108 @@ def plan_whole(lengths: np.ndarray, seq_len: int, rng: np.random.Generator, orde
     lengths: (documents,) all > 0; order: the documents of this epoch, one may come twice (default: all). Documents of one
     length are interchangeable and are dealt out in `order`; the rows are shuffled by `rng`.
     """
-    order = np.arange(len(lengths)) if order is None else order
-    sizes = lengths[order]
-    assert len(sizes) == 0 or sizes.min() > 0, "a document without tokens"
-    long_ones = np.flatnonzero(sizes > seq_len)
-    full_rows, rest = np.divmod(sizes[long_ones], seq_len)
-    size = sizes.copy()
-    size[long_ones] = rest  # as an item to place, a long document is its rest; 0 sorts last and is cut off
-    descending = _sorted_places(seq_len - size)[: np.count_nonzero(size)]
-    row_of, count = best_fit.fill_rows(np.bincount(size, minlength=seq_len + 1) * (np.arange(seq_len + 1) > 0), seq_len)
-    start = np.zeros(len(sizes), np.int64)
-    start[long_ones] = full_rows * seq_len
+    counts = np.zeros(seq_len + 1, np.int64)  # of what is placed by length: documents that fit a row, rests of longer ones
+    long_ones, full_rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for documents, sizes in _in_parts(lengths, order):
+        longer = np.flatnonzero(sizes > seq_len)
+        long_ones.append(documents[longer])
+        full_rows.append(sizes[longer] // seq_len)
+        counts += np.bincount(_rests(sizes, seq_len), minlength=seq_len + 1)
+    counts[0] = 0
+    laid, opened = best_fit.fill_rows(counts, seq_len)
+    long_ones, full_rows = np.concatenate(long_ones), np.concatenate(full_rows)
 
-    place = np.concatenate([np.repeat(long_ones, full_rows), descending])
-    starts = np.concatenate([_ranges(np.zeros(len(full_rows), np.int64), full_rows) * seq_len, start[descending]])
-    stops = np.concatenate([starts[: full_rows.sum()] + seq_len, sizes[descending]])
-    row_of = np.concatenate([np.arange(count, count + full_rows.sum()), row_of])
-    count += int(full_rows.sum())
-    by_row = _sorted_places(rng.permutation(count)[row_of])
-    row_starts = np.append(np.flatnonzero(np.diff(row_of[by_row], prepend=-1)), len(row_of))
-    return Rows(order[place[by_row]], starts[by_row], stops[by_row], row_starts, seq_len, len(long_ones))
+    in_row = np.ones(opened + int(full_rows.sum()), np.int64)  # segments of each row, before rows are shuffled: the best-fit ones first
+    in_row[:opened] = 0
+    for one in laid:
+        in_row[one.first : one.first + one.rows] += one.times
+    new_number = rng.permutation(len(in_row))
+    shuffled = np.empty_like(in_row)
+    shuffled[new_number] = in_row
+    row_starts = _offsets(shuffled)
+    slot = row_starts[new_number]  # where a row's next segment goes
+    document, start, stop = (np.empty(row_starts[-1], _index_type(lengths)) for _ in range(3))
+    longest_first, dealt = _longest_first(lengths, order, counts), 0
+    for one in laid:
+        rows = slice(one.first, one.first + one.rows)
+        at = slot[rows, None] + np.arange(one.times)
+        document[at] = longest_first[dealt : dealt + at.size].reshape(at.shape)
+        slot[rows] += one.times
+        dealt += at.size
+    del longest_first
+    document[slot[opened:]] = np.repeat(long_ones, full_rows)
+    for at in range(0, len(document), AT_ONCE):
+        part = slice(at, at + AT_ONCE)
+        stop[part] = sizes = lengths[document[part]]
+        start[part] = np.where(sizes > seq_len, sizes // seq_len * seq_len, 0)
+    start[slot[opened:]] = _ranges(np.zeros(len(full_rows), np.int64), full_rows) * seq_len
+    stop[slot[opened:]] = start[slot[opened:]] + seq_len
+    return Rows(document, start, stop, row_starts, seq_len, len(long_ones))
 
 
-def _sorted_places(keys: np.ndarray) -> np.ndarray:
-    """A stable argsort of non-negative ints, several times faster: the place rides along in the low bits."""
-    bits = max(1, len(keys) - 1).bit_length()
-    return np.sort((keys << bits) | np.arange(len(keys))) & ((1 << bits) - 1)
+def _longest_first(lengths: np.ndarray, order: np.ndarray | None, counts: np.ndarray) -> np.ndarray:
+    """The documents by what is to be placed of them, those of one length in order; counts[n]: how many of n there are, 0 none."""
+    seq_len = len(counts) - 1
+    sorted_ones = np.empty(counts.sum(), _index_type(lengths))
+    after = np.cumsum(counts[::-1])[::-1]  # documents at least as long
+    place = after - counts  # where the next of each length goes
+    narrow = np.uint16 if seq_len < 1 << 16 else np.uint32  # numpy sorts 16 bits by radix
+    for documents, sizes in _in_parts(lengths, order):
+        rests = _rests(sizes, seq_len)
+        by_length = np.argsort((seq_len - rests).astype(narrow), kind="stable")
+        here = np.bincount(rests, minlength=seq_len + 1)
+        by_length = by_length[: len(by_length) - here[0]]
+        here[0] = 0
+        first = np.cumsum(here[::-1])[::-1] - here  # of each length within this part
+        at = np.arange(len(by_length)) + np.repeat((place - first)[::-1], here[::-1])
+        sorted_ones[at] = documents[by_length]
+        place += here
+    return sorted_ones
 
 
-def _permuted(rows: Rows, order: np.ndarray) -> Rows:
-    counts = np.diff(rows.row_starts)[order]
-    segments = _ranges(rows.row_starts[:-1][order], counts)
-    parts = (rows.document[segments], rows.start[segments], rows.stop[segments])
-    return Rows(*parts, _offsets(counts), rows.seq_len, rows.cut)
+def _rests(sizes: np.ndarray, seq_len: int) -> np.ndarray:
+    """What of each document is placed by length: all of one that fits a row, of a longer one what is over after full rows."""
+    return np.where(sizes > seq_len, sizes % seq_len, sizes)
+
+
+def _in_parts(lengths: np.ndarray, order: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Documents in order and their lengths, AT_ONCE at a time: what is made on the way to a plan stays small beside it."""
+    for at in range(0, len(lengths) if order is None else len(order), AT_ONCE):
+        documents = np.arange(at, min(at + AT_ONCE, len(lengths))) if order is None else order[at : at + AT_ONCE]
+        sizes = lengths[documents]
+        assert sizes.min() > 0, "a document without tokens"
+        yield documents, sizes
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Documents laid end to end and cut at row ends, in order: (pieces,) each; cut: documents of more than one piece."""
+
+    document: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    row: np.ndarray
+    cut: int
+
+
+def _pieces(lengths: np.ndarray, order: np.ndarray | None, seq_len: int) -> Iterator[_Pieces]:
+    before = 0
+    for documents, sizes in _in_parts(lengths, order):
+        ends = before + np.cumsum(sizes)
+        begins = ends - sizes
+        first_row = begins // seq_len
+        pieces = (ends - 1) // seq_len - first_row + 1  # one a row that the document touches
+        row = _ranges(first_row, pieces)
+        of = np.repeat(np.arange(len(documents)), pieces)
+        start = np.maximum(begins[of], row * seq_len) - begins[of]
+        stop = np.minimum(ends[of], (row + 1) * seq_len) - begins[of]
+        yield _Pieces(documents[of], start, stop, row, int(np.count_nonzero(pieces > 1)))
+        before = int(ends[-1])
+
+
+def _index_type(lengths: np.ndarray) -> type:
+    """Four bytes a number where they do: a plan of 100 million documents is 1.2 GB so."""
+    return np.int32 if max(len(lengths), lengths.max(initial=0)) < 1 << 31 else np.int64
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -254,6 +329,12 @@ def _copy_tokens(tokens: np.ndarray, labels: np.ndarray, shards: Sequence["Shard
             if shards[k].has_mask:
                 mask = shards[k].mask(i)[a + 1 : b + 1]  # of the targets
                 labels[at : at + len(mask)][mask == 0] = IGNORED
+
+
+def segments_of(rows: Rows, indices: np.ndarray) -> np.ndarray:
+    """Numbers of the segments of these rows, row by row."""
+    first = rows.row_starts[indices]
+    return _ranges(first, rows.row_starts[indices + 1] - first)
 
 
 def locate(document: np.ndarray, shards: Sequence["Shards"]) -> tuple[np.ndarray, np.ndarray]:

@@ -51,7 +51,7 @@ class Plans:
             self.dropped_documents = sum(int((n > seq_len).sum()) for n in lengths)
             lengths = [np.where(n > seq_len, 0, n) for n in lengths]
         self._lengths = lengths
-        self._all_lengths = np.concatenate(lengths)
+        self._all_lengths = lengths[0] if len(lengths) == 1 else np.concatenate(lengths)
         self._depends_on = {key: getattr(settings, key) for key in ("seed", "seq_len", "packing", "long_documents")}
         self._depends_on |= {f"shards of {spec.name}": s.fingerprint for spec, s in zip(settings.specs, shards, strict=True)}
         self._depends_on |= {f"{key} of {spec.name}": getattr(spec, key) for spec in settings.specs for key in ("weight", "max_repeats")}

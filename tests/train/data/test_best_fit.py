@@ -9,10 +9,13 @@ quick = settings(max_examples=100, deadline=None)
 
 def fill(lengths: list[int], seq_len: int) -> list[list[int]]:
     """The rows, each as its lengths."""
-    row_of, count = fill_rows(np.bincount(lengths, minlength=seq_len + 1), seq_len)
-    descending = sorted(lengths, reverse=True)
-    assert len(row_of) == len(lengths) and set(row_of) == set(range(count))
-    return [[n for n, row in zip(descending, row_of) if row == k] for k in range(count)]
+    laid, count = fill_rows(np.bincount(lengths, minlength=seq_len + 1), seq_len)
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for one in laid:
+        for k in range(one.first, one.first + one.rows):
+            rows[k] += [one.length] * one.times
+    assert sorted(n for row in rows for n in row) == sorted(lengths) and all(rows)
+    return rows
 
 
 @quick

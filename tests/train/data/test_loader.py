@@ -336,7 +336,7 @@ def test_a_shard_that_shrinks_under_the_run_ends_it_with_a_message_and_not_a_bus
 
 def test_a_step_that_was_packed_while_a_file_changed_is_not_given_out():
     class Changing(MemoryShards):
-        def check_unchanged(self) -> None:
+        def check_unchanged(self, documents: object = None) -> None:
             if len(self.read) > 40:
                 raise ShardError("changed while it was open")
 

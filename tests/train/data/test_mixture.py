@@ -1,3 +1,4 @@
+import hashlib
 import os
 import sys
 
@@ -9,6 +10,15 @@ from hypothesis import strategies as st
 from tests.made import processes
 from train.data.mixture import MixtureError, SourceSpec, epoch_documents, epoch_shares, require_tokens, tokens_available
 
+# (sources, weight of the first, epoch) → sha256 of the documents in order
+GOLDEN = {
+    (1, None, 0): "b0686652",
+    (1, None, 3): "eaaf3eed",
+    (2, None, 0): "466a9507",
+    (2, None, 3): "271701fa",
+    (2, 2.0, 0): "19381402",
+    (2, 2.0, 3): "2f2707b5",
+}
 LENGTHS = [np.random.default_rng(k).integers(5, 50, size) for k, size in enumerate((400, 60, 200))]
 TOTALS = [int(n.sum()) for n in LENGTHS]
 FIRST = np.cumsum([0, *(len(n) for n in LENGTHS)])
@@ -107,3 +117,13 @@ def test_one_source_without_a_cap_never_runs_out():
 def test_documents_of_length_zero_are_left_out():
     lengths = [np.array([4, 0, 3, 0, 2])]
     assert sorted(epoch_documents(lengths, [SourceSpec("a")], 0, 0)) == [0, 2, 4]
+
+
+def test_the_order_of_an_epoch_is_the_one_that_runs_of_before_have_trained_on():
+    rng = np.random.default_rng(5)
+    lengths = [rng.integers(0, 50, 400), rng.integers(1, 90, 300)]
+    for specs, k in (([SourceSpec("a")], 1), ([SourceSpec("a"), SourceSpec("b")], 2), ([SourceSpec("a", 2.0), SourceSpec("b", 1.0)], 2)):
+        for epoch in (0, 3):
+            documents = epoch_documents(lengths[:k], specs, 11, epoch)
+            assert documents.dtype == np.int32
+            assert hashlib.sha256(documents.astype("<i8").data).hexdigest()[:8] == GOLDEN[k, specs[0].weight, epoch]

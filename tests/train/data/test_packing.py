@@ -8,16 +8,18 @@ from hypothesis import strategies as st
 
 from tests.made.memory_shards import MemoryShards
 from tests.made.where import SHARED
+from train.data import packing
 from train.data.packing import IGNORED, PADDING_ROW, PackedRows, Rows, join, pack, plan_split, plan_whole
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 SEQ_LEN = st.integers(2, 24)
+GOLDEN = ["896bd9db8d1f", "141ae6a052e1", "0062ba5ef357", "0d9e63f0ce76"]
 quick = settings(max_examples=60, deadline=None)
 
 
-def plan(packing: str, lengths: list[int], seq_len: int, seed: int = 0) -> Rows:
+def plan(how: str, lengths: list[int], seq_len: int, seed: int = 0) -> Rows:
     sizes = np.array(lengths, np.int64)
-    return {"split": plan_split, "whole": plan_whole}[packing](sizes, seq_len, np.random.default_rng(seed))
+    return {"split": plan_split, "whole": plan_whole}[how](sizes, seq_len, np.random.default_rng(seed))
 
 
 def row_sizes(rows: Rows) -> np.ndarray:
@@ -75,6 +77,28 @@ def test_rows_come_in_another_order_from_another_generator_and_the_same_from_the
     lengths = list(range(3, 80))
     assert plan(packing, lengths, 16, seed=1).digest() == plan(packing, lengths, 16, seed=1).digest()
     assert plan(packing, lengths, 16, seed=1).digest() != plan(packing, lengths, 16, seed=2).digest()
+
+
+def test_a_plan_is_the_one_that_runs_of_before_have_trained_on():
+    """By digests that the first version of these plans had, a step of which sorted all documents at once."""
+    rng = np.random.default_rng(7)
+    lengths = np.maximum(rng.lognormal(4, 1, 3000).astype(np.int64), 1)
+    order = rng.integers(0, 3000, 4000)
+    found = [f(lengths, 256, np.random.default_rng(3), order=o).digest()[:12] for f in (plan_whole, plan_split) for o in (None, order)]
+    assert found == GOLDEN
+
+
+@quick
+@given(LENGTHS, SEQ_LEN, st.integers(1, 9))
+def test_a_plan_does_not_depend_on_how_many_documents_are_looked_at_at_once(lengths, seq_len, at_once):
+    order = np.random.default_rng(1).integers(0, len(lengths), 50)
+    for make in (plan_whole, plan_split):
+        plans = []
+        for packing.AT_ONCE in (1 << 20, at_once):
+            plans.append(make(np.array(lengths), seq_len, np.random.default_rng(0), order=order))
+        packing.AT_ONCE = 1 << 20
+        assert plans[0].digest() == plans[1].digest() and plans[0].cut == plans[1].cut
+    assert plans[0].document.dtype == np.int32  # four bytes a number: a plan of 100 million documents is 1.2 GB
 
 
 def test_the_digest_sees_a_single_moved_token_boundary():
