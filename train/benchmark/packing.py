@@ -38,6 +38,7 @@ sys.modules["axolotl.utils.logging"].get_logger = __import__("logging").getLogge
 [package] = importlib.util.find_spec("axolotl").submodule_search_locations
 spec = importlib.util.spec_from_file_location("multipack", Path(package) / "utils/samplers/multipack.py")
 multipack = importlib.util.module_from_spec(spec)
+sys.modules["multipack"] = multipack
 spec.loader.exec_module(multipack)
 lengths, seq_len = np.load(sys.argv[1]).astype(np.int64), int(sys.argv[2])
 def pack():

@@ -15,30 +15,40 @@ TRIES = 64  # lengths tried as the first of the last three documents of a row
 
 @dataclass(frozen=True)
 class Laid:
-    """Documents of one length in rows next to each other: `times` of them in each of the rows first:first + rows."""
+    """Where all documents lie, longest first: `times` of one length in each of the rows first:first + rows, behind `before` others.
 
-    length: int
-    times: int
-    first: int
-    rows: int
+    All but the last (laid,) int64; in_row: (rows,) int64, documents of each row.
+    """
+
+    times: np.ndarray
+    first: np.ndarray
+    rows: np.ndarray
+    before: np.ndarray
+    in_row: np.ndarray
 
 
-def fill_rows(counts: np.ndarray, seq_len: int) -> tuple[list[Laid], int]:
-    """counts[n] documents of n tokens each, n <= seq_len → where all of them lie, longest first, and the number of rows."""
+def fill_rows(counts: np.ndarray, seq_len: int) -> Laid:
+    """counts[n] documents of n tokens each, n <= seq_len → rows, as few as can be found quickly."""
     lengths = _Lengths(counts.tolist(), seq_len)
-    laid: list[Laid] = []
+    laid: list[tuple[int, int, int, int, int]] = []
+    filled: list[tuple[int, int]] = [(0, 0)]  # documents of a row, rows like it
     opened = 0
     while lengths.present:
         row = _fill_row(lengths, seq_len)
-        times = {n: row.count(n) for n in row}
+        times = {n: row.count(n) for n in sorted(row, reverse=True)}
         # half of what is there: lengths that end early are missed by the rows to come
         again = min(lengths.left[n] // k for n, k in times.items())
         again = again if len(row) == 1 or again < 4 else again // 2
+        before = 0
         for n, k in times.items():
             lengths.take(n, again * k)
-            laid.append(Laid(n, k, opened, again + 1))
+            laid.append((n, k, opened, again + 1, before))
+            before += k
+        filled.append((len(row), again + 1))
         opened += again + 1
-    return sorted(laid, key=lambda one: -one.length), opened
+    length, *parts = np.array(laid, np.int64).reshape(-1, 5).T
+    longest_first = np.argsort(-length, kind="stable")
+    return Laid(*(part[longest_first] for part in parts), np.repeat(*np.array(filled, np.int64).T))
 
 
 def _fill_row(lengths: "_Lengths", seq_len: int) -> list[int]:

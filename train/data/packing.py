@@ -7,6 +7,7 @@ lengths of an epoch's documents → `plan_split` or `plan_whole` → `Rows`, the
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -119,26 +120,22 @@ def plan_whole(lengths: np.ndarray, seq_len: int, rng: np.random.Generator, orde
         full_rows.append(sizes[longer] // seq_len)
         counts += np.bincount(_rests(sizes, seq_len), minlength=seq_len + 1)
     counts[0] = 0
-    laid, opened = best_fit.fill_rows(counts, seq_len)
+    laid = best_fit.fill_rows(counts, seq_len)
     long_ones, full_rows = np.concatenate(long_ones), np.concatenate(full_rows)
 
-    in_row = np.ones(opened + int(full_rows.sum()), np.int64)  # segments of each row, before rows are shuffled: the best-fit ones first
-    in_row[:opened] = 0
-    for one in laid:
-        in_row[one.first : one.first + one.rows] += one.times
+    opened = len(laid.in_row)
+    in_row = np.append(laid.in_row, np.ones(full_rows.sum(), np.int64))  # segments of each row, before rows are shuffled
     new_number = rng.permutation(len(in_row))
     shuffled = np.empty_like(in_row)
     shuffled[new_number] = in_row
     row_starts = _offsets(shuffled)
-    slot = row_starts[new_number]  # where a row's next segment goes
+    slot = row_starts[new_number]  # where a row's segments go
     document, start, stop = (np.empty(row_starts[-1], _index_type(lengths)) for _ in range(3))
-    longest_first, dealt = _longest_first(lengths, order, counts), 0
-    for one in laid:
-        rows = slice(one.first, one.first + one.rows)
-        at = slot[rows, None] + np.arange(one.times)
-        document[at] = longest_first[dealt : dealt + at.size].reshape(at.shape)
-        slot[rows] += one.times
-        dealt += at.size
+    longest_first = _longest_first(lengths, order, counts)
+    dealt = 0
+    for at in _places(laid, slot):
+        document[at] = longest_first[dealt : dealt + len(at)]
+        dealt += len(at)
     del longest_first
     document[slot[opened:]] = np.repeat(long_ones, full_rows)
     for at in range(0, len(document), AT_ONCE):
@@ -148,6 +145,17 @@ def plan_whole(lengths: np.ndarray, seq_len: int, rng: np.random.Generator, orde
     start[slot[opened:]] = _ranges(np.zeros(len(full_rows), np.int64), full_rows) * seq_len
     stop[slot[opened:]] = start[slot[opened:]] + seq_len
     return Rows(document, start, stop, row_starts, seq_len, len(long_ones))
+
+
+def _places(laid: best_fit.Laid, slot: np.ndarray) -> Iterator[np.ndarray]:
+    """Where the documents go, longest first, some AT_ONCE at a time; slot: where each row begins."""
+    ends = np.cumsum(laid.rows * laid.times)
+    for low, high in itertools.pairwise(np.unique(np.append(np.searchsorted(ends, np.arange(0, ends[-1:].sum(), AT_ONCE)), len(ends)))):
+        times, first, rows, before = (part[low:high] for part in (laid.times, laid.first, laid.rows, laid.before))
+        place = _ranges(np.zeros(high - low, np.int64), rows * times)  # within what is laid of one length
+        times = np.repeat(times, rows * times)
+        row = np.repeat(first, rows * laid.times[low:high]) + place // times
+        yield slot[row] + np.repeat(before, rows * laid.times[low:high]) + place % times
 
 
 def _longest_first(lengths: np.ndarray, order: np.ndarray | None, counts: np.ndarray) -> np.ndarray:

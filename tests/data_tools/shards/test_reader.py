@@ -1,6 +1,7 @@
 """Shards written to tmp_path, damaged in every way known to have happened to someone, and opened again."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -318,6 +319,22 @@ def test_a_file_changed_while_open_is_found_before_it_is_read(tmp_path: Path, da
     damage(shards.folder)
     with pytest.raises(ShardError, match="changed while it was open|cannot be read"):
         shards.check_unchanged()
+
+
+def test_only_the_files_of_the_documents_asked_for_are_looked_at(tmp_path: Path) -> None:
+    shards = Shards.open(corpus(tmp_path / "shards"))
+    last = len(shards) - 1
+    (shards.folder / "00000.arrow").unlink()
+    shards.check_unchanged(np.array([last]))
+    with pytest.raises(ShardError, match="00000.arrow: cannot be read"):
+        shards.check_unchanged(np.array([0, last]))
+
+
+def test_open_shards_hold_no_file_open(tmp_path: Path) -> None:
+    shards = Shards.open(corpus(tmp_path / "shards"))
+    held = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
+    assert not [path for path in held if str(tmp_path) in path]
+    assert shards.tokens(len(shards) - 1).size and shards.id(0)  # what was mapped stays
 
 
 def test_ranks_share_the_hashing(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ quick = settings(max_examples=100, deadline=None)
 
 def fill(lengths: list[int], seq_len: int) -> list[list[int]]:
     """The rows, each as its lengths."""
-    laid, count = fill_rows(np.bincount(lengths, minlength=seq_len + 1), seq_len)
-    rows: list[list[int]] = [[] for _ in range(count)]
-    for one in laid:
-        for k in range(one.first, one.first + one.rows):
-            rows[k] += [one.length] * one.times
-    assert sorted(n for row in rows for n in row) == sorted(lengths) and all(rows)
+    laid = fill_rows(np.bincount(lengths, minlength=seq_len + 1), seq_len)
+    rows: list[list[int]] = [[0] * count for count in laid.in_row]
+    descending = iter(sorted(lengths, reverse=True))
+    for times, first, count, before in zip(laid.times, laid.first, laid.rows, laid.before):
+        for k in range(first, first + count):
+            rows[k][before : before + times] = [next(descending) for _ in range(times)]
+    assert next(descending, None) is None and all(all(row) for row in rows)
     return rows
 
 
