@@ -36,6 +36,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "outcome": ("launch.outcome", "how a run ended, whatever its launcher said"),
     "report": ("launch.report", "a run on one page, at any time: curves, perplexities, data, answers"),
     "export": ("launch.export_hf", "a checkpoint, or several → a Hugging Face folder to publish"),
+    "publish": ("launch.publish", "a model → a release folder with card and licence, and the Hugging Face Hub"),
     "meta-to-hf": ("launch.meta_to_hf", "LLaMA-2 as Meta publishes it → a Hugging Face folder"),
     "chat": ("launch.chat", "talk to a model, in the terminal or on a page"),
     "evaluate": ("launch.evaluate", "what models can do on texts of yours, side by side, with intervals"),

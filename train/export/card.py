@@ -8,7 +8,8 @@
     ---
     # cpt_7b                           | training | 3,148 steps, 3,300,917,248 tokens … |
 
-A figure stands there only if it was measured of this very model: a merge and a mean of steps have none.
+A figure stands there only if it was measured of this very model (measured.py): a merge and a mean of steps have none of their parts'.
+A release says more: the licence and what it asks for, how to use the model, the command that made it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ from typing import Any
 import yaml
 
 from train.checkpoint.layout import STATE
+from train.data.provenance import Source, sources
+from train.export import licenses
+from train.export.licenses import Licensed
+from train.export.measured import Figure, model_index, of_card, of_results, of_state
 from train.model_files.dtypes import DType
 from train.model_files.folder import HUB_NAME
-from train.world.places import resolved
+from train.world.places import is_remote, resolved
+from train.world.redact import redacted
 
 CARD = "README.md"
 LONGEST = 1 << 20  # bytes of another's card that are read
@@ -39,6 +45,8 @@ LICENSES = (
 FILE = re.compile(r"\.(jsonl?|parquet|csv|tsv|txt|arrow)(\.\w+)?$")
 UNKNOWN = {"license": "other", "license_name": "of-the-base-model"}
 MOST_BASES = 8  # a model trained on a model trained on …
+MOST_INPUTS = 20  # of a source that are named
+RECORD = "export.json"
 
 
 @dataclass(frozen=True)
@@ -53,23 +61,100 @@ class Parts:
     merged: Sequence[Path]
     made_of: Sequence[str]
     license: str | None = None  # as the user gives it
+    results: Sequence[Path] = ()  # folders with evaluations, beside those of the run
+    release: Release | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is published: under which name, and by which command it was made."""
+
+    name: str
+    command: str
+    texts: Sequence[Path] = ()  # of the licence, as the user gives them
+
+    def asked(self, license: str | None, results: Sequence[Path]) -> dict[str, Any]:
+        """What the card was made of: another release has other values."""
+        return {"name": self.name, "license": license, "texts": [p.name for p in self.texts], "results": [str(p) for p in results]}
+
+    def licensed(self, parts: Parts) -> Licensed:
+        state = _state(parts.own[-1])
+        folders = [parts.own[-1], *(folder for folder, _ in _bases(parts.own[-1], state) if folder), *parts.merged]
+        return licenses.licensed(_front(parts, state)["license"], folders, self.texts)
 
 
 def model_card(parts: Parts, dtype: DType) -> str:
     """The whole text, valid whatever the names in it are."""
-    newest = parts.own[-1]
+    newest, release = parts.own[-1], parts.release
     state = _state(newest)
-    name = resolved(newest).parent.parent.name if state else resolved(newest).name
-    lines = ["---", yaml.safe_dump(_front(parts, state), sort_keys=False, allow_unicode=True).rstrip(), "---", "", f"# {_inline(name)}", ""]
+    name = release.name if release else resolved(newest).parent.parent.name if state else resolved(newest).name
+    figures = _figures(parts, state)
+    front = _front(parts, state) | ({"model-index": index} if (index := model_index(name, figures)) else {})
+    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "", f"# {_inline(name)}", ""]
     if parts.made_of:
         lines += ["Made of:", "", *(f"- {_inline(line)}" for line in parts.made_of), ""]
+    if not figures and parts.made_of:
         lines += ["Nothing was measured of this model itself: figures of its parts do not hold for it.", ""]
-    if not state:
-        return "\n".join([*lines, f"Weights in {dtype}.", ""])
-    by = "Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents)"
-    lines += [f"The first part: {by[0].lower()}{by[1:]}." if parts.merged else f"{by}.", "", "| | |", "|---|---|"]
-    facts = _facts(state, dtype, measured=not parts.made_of)
-    return "\n".join([*lines, *(f"| {key} | {_inline(value)} |" for key, value in facts.items()), ""])
+    if state:
+        by = "Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents)"
+        lines += [f"The first part: {by[0].lower()}{by[1:]}." if parts.merged else f"{by}.", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {_inline(value)} |" for key, value in _facts(state, dtype, measured=not parts.made_of).items()]
+        lines += ["", "## Data", "", *(line for source in sources(state["recipe"]) for line in _told(source))]
+    elif not (kept := _kept_body(newest)):
+        lines += [f"Weights in {dtype}."]
+    else:
+        lines += [kept]
+    if figures and (state or not kept or parts.results):
+        lines += ["", "## Figures", "", *map(_figure, figures)]
+    return "\n".join([*lines, *(_released(parts, release, front) if release else []), ""])
+
+
+def _figures(parts: Parts, state: dict[str, Any] | None) -> list[Figure]:
+    newest = parts.own[-1]
+    if parts.made_of:
+        return []
+    if state is None:
+        carried = of_card(_front_of(newest))
+        return list(dict.fromkeys([*carried, *of_results(parts.results, [newest])]))
+    of_run = [] if is_remote(newest) else [newest.parent.parent / "eval"]
+    return [*of_state(state), *of_results([*of_run, *parts.results], [newest])]
+
+
+def _figure(f: Figure) -> str:
+    interval = f" (95% interval {f.interval[0]:.4g} to {f.interval[1]:.4g})" if f.interval else ""
+    before = f"; before training {f.before:.4g}" if f.before is not None else ""
+    return f"- {_inline(f.data)}: {f.words} {f.value:.4g}{interval}{before}{f' ({_inline(f.how)})' if f.how else ''}"
+
+
+def _told(source: Source) -> list[str]:
+    """What is known of a source, without the folders of whoever trained."""
+    counts = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in source.counts.items())
+    weight = f", weight {source.weight:g}" if source.weight is not None else ""
+    lines = [f"- {_inline(source.name)} ({source.use}{weight}): {counts or source.said}"]
+    for path, digest in source.inputs[:MOST_INPUTS]:
+        shown = path if HUB_NAME.match(path.partition(":")[0]) and not FILE.search(path) else Path(path).name
+        lines.append(f"  - from {_inline(shown)}{f', {digest}' if digest else ''}")
+    beyond = len(source.inputs[MOST_INPUTS:]) + source.left_out
+    return [*lines, *([f"  - and {beyond:,} more"] if beyond else [])]
+
+
+def _kept_body(folder: Path) -> str:
+    """The text of the card of an export of ours, without front matter and title."""
+    file = folder / CARD
+    if not (folder / RECORD).is_file() or not file.is_file() or file.stat().st_size > LONGEST:
+        return ""
+    text = re.sub(r"\A---\s*\n.*?\n---\s*\n", "", file.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL).strip()
+    return re.sub(r"\A# .*\n+", "", text)
+
+
+def _released(parts: Parts, release: Release, front: dict[str, Any]) -> list[str]:
+    """The licence, how it is used, how it was made."""
+    chat = "conversational" in front["tags"]
+    use = ['pipe = pipeline("text-generation", model=MODEL)  # MODEL: this folder, or its name on the Hub']
+    use += ['pipe([{"role": "user", "content": "What is a blazar?"}])' if chat else 'pipe("The rotation curves of spiral galaxies")']
+    lines = ["", "## Use", "", "```python", "from transformers import pipeline", "", *use, "```"]
+    lines += ["", "## Licence", "", *licenses.note(release.licensed(parts))]
+    return [*lines, "", "## Made by", "", "```", redacted(release.command), "```"]
 
 
 def _state(folder: Path) -> dict[str, Any] | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from train.export.licenses import Licensed
 from train.export.source import ExportError
 from train.model_files import companions
 from train.model_files.companions import generation_faults
@@ -71,9 +74,19 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in companions.companion_names(folder)}
 
 
-def copy(folder: Path, out: Path, dtype: DType, card: str) -> list[str]:
-    """Write the companions and README.md; returns their names."""
+def copy(folder: Path, out: Path, dtype: DType, card: str, beside: Mapping[str, bytes] = MappingProxyType({})) -> list[str]:
+    """Write the companions, README.md and what goes `beside`; returns their names."""
     files = companions.companion_files(folder, {}, dtype)
+    beside = {name: content for name, content in beside.items() if name not in files}
     companions.write_companions(files, out)
+    for name, content in beside.items():
+        (out / name).write_bytes(content)
     (out / "README.md").write_text(card, encoding="utf-8")
-    return [*files, "README.md"]
+    return [*files, *beside, "README.md"]
+
+
+def of_release(folder: Path, found: Licensed) -> dict[str, bytes]:
+    """What a release has more than an export: licence texts, and a generation config where the model has none."""
+    config = read_config(folder / "config.json")
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if config.get(key) is not None}
+    return {"generation_config.json": (json.dumps(ids, indent=2) + "\n").encode(), **found.files}

@@ -8,6 +8,7 @@ from pathlib import Path
 from train.checkpoint.find import steps_in
 from train.export import companions as export_companions
 from train.export import merge
+from train.export.card import Release
 from train.export.source import ExportError, Opened, fit, open_model
 from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import plan_files
@@ -28,6 +29,7 @@ class Request:
         config: folder whose config and tokenizer go along, instead of the checkpoint's. tag: which of a DeepSpeed folder's saves.
         merge: other models and their weights; the checkpoint gets what is left of 1. average: steps of the checkpoint's run, instead of it alone.
         license: its identifier on the card; None: that of the model it was trained from, where a card or its name tells.
+        results: folders with evaluations of the checkpoint, for the card. release: it is made to be published.
     """
 
     checkpoint: Path
@@ -38,6 +40,8 @@ class Request:
     merge: tuple[tuple[Path, float], ...] = ()
     average: tuple[int, ...] = ()
     license: str | None = None
+    results: tuple[Path, ...] = ()
+    release: Release | None = None
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from train.data.provenance import sources
 from train.report import page
 from train.report.best import best, rules_of
 from train.report.figures import cause_in_words, seconds_by_cause
-from train.report.provenance import sources
 from train.report.records import Evaluated, Run
 from train.world.voice import readable_time
 
@@ -168,7 +168,7 @@ def time_spent(run: Run) -> str:
 
 def data(run: Run) -> str:
     """The sources with their shares, and where each came from."""
-    found = sources(run)
+    found = sources(run.recipe)
     rows = [
         [
             s.name,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.shards.format import MANIFEST, manifest_checksum
-from train.report.records import Run
 
 MOST_INPUTS = 200  # of a source that are named
 
@@ -29,11 +28,12 @@ class Source:
     said: str
 
 
-def sources(run: Run) -> list[Source]:
-    """Those trained on, then those held out."""
+def sources(recipe: dict[str, Any]) -> list[Source]:
+    """Those trained on, then those held out, of a recipe as recipe.yaml and state.json have it, whatever is wrong with it."""
     found = []
     for section, use in (("data", "trained on"), ("heldout", "held out")):
-        named = run.section(section).get("sources")
+        given = recipe.get(section)
+        named = given.get("sources") if isinstance(given, dict) else None
         for name, source in (named if isinstance(named, dict) else {}).items():
             found.append(_source(str(name), use, source if isinstance(source, dict) else {}))
     return found
