@@ -65,7 +65,10 @@ setup(
         "ds_configs": ["*.json"],
         "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example", "talk/vendor/*"],
     },
-    entry_points={"console_scripts": [f"astrollama = {FOLDER}.doors:main"]},
+    entry_points={
+        "console_scripts": [f"astrollama = {FOLDER}.doors:main"],
+        "torchrun.logs_specs": [f"astrollama = {FOLDER}.torchrun:Brief"],  # torchrun --logs-specs astrollama
+    },
     cmdclass={"build_py": BuildIntoOneFolder},
     install_requires=CORE,
     extras_require={

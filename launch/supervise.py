@@ -9,6 +9,7 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from train.guard.attempts import GRACE_SECONDS, Plan, Supervisor, say, script_at
+from train.guard.briefly import briefly
 from train.guard.hosts import Hosts, hostfile_of
 from train.guard.supervise import Limits, env_file_faults, parse_hostfile
 from train.recipe.load import load
@@ -74,7 +75,8 @@ def _command(command: list[str], run_dir: Path, limits: Limits, min_hosts: int |
     """What makes the command of each start. Raises ValueError: the hostfile, or what goes to its hosts, is wrong."""
     file = hostfile_of(command)
     if file is None:
-        return lambda history: command
+        brief = briefly(command)
+        return lambda history: brief
     for env_file in (Path.home() / ".deepspeed_env", Path(".deepspeed_env")):
         if env_file.is_file() and (faults := env_file_faults(env_file.read_text(encoding="utf-8"))):
             raise ValueError("\n".join(f"{env_file}: {fault}" for fault in faults))

@@ -132,7 +132,7 @@ def check_end(run: Run, target: str, number: int, early: bool) -> dict:
     assert seconds < 40, told
     ours = [f'File "{processes.ROOT}/{part}/' for part in ("train", "launch", "data_tools")]  # deepspeed's own command has one at Ctrl-C
     assert found is None or not any(part in words for part in ours), told
-    complete = sorted((run.folder / "checkpoints").glob("step_*[0-9]"))
+    complete = sorted((run.folder / "checkpoints").glob("step_" + "[0-9]" * 6))
     assert all(not verify(folder, ALONE) for folder in complete), told
     assert not list((run.folder / "checkpoints").glob("*.tmp-*")), told
     if found is None:

@@ -24,7 +24,9 @@ if "--give-0" in sys.argv:
 else:
     lost = False
 at = next(i for i, w in enumerate(sys.argv) if w.endswith("pretrain.py"))
-ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r)}}) for r in (0, 1)]
+attempt = int(open("{starts}").read()) if os.path.exists("{starts}") else 0
+open("{starts}", "w").write(str(attempt + 1))
+ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r), "ATTEMPT": str(attempt)}}) for r in (0, 1)]
 while any(r.poll() is None for r in ranks):
     if any(r.poll() for r in ranks):
         [r.terminate() for r in ranks if r.poll() is None]  # and gives them time, as DeepSpeed's does
@@ -39,8 +41,10 @@ ELASTIC = """#!{python}
 import os, signal, subprocess, sys, time
 at, told, ranks = next(i for i, w in enumerate(sys.argv) if w.endswith("pretrain.py")), [], []
 signal.signal(signal.SIGTERM, lambda *a: (told.append(1), [r.terminate() for r in ranks]))
-for start in range(50):
-    ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r)}}) for r in (0, 1)]
+for _ in range(50):
+    attempt = int(open("{starts}").read()) if os.path.exists("{starts}") else 0
+    open("{starts}", "w").write(str(attempt + 1))
+    ranks = [subprocess.Popen([sys.executable, "{rank}", *sys.argv[at + 1:]], env=os.environ | {{"RANK": str(r), "ATTEMPT": str(attempt)}}) for r in (0, 1)]
     codes = [r.wait() for r in ranks]
     if told or not any(codes):
         break
@@ -57,9 +61,8 @@ started, told = time.time(), []
 signal.signal(signal.SIGTERM, lambda *a: told.append("SIGTERM"))
 signal.signal(signal.SIGUSR1, lambda *a: told.append("SIGUSR1"))
 outcome = run / "outcome.json"
-attempts = run / ("attempts" + os.environ["RANK"])
-n = int(attempts.read_text()) if attempts.exists() else 0
-attempts.write_text(str(n + 1))
+n = int(os.environ["ATTEMPT"])
+(run / ("attempts" + os.environ["RANK"])).write_text(str(n + 1))
 what = behaviour[min(n, len(behaviour) - 1)]
 lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
 step = json.loads(lines[-1])["step"] if lines else 0
@@ -83,9 +86,10 @@ if what == "die":
     sys.exit(1)
 if what == "launcher": os.kill(os.getppid(), signal.SIGKILL) if zero else None; time.sleep(0.5); say("preempted", 75, "the end of the launcher"); sys.exit(75)
 if what == "silent": os._exit(0)
-if what == "fault":
+if what in ("fault", "alone"):
     (run / "faults").mkdir(exist_ok=True)
-    (run / "faults" / f"{{n}}.json").write_text(json.dumps(dict(rank=1, host="gpu02", step=step, phase="backward", cause=f"ECC {{n}}")))
+    ranks = [dict(rank=0, host="gpu01" if what == "fault" else "gpu02"), dict(rank=1, host="gpu02")]
+    (run / "faults" / f"{{n}}.json").write_text(json.dumps(dict(rank=1, host="gpu02", step=step, phase="backward", cause=f"ECC {{n}}", all_ranks=ranks)))
     sys.exit(1)
 say("finished", 0, "")
 """
@@ -97,7 +101,11 @@ class Ground:
         self.folder, self.run, self.launcher = folder, folder / "runs" / "run", folder / "bin" / launcher
         (folder / "rank.py").write_text(RANK.format(run=self.run, behaviour=folder / "behaviour"))
         self.launcher.parent.mkdir()
-        self.launcher.write_text((ELASTIC if launcher == "torchrun" else LAUNCHER).format(python=sys.executable, rank=folder / "rank.py"))
+        self.launcher.write_text(
+            (ELASTIC if launcher == "torchrun" else LAUNCHER).format(
+                python=sys.executable, rank=folder / "rank.py", starts=folder / "starts"
+            )
+        )
         self.launcher.chmod(0o755 | stat.S_IXUSR)
 
     def start(self, behaviour: str, *options: str, launcher_options: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -223,6 +231,12 @@ def test_a_host_at_fault_again_and_again_is_left_out(tmp_path):
     code, said = ground.end("- - - fault fault finish")  # where another chooses the hosts
     assert code == 0 and "gpu02: at fault again and again; have it looked at" in said, said
     assert hostfile.read_text() == "gpu01.cluster slots=1\ngpu02.cluster slots=1\n", "the user's own stays as it was"
+
+
+def test_a_report_is_of_one_start_and_the_only_host_of_a_run_is_not_blamed(ground):
+    code, said = ground.end("alone silent alone finish")
+    assert code == 0 and said.count("ECC 0") == said.count("ECC 2") == 1, said
+    assert "ended with 1" in said and "at fault again" not in said, said
 
 
 def test_a_wrong_recipe_is_refused_before_anything_starts(ground):

@@ -86,14 +86,14 @@ class Supervisor:
         say(f"start {len(self.history)} ended at step {last.step} ({verdict.why[:SHOWN]}); {then}")
 
     def _attempt(self) -> Ended:
-        began = time.time()
+        began, told_before = time.time(), names_of_reports(self.plan.run_dir)
         command = self.plan.command(self.history)
         try:
             self._child = subprocess.Popen(command, process_group=0, preexec_fn=_end_with_parent)  # signals reach it through us alone
         except OSError as error:
             say(f"{command[0]}: {error.strerror}")
             return Ended(2, newest_step(self.plan.run_dir), error.strerror)
-        watch = Watch(self.plan, began) if _name(command) == "torchrun" else None
+        watch = Watch(self.plan, began, told_before) if _name(command) == "torchrun" else None
         while self._child.poll() is None:
             self._pass_on(command)
             if watch and (reason := watch.reason_to_end(self.history)):
@@ -110,10 +110,10 @@ class Supervisor:
         code = outcome.true_code(found, self._child.returncode, began)
         if code == 0 and told is None:
             code = 1  # a launcher that lost its ranks may end with 0; a run that finished says so
-        faults = fault_reports(self.plan.run_dir, began)
+        faults = fault_reports(self.plan.run_dir, told_before)
         # a report names who was at fault; what the run itself tells may be what its other ranks saw of it
         cause = _of(faults[0]) if faults else told.cause if told else ""
-        hosts = tuple(sorted({str(f["host"]) for f in faults if f.get("host")}))
+        hosts = tuple(sorted({str(f["host"]) for f in faults if f.get("host") and not _alone(f)}))
         asked = (
             self.asked is not None
             or found is not None
@@ -183,6 +183,7 @@ class Watch:
 
     plan: Plan
     began: float
+    told_before: frozenset[str] = frozenset()  # fault reports that are older
     _newest: outcome.Outcome | None = None  # of the ranks' present start
     _step: int = 0  # which that has made; the next start may take lines back
     _ended: list[Ended] = field(default_factory=list)
@@ -207,7 +208,8 @@ class Watch:
         self._newest = found
         ends = [*history, *self._ended, *([self._end_of(found)] if found.exit_code is not None else [])]
         verdict = judge(ends, self.plan.limits) if ends else None
-        mine = [f for f in fault_reports(self.plan.run_dir, self.began) if f.get("host") == here]
+        recent = fault_reports(self.plan.run_dir, self.told_before)[-self.plan.limits.host_memory :]
+        mine = [f for f in recent if f.get("host") == here and not _alone(f)]
         reason = None
         if len(mine) >= self.plan.limits.host_faults:
             reason = f"{len(mine)} faults on this host, {here}: it leaves, the others go on without it; newest: {mine[-1].get('cause', '')}"
@@ -284,17 +286,26 @@ def newest_step(run_dir: Path) -> int:
     return 0
 
 
-def fault_reports(run_dir: Path, since: float) -> list[dict]:
-    """What `runs/NAME/faults/*.json` say, the oldest first; those written since a time in seconds of the epoch."""
+def names_of_reports(run_dir: Path) -> frozenset[str]:
+    """Of `runs/NAME/faults/*.json`, those there are."""
+    return frozenset(path.name for path in (run_dir / "faults").glob("*.json"))
+
+
+def fault_reports(run_dir: Path, told_before: frozenset[str]) -> list[dict]:
+    """What `runs/NAME/faults/*.json` say, the oldest first, but for those that were there before."""
     reports = []
-    for path in sorted((run_dir / "faults").glob("*.json"), key=lambda p: p.name):
+    for name in sorted(names_of_reports(run_dir) - told_before):
         try:
-            if path.stat().st_mtime >= since - outcome.CLOCKS_SECONDS:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                reports += [content] if isinstance(content, dict) else []
+            content = json.loads((run_dir / "faults" / name).read_text(encoding="utf-8"))
+            reports += [content] if isinstance(content, dict) else []
         except (OSError, ValueError):
             continue
     return reports
+
+
+def _alone(report: dict) -> bool:
+    """Whether all ranks were on the host at fault: there is no other to do without it on."""
+    return {known.get("host") for known in report.get("all_ranks", [])} == {report.get("host")}
 
 
 def ranks_of(child: int, command: list[str]) -> list[psutil.Process]:

@@ -70,7 +70,7 @@ def judge(history: Sequence[Ended], limits: Limits, step_before: int = 0) -> Ver
         return Verdict(False, reason, code=last.code)
     if vain > limits.restarts:
         return Verdict(False, f"{vain} starts in a row got no further than step {last.step}", code=last.code)
-    why = "preempted" if last.code == PREEMPTED else last.cause or f"ended with {last.code}"
+    why = ": ".join(filter(None, ["preempted" if last.code == PREEMPTED else "", last.cause])) or f"ended with {last.code}"
     wait = min(limits.longest_wait, limits.first_wait * 2.0 ** max(0, vain - 1))
     return Verdict(True, why, wait)
 
