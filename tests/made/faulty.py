@@ -48,7 +48,13 @@ def not_a_number() -> None:
     """Every forward's loss from the step on."""
 
 
+def _data_thread() -> None:
+    """What a worker of the loader hands over where it has failed."""
+    raise OSError(5, "Input/output error", "shards/000.bin")
+
+
 WHAT = {
+    "data thread": _data_thread,
     "nan": not_a_number,
     "raise": _raise,
     "out of memory": _out_of_memory,
