@@ -94,7 +94,7 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
             sums[what.name] += in_file
             loaded.bytes_read += piece.nbytes
             if what.name in parameters:
-                loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name].ds_tensor, loaded)
+                loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name], loaded)
             advance(piece.nbytes)
     for name, parameter in parameters.items():
         first, stop = slice_range(found[name].numel, world.rank, world.size)
@@ -119,23 +119,24 @@ def _wanted(name: str, entry: Entry, parameter: nn.Parameter | None, world: Worl
     """What this rank reads of a tensor: straight into the slice where that is the same bits on the same device."""
     first, stop = slice_range(entry.numel, world.rank, world.size)
     into = None
-    if parameter is not None and not parameter.ds_tensor.is_cuda and _waits(in_torch(entry.dtype), parameter.ds_tensor.dtype) != "halves":
-        if entry.dtype.itemsize == parameter.ds_tensor.dtype.itemsize:
+    if parameter is not None and not parameter.ds_tensor.is_cuda:
+        if in_torch(entry.dtype) == parameter.ds_tensor.dtype or _waits(in_torch(entry.dtype), parameter) == "bits":
             into = parameter.ds_tensor.detach()[: stop - first].view(in_torch(entry.dtype))
     return Wanted(name, entry, first, stop, into)
 
 
-def _waits(in_file: torch.dtype, in_slice: torch.dtype) -> str | None:
-    """How a slice holds the file's precision until the masters exist; None: it is the value, exactly or rounded as masters are."""
-    if in_file == in_slice or in_slice == torch.float32:
+def _waits(in_file: torch.dtype, parameter: nn.Parameter) -> str | None:
+    """How a slice holds the file's precision until the masters exist; None: it is the value, exactly, or rounded as masters and frozen ones are."""
+    in_slice = parameter.ds_tensor.dtype
+    if in_file == in_slice or in_slice == torch.float32 or not parameter.requires_grad:
         return None
     return "bits" if in_file.itemsize == in_slice.itemsize else "halves"
 
 
-def _keep(piece: torch.Tensor, in_file: int, what: Wanted, at: int, slice_: torch.Tensor, loaded: Loaded) -> int:
-    """Put a piece into its slice; returns the checksum it is verified by later."""
-    target = slice_.detach()[at - what.first :][: piece.numel()]
-    how = _waits(piece.dtype, slice_.dtype)
+def _keep(piece: torch.Tensor, in_file: int, what: Wanted, at: int, parameter: nn.Parameter, loaded: Loaded) -> int:
+    """Put a piece into its parameter's slice; returns the checksum it is verified by later."""
+    target = parameter.ds_tensor.detach()[at - what.first :][: piece.numel()]
+    how = _waits(piece.dtype, parameter)
     if how == "halves":
         whole = piece.float()
         halves = whole.view(torch.int16).view(-1, 2)  # little-endian: low half first

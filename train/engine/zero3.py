@@ -18,12 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.engine import weights
+from train.engine import adapter, weights
 from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.engine.traces import Traces
 from train.model import causal_lm as model_room
+from train.model import lora
 from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
+from train.model_files.shapes import described
 from train.recipe.vocabulary import Recipe
 from train.world import jit_lock
 from train.world.ranks import World
@@ -55,10 +57,12 @@ class Engine:
             config = config | {"zero_force_ds_cpu_optimizer": True}
         self.world, self.model, self.config, self.kernel = world, model, config, kernel
         self.parameters = model_room.parameters_by_name(model)
+        self.trained = {n: p for n, p in self.parameters.items() if p.requires_grad}  # all, unless an adapter is trained on a frozen base
         self.total_parameters = sum(p.ds_numel for p in self.parameters.values())
+        self.trained_parameters = sum(p.ds_numel for p in self.trained.values())
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         self._ds, *_ = deepspeed.initialize(
-            model=model, model_parameters=decay_groups(self.parameters, recipe.optim.weight_decay), config=config, dist_init_required=False
+            model=model, model_parameters=decay_groups(self.trained, recipe.optim.weight_decay), config=config, dist_init_required=False
         )
         self._zero = self._ds.optimizer
         self._traces = Traces(self._zero.parameter_offload.get_param_coordinator())
@@ -140,8 +144,11 @@ class Engine:
     # -- slices
 
     def get_master(self, parameter: nn.Parameter) -> torch.Tensor:
+        """A frozen weight is its own."""
         from deepspeed.utils import safe_get_local_fp32_param
 
+        if not parameter.requires_grad:
+            return parameter.ds_tensor
         return safe_get_local_fp32_param(parameter)
 
     def set_master(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
@@ -196,15 +203,16 @@ def _building(recipe: Recipe, world: World, config: dict[str, Any]) -> AbstractC
     return nullcontext() if op is None or jit_lock.is_built(op) else world.waiting(jit_lock.building(op), jit_lock.ONCE)
 
 
-def reload(engine: Engine, recipe: Recipe, world: World, folder: Path) -> None:
+def reload(engine: Engine, recipe: Recipe, world: World, folder: Path, config_folder: Path | None = None) -> None:
     """The weights of a model folder, as `start` takes them, into an engine that has trained; Adam begins anew."""
-    parameters = engine.parameters
     engine.release()
     loaded = _load(engine.model, recipe, world, folder)
-    for name, parameter in parameters.items():
+    for name, parameter in _of_base(engine.trained).items():
         if name not in loaded.waiting:
             engine.set_master(parameter, parameter.ds_tensor.detach().float())
-    weights.settle(parameters, loaded, world, engine.get_master, engine.set_master)
+    weights.settle(_of_base(engine.parameters), loaded, world, engine.get_master, engine.set_master)
+    if recipe.adapter:
+        adapter.fill(engine, described((config_folder or folder) / "config.json"), recipe.adapter.path, recipe.seed, world)
     engine.create_adam_state(0)
     engine.release()
 
@@ -221,12 +229,12 @@ def tied_names(model: model_room.PackedCausalLM) -> dict[str, str]:
 
 
 def start(
-    recipe: Recipe, world: World, folder: Path, sources: int, config_folder: Path | None = None
+    recipe: Recipe, world: World, folder: Path, sources: int, config_folder: Path | None = None, adapter_from: Path | None = None
 ) -> tuple[Engine, weights.Loaded, str]:
     """From a model folder to an engine whose weights have been verified in memory.
 
     Args:
-        config_folder: where config.json is, when the weights are not on a disk.
+        config_folder: where config.json is, when the weights are not on a disk. adapter_from: an adapter's folder or checkpoint, to start from.
     """
     config = merged_config(recipe, world.size, world.device.type == "cuda")
     if OF_RECIPE[recipe.model.dtype] is BF16 and world.device.type == "cpu":
@@ -234,17 +242,29 @@ def start(
     if world.device.type == "cpu" and not world.threads_set_by_user:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
     model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
+    base = described((config_folder or folder) / "config.json") if recipe.adapter else None
+    if base:
+        spec = lora.spec_of(recipe.adapter, base, adapter_from)
+        lora.attach(model, spec)
+        said += f"; adapter: {spec.words()}"
     model_room.shard(model, config, world.device)
     loaded = _load(model, recipe, world, folder)
     with _building(recipe, world, config):
         engine = Engine(recipe, world, model, config)
-    weights.settle(engine.parameters, loaded, world, engine.get_master, engine.set_master)
+    weights.settle(_of_base(engine.parameters), loaded, world, engine.get_master, engine.set_master)
+    if base:
+        adapter.fill(engine, base, adapter_from, recipe.seed, world)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"
 
 
+def _of_base(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Those that a model folder holds."""
+    return {name: p for name, p in parameters.items() if not lora.is_adapter(name)}
+
+
 def _load(model: model_room.PackedCausalLM, recipe: Recipe, world: World, folder: Path) -> weights.Loaded:
-    loaded = weights.load(model_room.parameters_by_name(model), tied_names(model), folder, world)
+    loaded = weights.load(_of_base(model_room.parameters_by_name(model)), tied_names(model), folder, world)
     if recipe.model.fingerprint and recipe.model.fingerprint != loaded.fingerprint:
         raise WeightsError(
             f"{folder}: the weights add up to fingerprint {loaded.fingerprint}, model.fingerprint={recipe.model.fingerprint}; "

@@ -165,7 +165,7 @@ def shard(model: PackedCausalLM, ds_config: dict[str, Any], device: torch.device
     # one piece of memory lends every tensor its shape in turn; its values are never looked at, so on a CPU it is not even backed by pages
     lent = torch.empty(max(p.numel() for p in model.parameters()), dtype=next(model.parameters()).dtype, device=device)
     for parameter in list(model.parameters()):
-        real = nn.Parameter(lent[: parameter.numel()].view(parameter.shape))
+        real = nn.Parameter(lent[: parameter.numel()].view(parameter.shape), requires_grad=parameter.requires_grad)
         init._convert_to_deepspeed_param(real)
         real.partition()
         for module, name in owners[id(parameter)]:  # tied weights keep one parameter in several modules

@@ -44,12 +44,13 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, source: torch.Tensor, sources: int, chunk: int):
-        wants_grad = hidden.requires_grad or weight.requires_grad
+        wants_weight = weight.requires_grad  # a frozen base's head has no gradient of its own
+        wants_grad = hidden.requires_grad or wants_weight
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         # index 0 takes the padding (source -1), so no boolean selection and no synchronisation is needed
         per_source = torch.zeros(sources + 1, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.zeros_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_grad else None
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_weight else None
         for start in range(0, hidden.shape[0], chunk):
             h, y = hidden[start : start + chunk], labels[start : start + chunk]
             kept = y != IGNORED
@@ -65,11 +66,13 @@ class _ChunkedLoss(torch.autograd.Function):
                 grad *= kept[:, None]
                 grad_low = grad.to(weight.dtype)
                 grad_hidden[start : start + chunk] = grad_low @ weight
+                if not wants_weight:
+                    continue
                 if grad_low.dtype == torch.float32:
                     grad_weight.addmm_(grad_low.t(), h)
                 else:
                     grad_weight += grad_low.t() @ h
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if wants_grad else None)
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if wants_weight else None)
         per_source = per_source[1:]
         ctx.mark_non_differentiable(per_source)
         return total, per_source
@@ -77,4 +80,5 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total.to(grad_weight.dtype), None, None, None, None
+        of_weight = None if grad_weight is None else grad_weight * grad_total.to(grad_weight.dtype)
+        return grad_hidden * grad_total.to(grad_hidden.dtype), of_weight, None, None, None, None

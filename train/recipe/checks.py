@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from train.recipe.typed_yaml import LENGTHS
+from train.recipe.typed_yaml import LENGTHS, section_of
 from train.recipe.vocabulary import Recipe, total_steps, warmup_steps
 from train.world.redact import has_secret, redacted
 
@@ -69,8 +69,20 @@ def _is_key(kind: Any, words: list[str]) -> bool:
         return True
     if typing.get_origin(kind) is dict:  # the user's own names
         return _is_key(typing.get_args(kind)[1], words[1:])
+    kind = section_of(kind) or kind
     hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     return words[0] in hints and _is_key(hints[words[0]], words[1:])
+
+
+def _adapter_has_a_size(r: Any) -> list[str]:
+    a = r.adapter
+    if a is None:
+        return []
+    if a.path is None and a.rank is None:
+        return ["adapter: neither a rank nor a path; set adapter.rank=16 for a new one, or adapter.path to start from one there is"]
+    if a.path is None and a.scaling == "rslora" and a.alpha is None:
+        return [f"adapter.scaling=rslora: the scale is alpha / sqrt(rank), and 2 * rank would be far too much; give adapter.alpha, e.g. {a.rank}"]
+    return []
 
 
 def _warmup_once(r: Any) -> list[str]:
@@ -138,6 +150,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
+    (("adapter", "adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
 )

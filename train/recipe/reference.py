@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from train.recipe import vocabulary
+from train.recipe.typed_yaml import section_of
 from train.recipe.vocabulary import Recipe
 
 UNSET = "not set"
@@ -56,8 +57,8 @@ def sections(kind: type = Recipe, prefix: str = "") -> dict[str, type]:
     found = {prefix: kind}
     for name, hint in typing.get_type_hints(kind).items():
         at = f"{prefix}.{name}".lstrip(".")
-        if dataclasses.is_dataclass(hint):
-            found |= sections(hint, at)
+        if section := section_of(hint):
+            found |= sections(section, at)
         elif typing.get_origin(hint) is dict:
             found |= sections(typing.get_args(hint)[1], f"{at}.NAME")
     return found
@@ -98,7 +99,7 @@ def _keys_of(section: str, kind: type) -> list[Key]:
     hints, said = typing.get_type_hints(kind, include_extras=True), _comments()[kind.__name__]
     found = []
     for f in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[f.name]):
+        if section_of(hints[f.name]):
             continue
         takes, unit = _takes(hints[f.name])
         rule = f.metadata.get("rule")

@@ -89,6 +89,12 @@ def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: l
     return kind(**made) if len(faults) == before else types.SimpleNamespace(**made)
 
 
+def section_of(hint: Any) -> type | None:
+    """The dataclass of a field that is a section, or may be one; None: it is a value."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+
+
 class _CastError(ValueError):
     pass
 

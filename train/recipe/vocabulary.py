@@ -70,6 +70,20 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A low-rank adapter (LoRA) on a frozen base, where this section stands: W + scale * B A, of which A and B alone are trained."""
+
+    rank: int | None = field(default=None, metadata=_at_least(1))  # of A and B; none: that of the adapter at `path`
+    alpha: float | None = field(default=None, metadata=_POSITIVE)  # the scale is alpha / rank; none: 2 * rank, or that of the adapter at `path`
+    # last names of linear layers, e.g. q_proj, or whole ones; none: all linear layers of the decoder, not its head
+    targets: tuple[str, ...] = ()
+    scaling: Literal["standard", "rslora"] = "standard"  # rslora: the scale is alpha / sqrt(rank), so that large ranks learn as fast
+    # what is trained whole beside it: embeddings, head, norms, or last names of modules, each at 16 bytes a parameter
+    train_also: tuple[str, ...] = ()
+    path: Path | None = None  # an adapter's folder, of ours or of peft, to start from; none: A random, B zero
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Token shards to train on."""
 
@@ -210,6 +224,7 @@ class Recipe:
     )  # of torch's random numbers, of which a Llama draws none; the order of the documents has data.seed
     deepspeed: Path = Path("ds_configs/zero3.json")  # the engine's settings, a file or one of ds_configs by its name
     runs: Path = Path("runs")  # the folder that runs lie in
+    adapter: Adapter | None = None
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     heldout: Heldout = field(default_factory=Heldout)

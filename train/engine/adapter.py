@@ -1,0 +1,48 @@
+"""An adapter's first values → this rank's slices: random and zero, or those of an adapter's folder, read by byte range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from train.engine.weights import slice_range
+from train.model import lora
+from train.model_files import adapter as adapter_files
+from train.model_files.header import Entry
+from train.model_files.reader import read_range
+from train.model_files.shapes import Described
+from train.world.ranks import World
+
+if TYPE_CHECKING:
+    from train.engine.zero3 import Engine
+
+
+def fill(engine: Engine, model: Described, start: Path | None, seed: int, world: World) -> None:
+    """Masters and slices of A and B, and of what is trained whole where the folder has it.
+
+    Args:
+        model: the base. start: the folder to start from; None: A random, of the seed and each name alone, and B zero.
+    Raises:
+        AdapterError: the folder does not fit the model.
+    """
+    values: dict[str, Entry] = {}
+    if start is not None:
+        folder = adapter_files.read(start, model)
+        values |= folder.whole
+        for weight, (a, b) in folder.low.items():
+            module = weight.removesuffix(".weight")
+            values |= {f"{module}{adapter_files.A}": a, f"{module}{adapter_files.B}": b}
+    for name, parameter in engine.trained.items():
+        world.beat.mark()
+        first, stop = slice_range(parameter.ds_numel, world.rank, world.size)
+        value = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32)
+        if name in values:
+            for at, piece in read_range(values[name], first, stop):
+                value[at - first : at - first + piece.numel()] = piece
+        elif lora.is_adapter(name):
+            value[: stop - first] = lora.start_value(name, tuple(parameter.ds_shape), seed)[first:stop]
+        else:
+            continue  # the base's own, loaded with it
+        engine.set_master(parameter, value)

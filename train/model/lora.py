@@ -1,0 +1,107 @@
+"""Low-rank adapters in a model's linear layers, its base frozen: y = W x + scale * B (A x), W in the compute dtype, A and B trained.
+
+recipe section → `spec_of` → `attach`, on the meta device: an `Adapted` layer keeps its base's own name and weight, so that files load as
+they do without an adapter, and everything else stops wanting a gradient → `start_values`, the same at any number of ranks.
+
+B begins as zero: before the first step the model is the base, bit by bit. (Hu et al., arXiv 2106.09685; rslora: arXiv 2312.03732.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from train.model_files import adapter as adapter_files
+from train.model_files.adapter import A, B, AdapterError, Spec
+from train.model_files.shapes import Described
+from train.recipe.vocabulary import Adapter
+
+if TYPE_CHECKING:
+    from train.model.causal_lm import PackedCausalLM
+
+
+class Adapted(nn.Linear):
+    """A linear layer with an adapter: `weight` and `bias` are the frozen base's."""
+
+    lora_A: nn.Linear  # (rank, in)
+    lora_B: nn.Linear  # (out, rank)
+    scale: float
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias) + self.lora_B(self.lora_A(x)) * self.scale
+
+
+def spec_of(adapter: Adapter, model: Described, start: Path | None = None) -> Spec:
+    """Where a recipe's adapter stands.
+
+    Args:
+        start: the folder of the adapter that is gone on from; its own ranks and scales are taken, and may not be said otherwise.
+    Raises:
+        AdapterError: it does not fit the model.
+    """
+    if start is None:
+        alpha = adapter.alpha if adapter.alpha is not None else 2 * adapter.rank
+        return adapter_files.spec(
+            model, rank=adapter.rank, alpha=alpha, rslora=adapter.scaling == "rslora", targets=adapter.targets, train_also=adapter.train_also
+        )
+    folder = adapter_files.read(start, model)
+    if folder.embedded:
+        raise AdapterError(
+            f"{start}: stands at the embedding ({', '.join(sorted(folder.embedded))}); merge it into its base with "
+            "export_hf.py --merge-adapter, or train embeddings whole with adapter.train_also"
+        )
+    found = folder.spec
+    linear = set(adapter_files.spec(model, rank=1, alpha=1, rslora=False).ranks)
+    faults = [f"{module}: is no linear layer of the decoder" for module in found.ranks if module not in linear]
+    if adapter.rank is not None and set(found.ranks.values()) != {adapter.rank}:
+        faults.append(f"adapter.rank={adapter.rank}: it has {', '.join(map(str, sorted(set(found.ranks.values()))))}; leave rank out")
+    if adapter.alpha is not None and set(found.alphas.values()) != {adapter.alpha}:
+        faults.append(f"adapter.alpha={adapter.alpha:g}: it has {', '.join(f'{a:g}' for a in sorted(set(found.alphas.values())))}; leave alpha out")
+    if adapter.scaling == "rslora" and not found.rslora:
+        faults.append("adapter.scaling=rslora: it has the standard scale; leave scaling out")
+    if adapter.targets:
+        wanted = adapter_files.spec(model, rank=1, alpha=1, rslora=False, targets=adapter.targets).ranks
+        faults += ["adapter.targets: it stands at other layers; leave targets out"] * (set(wanted) != set(found.ranks))
+    if faults:
+        raise AdapterError(f"adapter.path={start}: the recipe says otherwise than the adapter:\n" + "\n".join(f"  - {f}" for f in faults))
+    also = adapter_files.spec(model, rank=1, alpha=1, rslora=False, train_also=adapter.train_also).whole
+    whole = tuple(name for name in model.shapes if name in {*found.whole, *also})
+    return Spec(found.ranks, found.alphas, found.rslora, whole)
+
+
+def attach(model: PackedCausalLM, spec: Spec) -> None:
+    """Put the adapter into a model on the meta device; what is neither adapter nor trained beside it is frozen."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.removeprefix("hf.") in spec.whole)
+    for name, rank in spec.ranks.items():
+        parent, _, own = name.rpartition(".")
+        base = model.hf.get_submodule(name)
+        setattr(model.hf.get_submodule(parent), own, _adapted(base, rank, spec.scale(name)))
+
+
+def _adapted(base: nn.Linear, rank: int, scale: float) -> Adapted:
+    with torch.device("meta"):
+        layer = Adapted(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)
+        layer.lora_A = nn.Linear(base.in_features, rank, bias=False, dtype=base.weight.dtype)
+        layer.lora_B = nn.Linear(rank, base.out_features, bias=False, dtype=base.weight.dtype)
+    layer.weight, layer.bias, layer.scale = base.weight, base.bias, scale
+    return layer.train(base.training)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter is an adapter's, by its name."""
+    return name.endswith((A, B))
+
+
+def start_value(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """(numel,) fp32, flat: B zero, A uniform within 1 / sqrt(in), as peft begins; of the seed and the name alone."""
+    if name.endswith(B):
+        return torch.zeros(math.prod(shape))
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.empty(math.prod(shape)).uniform_(-1, 1, generator=generator) / math.sqrt(shape[1])
