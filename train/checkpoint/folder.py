@@ -5,6 +5,9 @@ step_000500/  config, tokenizer, model-0000i-of-0000n.safetensors + index   → 
               trainer/probe.safetensors                                     → logits of the engine on a few tokens, to check an export with
               state.json, manifest.json (last; every file's size and hash)
 
+Of an adapter on a frozen base: adapter_model.safetensors, adapter_config.json and base_model.json in place of the model's weights, and peft
+loads it as it stands; trainer/ has what is trained alone.
+
 1. prepare: room on the disk, leftovers of dead saves away, a folder aside (on an object store: the folder itself);
 2. every rank writes its files, synced and hashed as they are written;
 3. all ranks agree that all is well, or all raise the same error;
@@ -31,7 +34,7 @@ from train.checkpoint.state import as_text
 from train.checkpoint.trainer_state import Slices
 from train.model_files.companions import companion_files
 from train.model_files.dtypes import known
-from train.model_files.folder import INDEX, index_text, plan_files
+from train.model_files.folder import INDEX, index_text
 from train.model_files.writer import Writer
 from train.world.places import as_os_errors, free_bytes, is_remote, remove, sync, write_durably, write_small
 from train.world.ranks import World
@@ -115,9 +118,9 @@ def small_files(slices: Slices, tmp: Path, extras: Extras, size: int) -> dict[st
     texts[STATE] = as_text(extras.state).encode()
     if extras.trainer_state:
         texts[TRAINER_INDEX] = trainer_state.index_text(slices, size).encode()
-    numels, itemsize = slices.numels, slices.dtype.itemsize
-    files = plan_files(numels, itemsize, size)
-    texts[INDEX] = index_text({f.name: f.tensors for f in files}, sum(numels.values()) * itemsize).encode()
+    if slices.stored is None:
+        nbytes = sum(slices.numels.values()) * slices.dtype.itemsize
+        texts[INDEX] = index_text({f.name: f.tensors for f in slices.files(size)}, nbytes).encode()
     folders = {(tmp / name).parent for name in texts} - {tmp}
     for inner in folders:
         inner.mkdir(exist_ok=True)

@@ -19,9 +19,11 @@ from train.checkpoint import folder as checkpoint
 from train.checkpoint import layout, manifest, trainer_state
 from train.checkpoint.folder import Extras
 from train.checkpoint.trainer_state import Slices
+from train.model_files import adapter as adapter_files
+from train.model_files.adapter import Spec
 from train.model_files.companions import companion_files, generation_faults, write_companions
 from train.model_files.dtypes import FP32, known
-from train.model_files.folder import plan_files, read_folder
+from train.model_files.folder import read_folder
 from train.model_files.header import read_header
 from train.model_files.shapes import described, read_config
 from train.model_files.writer import Writer
@@ -33,11 +35,11 @@ class RehearsalError(ValueError):
     """A checkpoint of this run could not be saved or opened; nothing was trained. Names every fault."""
 
 
-def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
+def run(root: Path, extras: Extras, dtype: torch.dtype, world: World, adapter: Spec | None = None) -> None:
     """Save nothing, the way everything will be saved.
 
     Args:
-        extras: of the first checkpoint; its state needs no truth.
+        extras: of the first checkpoint; its state needs no truth. adapter: where the one that is trained stands; None: the model is trained.
     Raises:
         RehearsalError: on every rank, with all faults of the model folder's small files.
         CheckpointError: on every rank, when the folder cannot be written or the disk is too small.
@@ -52,7 +54,9 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
     def unused(*_: str) -> torch.Tensor:
         raise AssertionError("a rehearsal has no values")
 
-    slices = Slices(described(extras.companions / "config.json").shapes, dtype, 1, unused, unused)
+    model = described(extras.companions / "config.json")
+    shapes, stored = (adapter.shapes(model), adapter.in_file(model)) if adapter else (model.shapes, None)
+    slices = Slices(shapes, dtype, 1, unused, unused, stored)
     made = [] if is_remote(root) else [p for p in (root, *root.parents) if not p.exists()]
     tmp = root / str(world.broadcast(f"rehearsal.tmp-{secrets.token_hex(4)}"))
     hashes: dict[str, tuple[int, str]] = {}
@@ -64,6 +68,7 @@ def run(root: Path, extras: Extras, dtype: torch.dtype, world: World) -> None:
         manifest.write(tmp, 0, hashes)
         if not is_remote(tmp):
             _open_as_users_do(tmp, slices)
+            assert not adapter or adapter_files.read(tmp, model).spec == adapter, adapter
         with as_os_errors(tmp):
             remove(tmp, first=layout.MANIFEST)
             for folder in made:  # nothing stays of a run that does not start
@@ -77,9 +82,8 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
     if is_remote(tmp):
         (tmp / f"rank_{world.rank:05d}").write_bytes(b"rehearsal")
         return
-    files = plan_files(slices.numels, slices.dtype.itemsize, world.size)
-    for f in (f for f in files if f.owner == world.rank):
-        Writer(tmp / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors}).leave_empty()
+    for f in (f for f in slices.files(world.size) if f.owner == world.rank):
+        Writer(tmp / f.name, slices.entries(f)).leave_empty()
     if with_trainer:
         Writer(tmp / layout.rank_file(world.rank, world.size), trainer_state.own_shapes(slices, world)).leave_empty()
 
@@ -87,11 +91,11 @@ def _empty_files(slices: Slices, tmp: Path, with_trainer: bool, world: World) ->
 def _open_as_users_do(folder: Path, slices: Slices) -> None:
     """Names, shapes and dtype of the folder against the config in it."""
     entries = read_folder(folder)
-    found = {n: e.shape for n, e in entries.items()}
+    found = {slices.parameter(n): e.shape for n, e in entries.items()}
     assert found == slices.shapes, sorted(set(found.items()) ^ set(slices.shapes.items()))[:3]
     assert {e.dtype for e in entries.values()} == {known(slices.dtype)}
     assert all(read_header(p) for p in (folder / layout.TRAINER).glob("rank_*"))
-    assert described(folder / "config.json").shapes == slices.shapes
+    assert slices.stored is not None or described(folder / "config.json").shapes == slices.shapes
 
 
 def _faults_of_companions(extras: Extras) -> Iterator[str]:

@@ -17,7 +17,9 @@ from train.checkpoint.find import ResumeError
 from train.checkpoint.layout import FORMAT, MASTER, MOMENTS, TRAINER_INDEX, rank_file
 from train.engine import weights
 from train.engine.zero3 import Engine
-from train.model_files.dtypes import FP32
+from train.model_files import adapter
+from train.model_files.dtypes import FP32, known
+from train.model_files.folder import WeightFile, plan_files
 from train.model_files.header import Entry, read_header
 from train.model_files.reader import read_range
 from train.model_files.writer import Shapes, Writer
@@ -34,6 +36,20 @@ class Slices:
     adam_step: int
     weight: Callable[[str], torch.Tensor]  # name → (padded slice,) in dtype
     state: Callable[[str, str], torch.Tensor]  # key, name → (padded slice,) fp32
+    stored: dict[str, str] | None = None  # of an adapter: name in its one file → parameter; None: a model's files, by its parameters' names
+
+    def files(self, ranks: int) -> list[WeightFile]:
+        """Which file holds which weights, and the rank that writes it."""
+        if self.stored is not None:
+            return [WeightFile(adapter.WEIGHTS, 0, tuple(self.stored))]
+        return plan_files(self.numels, self.dtype.itemsize, ranks)
+
+    def parameter(self, name: str) -> str:
+        """What stands in a file under a name."""
+        return name if self.stored is None else self.stored[name]
+
+    def entries(self, file: WeightFile) -> Shapes:
+        return {name: (known(self.dtype), self.shapes[self.parameter(name)]) for name in file.tensors}
 
     @property
     def numels(self) -> dict[str, int]:
@@ -47,18 +63,20 @@ class Slices:
 
 def live(engine: Engine) -> Slices:
     """Slices read from the engine when they are asked for."""
-    parameters = engine.parameters
+    parameters = engine.trained
 
     def state(key: str, name: str) -> torch.Tensor:
         p = parameters[name]
         return (engine.get_master(p) if key == MASTER else engine.get_moment(p, key)).reshape(-1)
 
+    whole = engine.stored is not None  # an adapter is written as its masters are: it is small, and is added to the base in fp32
     return Slices(
         {n: tuple(p.ds_shape) for n, p in parameters.items()},
-        next(iter(parameters.values())).ds_tensor.dtype,
+        torch.float32 if whole else next(iter(parameters.values())).ds_tensor.dtype,
         engine.adam_step,
-        lambda name: parameters[name].ds_tensor.detach(),
+        lambda name: state(MASTER, name) if whole else parameters[name].ds_tensor.detach(),
         state,
+        engine.stored,
     )
 
 
@@ -95,7 +113,7 @@ def load(engine: Engine, folder: Path, world: World) -> None:
             f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run"
         )
     index = json.loads((folder / TRAINER_INDEX).read_text())
-    mine = {n: p.ds_numel for n, p in engine.parameters.items()}
+    mine = {n: p.ds_numel for n, p in engine.trained.items()}
     if index["parameters"] != mine:
         other = sorted(set(index["parameters"].items()) ^ set(mine.items()))[:3]
         raise ResumeError(f"{folder}/{TRAINER_INDEX}: of another model (differs in {other})")
@@ -104,7 +122,7 @@ def load(engine: Engine, folder: Path, world: World) -> None:
     if index["adam_step"] > 0 or engine.adam_step > 0:
         engine.create_adam_state(index["adam_step"])
     engine.release()
-    for name, p in engine.parameters.items():
+    for name, p in engine.trained.items():
         world.beat.mark()
         for key in (MASTER, *MOMENTS) if index["adam_step"] > 0 else (MASTER,):
             entries = [r[f"{key}/{name}"] for r in ranks]

@@ -10,8 +10,6 @@ import torch
 import torch.distributed as dist
 
 from train.engine.weights import slice_range
-from train.model_files.dtypes import known
-from train.model_files.folder import plan_files
 from train.model_files.writer import Writer
 from train.world.places import as_os_errors
 from train.world.ranks import World
@@ -26,20 +24,21 @@ def save(slices: Slices, folder: Path, world: World) -> dict[str, tuple[int, str
     Files are interleaved tensor by tensor so that their owners write at the same time. A rank whose disk fails takes
     part in the remaining gathers, or the others would wait for it, and raises at the end.
     """
-    files = plan_files(slices.numels, slices.dtype.itemsize, world.size)
+    files = slices.files(world.size)
     writers: dict[str, Writer] = {}
     fault: OSError | None = None
     for turn in range(max(len(f.tensors) for f in files)):
         for f in (f for f in files if turn < len(f.tensors)):
             world.beat.mark()
             name = f.tensors[turn]
-            parts = gather_slices(slices.weight(name), math.prod(slices.shapes[name]), f.owner, world)
+            held = slices.parameter(name)
+            parts = gather_slices(slices.weight(held), math.prod(slices.shapes[held]), f.owner, world)
             if parts is None or fault:
                 continue
             try:
                 with as_os_errors(folder / f.name):
                     if turn == 0:
-                        writers[f.name] = Writer(folder / f.name, {n: (known(slices.dtype), slices.shapes[n]) for n in f.tensors})
+                        writers[f.name] = Writer(folder / f.name, slices.entries(f))
                     writers[f.name].stream(name, parts)
             except OSError as error:
                 fault = error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from train.engine.weights import slice_range
 from train.model import lora
@@ -15,14 +16,19 @@ from train.model_files.reader import read_range
 from train.model_files.shapes import Described
 from train.world.ranks import World
 
-if TYPE_CHECKING:
-    from train.engine.zero3 import Engine
 
-
-def fill(engine: Engine, model: Described, start: Path | None, seed: int, world: World) -> None:
+def fill(
+    trained: dict[str, nn.Parameter],
+    set_master: Callable[[nn.Parameter, torch.Tensor], None],
+    model: Described,
+    start: Path | None,
+    seed: int,
+    world: World,
+) -> None:
     """Masters and slices of A and B, and of what is trained whole where the folder has it.
 
     Args:
+        trained: what has masters, by name. set_master: sets a slice of padded length, and the weight that follows from it.
         model: the base. start: the folder to start from; None: A random, of the seed and each name alone, and B zero.
     Raises:
         AdapterError: the folder does not fit the model.
@@ -34,7 +40,7 @@ def fill(engine: Engine, model: Described, start: Path | None, seed: int, world:
         for weight, (a, b) in folder.low.items():
             module = weight.removesuffix(".weight")
             values |= {f"{module}{adapter_files.A}": a, f"{module}{adapter_files.B}": b}
-    for name, parameter in engine.trained.items():
+    for name, parameter in trained.items():
         world.beat.mark()
         first, stop = slice_range(parameter.ds_numel, world.rank, world.size)
         value = torch.zeros(parameter.ds_tensor.numel(), dtype=torch.float32)
@@ -45,4 +51,4 @@ def fill(engine: Engine, model: Described, start: Path | None, seed: int, world:
             value[: stop - first] = lora.start_value(name, tuple(parameter.ds_shape), seed)[first:stop]
         else:
             continue  # the base's own, loaded with it
-        engine.set_master(parameter, value)
+        set_master(parameter, value)

@@ -23,6 +23,7 @@ from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.engine.traces import Traces
 from train.model import causal_lm as model_room
 from train.model import lora
+from train.model.adapter_spec import spec_of
 from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
 from train.model_files.shapes import described
@@ -59,7 +60,11 @@ class Engine:
         self.parameters = model_room.parameters_by_name(model)
         self.trained = {n: p for n, p in self.parameters.items() if p.requires_grad}  # all, unless an adapter is trained on a frozen base
         self.total_parameters = sum(p.ds_numel for p in self.parameters.values())
+        self.stored: dict[str, str] | None = None  # of an adapter: name in its file → parameter
         self.trained_parameters = sum(p.ds_numel for p in self.trained.values())
+        looked_up = None if tied_names(model) else id(model.hf.get_input_embeddings().weight)
+        frozen = [p.ds_numel for p in self.parameters.values() if not p.requires_grad and id(p) != looked_up]
+        self.frozen_parameters = sum(frozen)  # that are multiplied by, for FLOPs
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         self._ds, *_ = deepspeed.initialize(
             model=model, model_parameters=decay_groups(self.trained, recipe.optim.weight_decay), config=config, dist_init_required=False
@@ -212,7 +217,8 @@ def reload(engine: Engine, recipe: Recipe, world: World, folder: Path, config_fo
             engine.set_master(parameter, parameter.ds_tensor.detach().float())
     weights.settle(_of_base(engine.parameters), loaded, world, engine.get_master, engine.set_master)
     if recipe.adapter:
-        adapter.fill(engine, described((config_folder or folder) / "config.json"), recipe.adapter.path, recipe.seed, world)
+        base = described((config_folder or folder) / "config.json")
+        adapter.fill(engine.trained, engine.set_master, base, recipe.adapter.path, recipe.seed, world)
     engine.create_adam_state(0)
     engine.release()
 
@@ -244,7 +250,7 @@ def start(
     model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
     base = described((config_folder or folder) / "config.json") if recipe.adapter else None
     if base:
-        spec = lora.spec_of(recipe.adapter, base, adapter_from)
+        spec = spec_of(recipe.adapter, base, adapter_from)
         lora.attach(model, spec)
         said += f"; adapter: {spec.words()}"
     model_room.shard(model, config, world.device)
@@ -253,7 +259,8 @@ def start(
         engine = Engine(recipe, world, model, config)
     weights.settle(_of_base(engine.parameters), loaded, world, engine.get_master, engine.set_master)
     if base:
-        adapter.fill(engine, base, adapter_from, recipe.seed, world)
+        engine.stored = spec.in_file(base)
+        adapter.fill(engine.trained, engine.set_master, base, adapter_from, recipe.seed, world)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"
 

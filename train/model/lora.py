@@ -1,6 +1,6 @@
 """Low-rank adapters in a model's linear layers, its base frozen: y = W x + scale * B (A x), W in the compute dtype, A and B trained.
 
-recipe section → `spec_of` → `attach`, on the meta device: an `Adapted` layer keeps its base's own name and weight, so that files load as
+adapter_spec.py says where they stand → `attach`, on the meta device: an `Adapted` layer keeps its base's own name and weight, so that files load as
 they do without an adapter, and everything else stops wanting a gradient → `start_values`, the same at any number of ranks.
 
 B begins as zero: before the first step the model is the base, bit by bit. (Hu et al., arXiv 2106.09685; rslora: arXiv 2312.03732.)
@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from train.model_files import adapter as adapter_files
-from train.model_files.adapter import A, B, AdapterError, Spec
-from train.model_files.shapes import Described
-from train.recipe.vocabulary import Adapter
+from train.model_files.adapter import A, B, Spec
 
 if TYPE_CHECKING:
     from train.model.causal_lm import PackedCausalLM
@@ -34,44 +30,6 @@ class Adapted(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, self.weight, self.bias) + self.lora_B(self.lora_A(x)) * self.scale
-
-
-def spec_of(adapter: Adapter, model: Described, start: Path | None = None) -> Spec:
-    """Where a recipe's adapter stands.
-
-    Args:
-        start: the folder of the adapter that is gone on from; its own ranks and scales are taken, and may not be said otherwise.
-    Raises:
-        AdapterError: it does not fit the model.
-    """
-    if start is None:
-        alpha = adapter.alpha if adapter.alpha is not None else 2 * adapter.rank
-        return adapter_files.spec(
-            model, rank=adapter.rank, alpha=alpha, rslora=adapter.scaling == "rslora", targets=adapter.targets, train_also=adapter.train_also
-        )
-    folder = adapter_files.read(start, model)
-    if folder.embedded:
-        raise AdapterError(
-            f"{start}: stands at the embedding ({', '.join(sorted(folder.embedded))}); merge it into its base with "
-            "export_hf.py --merge-adapter, or train embeddings whole with adapter.train_also"
-        )
-    found = folder.spec
-    linear = set(adapter_files.spec(model, rank=1, alpha=1, rslora=False).ranks)
-    faults = [f"{module}: is no linear layer of the decoder" for module in found.ranks if module not in linear]
-    if adapter.rank is not None and set(found.ranks.values()) != {adapter.rank}:
-        faults.append(f"adapter.rank={adapter.rank}: it has {', '.join(map(str, sorted(set(found.ranks.values()))))}; leave rank out")
-    if adapter.alpha is not None and set(found.alphas.values()) != {adapter.alpha}:
-        faults.append(f"adapter.alpha={adapter.alpha:g}: it has {', '.join(f'{a:g}' for a in sorted(set(found.alphas.values())))}; leave alpha out")
-    if adapter.scaling == "rslora" and not found.rslora:
-        faults.append("adapter.scaling=rslora: it has the standard scale; leave scaling out")
-    if adapter.targets:
-        wanted = adapter_files.spec(model, rank=1, alpha=1, rslora=False, targets=adapter.targets).ranks
-        faults += ["adapter.targets: it stands at other layers; leave targets out"] * (set(wanted) != set(found.ranks))
-    if faults:
-        raise AdapterError(f"adapter.path={start}: the recipe says otherwise than the adapter:\n" + "\n".join(f"  - {f}" for f in faults))
-    also = adapter_files.spec(model, rank=1, alpha=1, rslora=False, train_also=adapter.train_also).whole
-    whole = tuple(name for name in model.shapes if name in {*found.whole, *also})
-    return Spec(found.ranks, found.alphas, found.rslora, whole)
 
 
 def attach(model: PackedCausalLM, spec: Spec) -> None:

@@ -26,7 +26,11 @@ PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
 _IN_LAYERS = re.compile(r"\w+\.layers\.\d+\..+\.weight$")
-_GROUPS = {"embeddings": re.compile(r"(embed_tokens|wte|embed_in)$"), "head": re.compile(r"(lm_head|embed_out)$"), "norms": re.compile(r"norm\w*$")}
+_GROUPS = {
+    "embeddings": re.compile(r"(embed_tokens|wte|embed_in)$"),
+    "head": re.compile(r"(lm_head|embed_out)$"),
+    "norms": re.compile(r"norm\w*$"),
+}
 # what peft may write and this reader takes, or what says nothing of the result
 _READ = {
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
@@ -60,7 +64,9 @@ class Spec:
         named = ", ".join(dict.fromkeys(module.rpartition(".")[2] for module in self.ranks))
         scales = sorted({round(self.scale(module), 4) for module in self.ranks})
         also = f", and {len(self.whole)} tensors trained whole" if self.whole else ""
-        return f"rank {', '.join(map(str, ranks))}, scale {', '.join(f'{s:g}' for s in scales)}, at {len(self.ranks)} layers ({named}){also}"
+        return (
+            f"rank {', '.join(map(str, ranks))}, scale {', '.join(f'{s:g}' for s in scales)}, at {len(self.ranks)} layers ({named}){also}"
+        )
 
     def shapes(self, model: Described) -> dict[str, tuple[int, ...]]:
         """Of everything that is trained, by the trainer's names."""
@@ -77,7 +83,7 @@ class Spec:
 
     def config(self, model: Described, base: str) -> dict[str, Any]:
         """adapter_config.json, for peft."""
-        rank, alpha = _commonest(self.ranks.values()), _commonest(self.alphas.values())
+        rank, alpha = _commonest(self.ranks.values()), _commonest(map(_whole_number, self.alphas.values()))
         modules = [name.removesuffix(".weight") for name in model.shapes if name.endswith(".weight")]
         linears = [module for module in modules if f"{module}.weight" in set(_linears(model))]
         saved = [name.rpartition(".")[0] for name in (*self.whole, *(a for a, name in model.tied.items() if name in self.whole))]
@@ -85,10 +91,14 @@ class Spec:
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": None, "r": rank, "lora_alpha": alpha,
             "target_modules": _short(self.ranks, [*linears, *(a.removesuffix(".weight") for a in model.tied)], "."), "use_rslora": self.rslora,
             "rank_pattern": {re.escape(m): r for m, r in self.ranks.items() if r != rank},
-            "alpha_pattern": {re.escape(m): a for m, a in self.alphas.items() if a != alpha},
+            "alpha_pattern": {re.escape(m): _whole_number(a) for m, a in self.alphas.items() if a != alpha},
             "modules_to_save": _short(dict.fromkeys(saved), [*modules, *(a.removesuffix(".weight") for a in model.tied)], "") if saved else None,
             "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "use_dora": False, "init_lora_weights": True, "inference_mode": True,
         }  # fmt: skip
+
+
+def _whole_number(value: float) -> float | int:
+    return int(value) if value == int(value) else value
 
 
 def _commonest(values: Iterable[Any]) -> Any:
@@ -112,7 +122,9 @@ def _linears(model: Described) -> list[str]:
 # -- from a recipe ----------------------------------------------------------------------------------------------------
 
 
-def spec(model: Described, *, rank: int, alpha: float, rslora: bool, targets: tuple[str, ...] = (), train_also: tuple[str, ...] = ()) -> Spec:
+def spec(
+    model: Described, *, rank: int, alpha: float, rslora: bool, targets: tuple[str, ...] = (), train_also: tuple[str, ...] = ()
+) -> Spec:
     """An adapter as a recipe words it.
 
     Raises:
@@ -132,7 +144,9 @@ def spec(model: Described, *, rank: int, alpha: float, rslora: bool, targets: tu
         found = _whole(model, word, set(ordered))
         whole |= dict.fromkeys(found)
         if not found:
-            faults.append(f"adapter.train_also={word}: nothing beside the adapter is called so; give embeddings, head, norms or a module's last name")
+            faults.append(
+                f"adapter.train_also={word}: nothing beside the adapter is called so; give embeddings, head, norms or a module's last name"
+            )
     if faults:
         raise AdapterError("\n".join(faults))
     return Spec(dict.fromkeys(ordered, rank), dict.fromkeys(ordered, float(alpha)), rslora, tuple(n for n in model.shapes if n in whole))
@@ -174,6 +188,8 @@ def config_of(folder: Path) -> dict[str, Any]:
     Raises:
         AdapterError: naming everything that is not.
     """
+    if not is_adapter(folder):
+        raise AdapterError(f"{folder}: no {CONFIG} in it; give the folder of an adapter, of ours or of peft")
     config = read_config(folder / CONFIG)
     faults = []
     if str(config.get("peft_type", "")).upper() not in ("LORA", "PEFTTYPE.LORA"):
@@ -288,7 +304,9 @@ def _spec_of(config: dict[str, Any], ranks: dict[str, int], whole: tuple[str, ..
             continue
         found_ranks[module] = rank
         if said != rank:
-            faults.append(f"{module}: rank {rank} in its tensors, {said} in {CONFIG}; the scale would be wrong, restore the folder's own config")
+            faults.append(
+                f"{module}: rank {rank} in its tensors, {said} in {CONFIG}; the scale would be wrong, restore the folder's own config"
+            )
     return Spec(found_ranks, alphas, bool(config.get("use_rslora")), whole)
 
 

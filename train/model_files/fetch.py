@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from train.model_files import adapter
 from train.model_files.companions import companion_files, write_companions
 from train.model_files.dtypes import FP32, known
 from train.model_files.folder import HUB_NAME, ModelError
@@ -67,7 +68,11 @@ def _prepare(path: str) -> None:
         if not (local_folder(path) / "config.json").is_file():
             unpack_gguf(given, local_folder(path))
     elif given.is_dir():
-        return
+        if (given / adapter.CONFIG).is_file():
+            raise ModelError(
+                f"model.path={path}: an adapter, not a model; give its base as model.path and this folder as adapter.path, or merge them once: "
+                f"python launch/export_hf.py {path} OUT --merge-adapter"
+            )
     elif HUB_NAME.match(path):
         _fetch(path)
     else:

@@ -16,13 +16,14 @@ from data_tools.shards.reader import Shards
 from train.data.mixture import SourceSpec, tokens_available
 from train.data.plans import Plans
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
+from train.model.adapter_spec import spec_of
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
 from train.preflight.unready import beyond_positions, nearest, unready
-from train.recipe.vocabulary import Recipe
+from train.recipe.vocabulary import Adapter, Recipe
 from train.world.machine import FreeBytes
 
 # so that a recipe can be checked before its model has been downloaded
@@ -38,14 +39,21 @@ PUBLISHED = {
 GPUS_OF_A_NODE = 8  # where nothing says otherwise
 
 
-def shape_of_path(model: str) -> Shape | None:
-    """Sizes of a model path: from its config, or as published; None when neither is here."""
+def shape_of_path(model: str, adapter: Adapter | None = None) -> Shape | None:
+    """Sizes of a model path: from its config, or as published; None when neither is here.
+
+    Raises:
+        AdapterError: the adapter that is to be trained on it does not fit.
+    """
     config_file = Path(model) / "config.json"
     if config_file.is_file():
         found = described(config_file, own_code="ignored")  # the rehearsal refuses it, with all else that is wrong
         require_plain_head(found.config, config_file)
-        return Shape.of(found)
-    return Shape.of(of_llama(PUBLISHED[Path(model).name])) if Path(model).name in PUBLISHED else None
+    elif Path(model).name in PUBLISHED:
+        found = of_llama(PUBLISHED[Path(model).name])
+    else:
+        return None
+    return Shape.of(found, spec_of(adapter, found, adapter.path) if adapter else None)
 
 
 def _require_supported(recipe: Recipe) -> None:
@@ -101,7 +109,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
     config = merged_config(recipe, ranks, on_cuda)
     accumulation = config["gradient_accumulation_steps"]
     padding_rows = accumulation * ranks * recipe.micro_batch - recipe.rows_per_step
-    shape = shape_of_path(recipe.model.path)
+    shape = shape_of_path(recipe.model.path, recipe.adapter)
     _require_supported(recipe)
     memory = plan(recipe, shape, ranks, min(ranks, GPUS_OF_A_NODE), config["zero_optimization"], on_cuda) if shape else None
     here = Path(recipe.model.path).exists()  # what is wrong with it is a fault, and told below
@@ -238,16 +246,16 @@ def _tokenizer(recipe: Recipe) -> tuple[str, ...] | None:
 
 
 def _sizes(recipe: Recipe, shape: Shape, memory: Plan) -> list[tuple[str, str]]:
-    nbytes, one, kept = OF_RECIPE[recipe.model.dtype].itemsize, memory.checkpoint_bytes, memory.checkpoints
+    nbytes, one, kept = 4 if shape.frozen else OF_RECIPE[recipe.model.dtype].itemsize, memory.checkpoint_bytes, memory.checkpoints
     free = shutil.disk_usage(nearest(recipe.runs)).free
     device, host = memory.state("device"), memory.state("host")
     places = [f"{device / 2**30:.2f} GiB a GPU"] * bool(device) + [f"{host / 2**30:.2f} GiB of host memory a rank"] * bool(host)
     return [
-        ("parameters", f"{shape.parameters:,}"),
+        ("parameters", f"{shape.parameters:,}" + (f", frozen but for {shape.trained:,} of the adapter" if shape.frozen else "")),
         ("model states", f"{', '.join(places)}, before activations"),
         (
             "checkpoint",
-            f"{one / 1e9:.2f} GB each ({nbytes} bytes a parameter of weights"
+            f"{one / 1e9:.2f} GB each ({nbytes} bytes a {'trained ' if shape.frozen else ''}parameter of weights"
             + (", 12 of trainer state)" if recipe.checkpoint.trainer_state else ")"),
         ),
         (

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from train.model_files.adapter import Spec
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
-from train.model_files.shapes import Described
+from train.model_files.shapes import HEAD, Described
 from train.model_files.stream import PIECE_BYTES
 from train.recipe.vocabulary import Recipe
 
@@ -45,11 +46,20 @@ class Shape:
     mlp: int
     kv_width: int  # key-value heads x head width
     vocabulary: int
+    adapter: int = 0  # of an adapter's A and B, in all
+    frozen: int = 0  # of a base that is not trained
+    head_trained: bool = True
+
+    @property
+    def trained(self) -> int:
+        return self.parameters + self.adapter - self.frozen
 
     @classmethod
-    def of(cls, model: Described) -> Shape:
+    def of(cls, model: Described, adapter: Spec | None = None) -> Shape:
         """Sizes by names and shapes alone; a tied head counts once.
 
+        Args:
+            adapter: what is trained; None: the model.
         Raises:
             ModelError: no decoder layers under the names that Llama-like models give them.
         """
@@ -63,11 +73,15 @@ class Shape:
                 f"a model of {next(iter(numels))} and the like: no .layers in its base model; only Llama-like decoders are supported"
             )
         config = model.config
+        trained = {name: math.prod(shape) for name, shape in adapter.shapes(model).items()} if adapter else numels
+        added = {name: numel for name, numel in trained.items() if name not in numels}
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         return cls(
             parameters=sum(numels.values()), largest=max(numels.values()), layer=max(layers.values()), layers=len(layers),
             hidden=config["hidden_size"], mlp=config["intermediate_size"],
             kv_width=head * (config.get("num_key_value_heads") or config["num_attention_heads"]), vocabulary=config["vocab_size"],
+            adapter=sum(added.values()), frozen=sum(numels.values()) - sum(trained.values()) + sum(added.values()),
+            head_trained=model.tied.get(HEAD, HEAD) in trained,
         )  # fmt: skip
 
 
@@ -131,7 +145,7 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
     # to go back to: one that is known to be good, and one that may come to be
     last = max(c.keep_last, 3 if c.every_steps <= recipe.guard.rewind_steps else 2) if recipe.guard.max_rewinds else c.keep_last
     kept = min(saves, last + c.keep_best + forever) + 1
-    return Plan(tuple(items), ranks, local_ranks, shape.parameters * (element + (12 if c.trainer_state else 0)), kept)
+    return Plan(tuple(items), ranks, local_ranks, shape.trained * ((4 if shape.frozen else element) + (12 if c.trainer_state else 0)), kept)
 
 
 def _element(recipe: Recipe) -> int:
@@ -139,10 +153,15 @@ def _element(recipe: Recipe) -> int:
 
 
 def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:
-    share, element = shape.parameters / ranks, _element(recipe)
+    share, element = shape.trained / ranks, _element(recipe)  # of what has gradients, masters and moments
     offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
     away = "host" if offloaded else "device"
-    yield Item(STATES[0], element * share, "held", "host" if zero.get("offload_param", {}).get("device") == "cpu" else "device")
+    yield Item(
+        STATES[0],
+        element * (shape.parameters + shape.adapter) / ranks,
+        "held",
+        "host" if zero.get("offload_param", {}).get("device") == "cpu" else "device",
+    )
     yield Item(STATES[1], 4 * share, "held", away)
     if offloaded:
         yield Item(STATES[2], 4 * share, "held", away)
@@ -163,13 +182,14 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
     live = min(shape.parameters, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
     yield Item("a module's weights, gathered", element * module, "step")
     yield Item("weights kept gathered for the way back (stage3_max_live_parameters)", element * (live - module), "step", sure=False)
-    bucket = 4 * min(int(zero.get("reduce_bucket_size", 5e8)), shape.parameters)
+    bucket = 4 * min(int(zero.get("reduce_bucket_size", 5e8)), shape.trained)
     yield Item(BUCKET, bucket, "held")
     yield Item("the same while it is reduced", bucket, "step", sure=False)
-    yield Item("a module's gradients, whole", element * module, "step")
+    gradients = module if not shape.frozen else max(shape.adapter // shape.layers, shape.vocabulary * shape.hidden * shape.head_trained)
+    yield Item("a module's gradients, whole", element * gradients, "step")
     yield from _activations(recipe, shape)
     if zero.get("offload_optimizer", {}).get("device") != "cpu":
-        group = min(shape.parameters / ranks, int(zero.get("sub_group_size", 1e9)))
+        group = min(shape.trained / ranks, int(zero.get("sub_group_size", 1e9)))
         yield Item("gradients of a group, flat", 4 * group, "update")
         if kernel == "torch" or kernel == "auto" and not on_cuda:
             yield Item("torch AdamW's temporaries", 8 * group, "update", sure=False)
@@ -192,10 +212,16 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     yield Item(
         "logits of loss_chunk tokens", min(recipe.model.loss_chunk, tokens) * shape.vocabulary * (2 * 4 + 2 * (element == 2)), "step"
     )
-    yield Item("the head's gradient, fp32 and as it is reduced", (4 + element) * shape.vocabulary * shape.hidden, "step")
+    if shape.head_trained:
+        yield Item("the head's gradient, fp32 and as it is reduced", (4 + element) * shape.vocabulary * shape.hidden, "step")
 
 
 def _save(recipe: Recipe, shape: Shape, ranks: int) -> Iterator[Item]:
-    yield Item("two tensors on their way to a file", 2 * _element(recipe) * shape.largest, "save", "host")
+    yield Item(
+        "two tensors on their way to a file",
+        2 * (4 if shape.frozen else _element(recipe)) * min(shape.largest, shape.trained),
+        "save",
+        "host",
+    )
     if recipe.checkpoint.background:
-        yield Item("copy of the trainer state while it is written (checkpoint.background)", 12 * shape.parameters / ranks, "save", "host")
+        yield Item("copy of the trainer state while it is written (checkpoint.background)", 12 * shape.trained / ranks, "save", "host")

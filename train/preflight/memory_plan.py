@@ -36,7 +36,8 @@ class MemoryPlanError(ValueError):
 
 def lines(p: Plan, shape: Shape) -> list[str]:
     """The plan as a table, one line an item."""
-    text = [f"memory plan for {shape.parameters:,} parameters over {p.ranks} ranks, {p.local_ranks} a node"]
+    trained = f", {shape.trained:,} of them and of its adapter trained," if shape.frozen else ""
+    text = [f"memory plan for {shape.parameters:,} parameters{trained} over {p.ranks} ranks, {p.local_ranks} a node"]
     for where in ("device", "host"):
         if not any(i.where == where for i in p.items):
             continue

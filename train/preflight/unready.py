@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
+from train.model_files.adapter import CONFIG, is_adapter
 from train.model_files.folder import WeightsError, read_folder
 from train.model_files.header import SafetensorsError
 from train.model_files.shapes import read_config
@@ -27,6 +28,8 @@ def unready(recipe: Recipe, memory: Plan | None, elsewhere: bool) -> Iterator[st
         elsewhere: the run will start on another machine: this one's packages and disks say nothing of it.
     """
     yield from _model(Path(recipe.model.path).expanduser())
+    if recipe.adapter and recipe.adapter.path and not is_adapter(recipe.adapter.path):
+        yield f"adapter.path={recipe.adapter.path}: no {CONFIG} in it; give the folder of an adapter, of ours or of peft"
     yield from _store(recipe)
     if not elsewhere:
         yield from installed.absent(recipe)
@@ -38,6 +41,9 @@ def _model(folder: Path) -> Iterator[str]:
         if folder.is_file() and folder.suffix != ".gguf":
             yield f"model.path={folder}: a file; give the folder it lies in, a .gguf file, or a Hub name"
         elif folder.is_dir():
+            if is_adapter(folder):
+                yield f"model.path={folder}: an adapter, not a model; give its base as model.path and this folder as adapter.path"
+                return
             if not (folder / "config.json").is_file():
                 yield f"model.path={folder}: no config.json in it; give a folder with config.json, tokenizer files and *.safetensors"
                 return

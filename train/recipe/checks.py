@@ -81,7 +81,9 @@ def _adapter_has_a_size(r: Any) -> list[str]:
     if a.path is None and a.rank is None:
         return ["adapter: neither a rank nor a path; set adapter.rank=16 for a new one, or adapter.path to start from one there is"]
     if a.path is None and a.scaling == "rslora" and a.alpha is None:
-        return [f"adapter.scaling=rslora: the scale is alpha / sqrt(rank), and 2 * rank would be far too much; give adapter.alpha, e.g. {a.rank}"]
+        return [
+            f"adapter.scaling=rslora: the scale is alpha / sqrt(rank), and 2 * rank would be far too much; give adapter.alpha, e.g. {a.rank}"
+        ]
     return []
 
 

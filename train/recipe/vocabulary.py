@@ -74,7 +74,9 @@ class Adapter:
     """A low-rank adapter (LoRA) on a frozen base, where this section stands: W + scale * B A, of which A and B alone are trained."""
 
     rank: int | None = field(default=None, metadata=_at_least(1))  # of A and B; none: that of the adapter at `path`
-    alpha: float | None = field(default=None, metadata=_POSITIVE)  # the scale is alpha / rank; none: 2 * rank, or that of the adapter at `path`
+    alpha: float | None = field(
+        default=None, metadata=_POSITIVE
+    )  # the scale is alpha / rank; none: 2 * rank, or that of the adapter at `path`
     # last names of linear layers, e.g. q_proj, or whole ones; none: all linear layers of the decoder, not its head
     targets: tuple[str, ...] = ()
     scaling: Literal["standard", "rslora"] = "standard"  # rslora: the scale is alpha / sqrt(rank), so that large ranks learn as fast

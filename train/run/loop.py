@@ -158,9 +158,8 @@ def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -
 
 
 def _save_seconds(started: Started) -> float:
-    nbytes = predicted_bytes(
-        started.engine.total_parameters, in_torch(OF_RECIPE[started.recipe.model.dtype]).itemsize, started.recipe.checkpoint.trainer_state
-    )
+    element = 4 if started.recipe.adapter else in_torch(OF_RECIPE[started.recipe.model.dtype]).itemsize
+    nbytes = predicted_bytes(started.engine.trained_parameters, element, started.recipe.checkpoint.trainer_state)
     return limits.save_seconds(started.record.save_seconds, nbytes)
 
 

@@ -45,7 +45,7 @@ def rewind(started: Started, state: TrainState) -> TrainState:
     loader.require_tokens(recipe.total_steps * recipe.tokens_per_step + sum(map(len, left_out)) * recipe.data.seq_len)
     root = place(recipe.checkpoints)
     limit = newest_to_go_back_to(recipe, state.step, skipped)
-    found = _choose(root, limit, started.base.weights if started.resumed else None, world)
+    found = _choose(root, limit, started.base.resumed, world)
     saved = read_state(found) if found else {"step": 0, "tokens": 0, "heldout_loss": None, "guard": {}}
     done = Rewind(
         number=ladder.memory.rewinds + 1, step=saved["step"], from_step=state.step, skipped_in_a_row=skipped,
@@ -59,7 +59,7 @@ def rewind(started: Started, state: TrainState) -> TrainState:
         trainer_state.load(started.engine, found, world)
         loader.load_state_dict(saved["loader"])
     else:
-        zero3.reload(started.engine, recipe, world, resolve(recipe.model.path, world))
+        zero3.reload(started.engine, recipe, world, resolve(recipe.model.path, world), started.base.folder)
         loader.seek(Position(), ())
     loader.seek(loader.position, left_out)
     ladder.memory = Memory.of({**saved.get("guard", {}), "rewinds": done.number})

@@ -40,12 +40,15 @@ from train.guard import limits, outcome, replay, run_lock
 from train.guard.signals import Stops
 from train.guard.spikes import Ladder, Memory, Rules
 from train.guard.stragglers import ProductTimes, Stragglers
+from train.model.adapter_spec import spec_of
 from train.model.causal_lm import config_of, decoder_layers
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
+from train.model_files.adapter import BASE, CONFIG, Spec, base_of, is_adapter
 from train.model_files.companions import companion_names
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
+from train.model_files.folder import HUB_NAME
 from train.model_files.shapes import described
 from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
@@ -61,7 +64,7 @@ from train.run.trackers import Tracker
 from train.world import garbage
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
-from train.world.places import is_remote, local_copy, place, write_durably
+from train.world.places import is_remote, local_copy, place, resolved, write_durably
 from train.world.ranks import World
 from train.world.voice import note
 
@@ -85,6 +88,10 @@ class BaseModel:
     weights: Path  # a model folder, or the checkpoint gone on from
     folder: Path  # its config and tokenizer, on this disk
     chat: ChatFormat | None
+    resumed: Path | None = None  # the checkpoint gone on from
+    adapter: Path | None = None  # an adapter's folder to begin with: that checkpoint, or adapter.path
+    spec: Spec | None = None  # where it stands
+    fingerprint: str = ""  # of the weights, once they are loaded
 
 
 @dataclass(frozen=True)
@@ -134,18 +141,20 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         decided = replay.recorded(recipe.guard.replay) if recipe.guard.replay else None
         found, saved = _checkpoint(recipe, root, resume_from, world)
         record.checkpoint = found
-        weights = found or resolve(recipe.model.path, world)
+        model = None if recipe.adapter else found  # an adapter's checkpoint is none of a model: the base is where it was
+        weights = model or resolve(recipe.model.path, world)
         # a copy: the checkpoint gone on from will be deleted when it is old, and every save takes the small files along
         folder = (
             local_copy(weights, companion_names(weights), recipe.run_dir / "resumed_from", world)
-            if found or is_remote(weights)
+            if model or is_remote(weights)
             else weights
         )
         shards, heldout_shards = _open_data(recipe, folder, world)
-        base = BaseModel(weights, folder, ChatFormat.of(shards.values()))
+        base = _base_model(recipe, weights, folder, ChatFormat.of(shards.values()), found)
         _preflight(recipe, base, root, world)
         world.beat.phase("loading")
         engine, fingerprint = _engine(recipe, base, len(shards), world)
+        base = dataclasses.replace(base, fingerprint=fingerprint)
         loader = Loader(shards, data_settings(recipe), world.rank, world.size)
         held.callback(loader.close)
         if loader.plans.dropped_documents:
@@ -156,12 +165,12 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             loader.load_state_dict(saved["loader"])
             state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
             if not world.broadcast((recipe.run_dir / "recipe.yaml").is_file()):  # under a name of its own it is another run
-                _write_run_files(recipe, weights, fingerprint, world)
+                _write_run_files(recipe, base, world)
             _keep_log(recipe, world)
             world.log0(f"resumed from {found}: step {state.step}, {state.tokens:,} tokens")
         else:
             loader.require_tokens(recipe.total_steps * recipe.tokens_per_step)
-            _write_run_files(recipe, weights, fingerprint, world)
+            _write_run_files(recipe, base, world)
             _keep_log(recipe, world)
         ladder = _ladder(recipe, loader, decided, rewinds, (saved or {}).get("guard", {}))
         trackers = [Tracker(to, recipe, anew=resume_from == "never") for to in recipe.logging.to if world.rank == 0 and to != "tensorboard"]
@@ -222,6 +231,11 @@ def _checkpoint(recipe: Recipe, root: Path, resume_from: str, world: World) -> t
     if not found:
         return None, None
     saved = read_state(found)
+    if is_adapter(found) != (recipe.adapter is not None):
+        of, wanted = (
+            ("an adapter's", "take up the adapter section it was made with") if is_adapter(found) else ("a model's", "leave adapter out")
+        )
+        raise find.ResumeError(f"{found}: {of} checkpoint; {wanted}, or start anew under another name=")
     safe, changing = changes.differences(saved["recipe"], recipe.to_dict())
     if message := changes.refusal(changing, safe, recipe.checkpoint.allow, str(found)):
         raise find.ResumeError(message)
@@ -256,12 +270,16 @@ def _preflight(recipe: Recipe, base: BaseModel, root: Path, world: World) -> Non
     require_supported(config_of(base.folder), recipe.data.seq_len, f"model.path={recipe.model.path}")
     if warning := beyond_positions(base.folder, recipe.data.seq_len):
         world.log0(f"warning: {warning}")
-    shape = Shape.of(described(base.folder / "config.json", own_code="ignored"))  # the rehearsal refuses it, with all else that is wrong
+    model, spec = (
+        described(base.folder / "config.json", own_code="ignored"),
+        base.spec,
+    )  # the rehearsal refuses it, with all else that is wrong
+    shape = Shape.of(model, spec)
     for line in memory_plan.require(recipe, shape, world):
         (note if memory_plan.is_item(line) else world.log0)(line)
     begun = time.perf_counter()
     content = _content(recipe, world, TrainState(), {}, "rehearsal")
-    rehearsal.run(root, _extras(recipe, base, content), in_torch(OF_RECIPE[recipe.model.dtype]), world)
+    rehearsal.run(root, _extras(recipe, base, content), torch.float32 if spec else in_torch(OF_RECIPE[recipe.model.dtype]), world, spec)
     world.log0(f"a save into {root} was rehearsed in {time.perf_counter() - begun:.1f} s")
 
 
@@ -269,10 +287,14 @@ def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tupl
     """The engine, and the fingerprint of the weights it was started with."""
     torch.manual_seed(recipe.seed)
     world.log0(f"starting the engine with the weights of {base.weights}")
-    engine, loaded, said = zero3.start(recipe, world, base.weights, sources, base.folder)
+    engine, loaded, said = zero3.start(recipe, world, base.weights, sources, base.folder, base.adapter)
+    trained = f", {engine.trained_parameters:,} of them trained," if recipe.adapter else ""
     world.log0(
-        f"{recipe.name}: {engine.total_parameters:,} parameters over {world.size} ranks from {base.weights}; weights fingerprint {loaded.fingerprint}"
+        f"{recipe.name}: {engine.total_parameters:,} parameters{trained} over {world.size} ranks from {base.weights}; "
+        f"weights fingerprint {loaded.fingerprint}"
     )
+    if recipe.adapter and base.resumed:
+        _require_same_base(base, loaded.fingerprint)
     world.log0(said)
     config = merged_config(recipe, world.size, world.device.type == "cuda")
     if padding := config["train_batch_size"] - recipe.rows_per_step:
@@ -283,22 +305,57 @@ def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tupl
     return engine, loaded.fingerprint
 
 
+def _require_same_base(base: BaseModel, fingerprint: str) -> None:
+    """Raises ResumeError where the adapter gone on from was trained on other weights."""
+    was = base_of(base.resumed) or {}
+    if was.get("fingerprint") != fingerprint:
+        raise find.ResumeError(
+            f"{base.resumed}: its adapter was trained on weights with fingerprint {was.get('fingerprint')} ({was.get('path')}), those of {base.weights} "
+            f"add up to {fingerprint}; set model.path to the base it belongs to"
+        )
+
+
 def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, Any], adam_kernel: str) -> dict[str, Any]:
     return state_of_run(dataclasses.asdict(state), loader, recipe.to_dict(), world.size, adam_kernel)
 
 
 def _extras(recipe: Recipe, base: BaseModel, content: dict[str, Any]) -> checkpoint.Extras:
     instead = base.chat.model_files(base.folder) if base.chat else {}
+    if base.spec:
+        instead |= _adapter_files(recipe, base)
     return checkpoint.Extras(content, base.folder, instead, trainer_state=recipe.checkpoint.trainer_state)
+
+
+def _base_model(recipe: Recipe, weights: Path, folder: Path, chat: ChatFormat | None, found: Path | None) -> BaseModel:
+    base = BaseModel(weights, folder, chat, found)
+    if recipe.adapter is None:
+        return base
+    start = found or recipe.adapter.path
+    model = described(folder / "config.json", own_code="ignored")
+    return dataclasses.replace(base, adapter=start, spec=spec_of(recipe.adapter, model, start))
+
+
+def _adapter_files(recipe: Recipe, base: BaseModel) -> dict[str, str]:
+    """What makes a checkpoint an adapter that peft loads, and says on which weights it stands."""
+    path = recipe.model.path
+    if Path(path).exists() or not HUB_NAME.match(path):
+        path = str(resolved(base.weights))
+    config = base.spec.config(described(base.folder / "config.json"), path)
+    return {CONFIG: json.dumps(config, indent=2) + "\n", BASE: json.dumps(_base_identity(recipe, base), indent=2) + "\n"}
+
+
+def _base_identity(recipe: Recipe, base: BaseModel) -> dict[str, str]:
+    return {"path": recipe.model.path, "folder": str(base.weights), "fingerprint": base.fingerprint}
 
 
 def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:
     config = engine.model.hf.config
-    dense = flops_per_token(config, engine.total_parameters, 0)
+    total, frozen = engine.total_parameters, engine.frozen_parameters
+    dense = flops_per_token(config, total, 0, frozen)
     peak = recipe.logging.peak_tflops
     if peak is None and world.device.type == "cuda":
         peak = peak_tflops(torch.cuda.get_device_name(world.device))
-    return Flops(world.size, recipe.data.seq_len, dense, flops_per_token(config, engine.total_parameters, 1) - dense, peak)
+    return Flops(world.size, recipe.data.seq_len, dense, flops_per_token(config, total, 1, frozen) - dense, peak)
 
 
 def _limits(recipe: Recipe, world: World, stops: Stops) -> limits.Limits:
@@ -320,11 +377,10 @@ def _keep_log(recipe: Recipe, world: World) -> None:
         keep_log(recipe.run_dir / "log.txt")
 
 
-def _write_run_files(recipe: Recipe, weights: Path, fingerprint: str, world: World) -> None:
+def _write_run_files(recipe: Recipe, base: BaseModel, world: World) -> None:
     if world.rank == 0:
         recipe.run_dir.mkdir(parents=True, exist_ok=True)
         write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         config = merged_config(recipe, world.size, world.device.type == "cuda")
         write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
-        base = {"path": recipe.model.path, "folder": str(weights), "fingerprint": fingerprint}
-        write_durably(recipe.run_dir / "base_model.json", json.dumps(base, indent=2) + "\n")
+        write_durably(recipe.run_dir / "base_model.json", json.dumps(_base_identity(recipe, base), indent=2) + "\n")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.model.adapter_spec import spec_of
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
 from train.model_files.shapes import described
@@ -169,7 +170,8 @@ def _fits(
 
     on_cuda = world.device.type == "cuda"
     try:
-        shape = Shape.of(described(Path(recipe.model.path) / "config.json", own_code="ignored"))
+        model = described(Path(recipe.model.path) / "config.json", own_code="ignored")
+        shape = Shape.of(model, spec_of(recipe.adapter, model, recipe.adapter.path) if recipe.adapter else None)
         p = plan(recipe, shape, world.size, here, merged_config(recipe, world.size, on_cuda)["zero_optimization"], on_cuda)
     except (ModelError, ValueError, OSError) as error:
         return [Finding("no-go", "memory plan", f"cannot be made: {error}")], []
