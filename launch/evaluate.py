@@ -18,6 +18,8 @@ from train.world.output import hush, lasting
 # each module has PURPOSE, EXAMPLE, `add_arguments(parser)`, `check(args)` without a model, and `run(args, world) -> lines to print`
 PARTS = {
     "perplexity": "launch.measures.perplexity",
+    "mcq": "launch.measures.mcq",
+    "embedding": "launch.measures.embedding",
 }
 EPILOG = """One process computes on this machine's CPU, or on all its GPUs with the model spread over them; --processes N, or
 deepspeed and torchrun before this command, give each process a model and a GPU of its own, and a share of the work. Given again

@@ -43,7 +43,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "benchmark": ("launch.benchmark", "how fast each part is on this machine"),
     "quickstart": ("launch.quickstart", "from nothing to a small trained model and its report, in this folder"),
 }
-ON_RANKS = ("pretrain", "sft", "doctor")  # what the launcher may start
+ON_RANKS = ("pretrain", "sft", "doctor", "evaluate")  # what the launcher may start
 HELP = """usage: astrollama COMMAND …          astrollama COMMAND --help tells the rest
 
 {doors}

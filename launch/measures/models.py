@@ -67,9 +67,9 @@ def opened(word: str, args: argparse.Namespace, world: World, longest: int | Non
         torch.set_num_threads(max(1, (torch.get_num_threads() or 1) // world.local_size))
     spread = world.size == 1 and torch.cuda.device_count() > 1
     with world.waiting(f"loading {word}"):
-        model = Loaded.of(folder, word, None if spread else world.device, args.dtype, longest)
+        model = Loaded.of(folder, word, None if spread else world.device, args.dtype, longest, args.batch_tokens)
     world.log0(f"{word}: {model.said}")
-    facts = {"model": hash, "dtype": str(model.model.dtype), "device": world.device.type}
+    facts = {"model": hash, "dtype": str(model.model.dtype), "device": world.device.type, "row_tokens": args.batch_tokens}
     try:
         yield model, facts
     finally:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, world: World) -> list[str]:
     with results_folder(args.out, world) as journals:
         for word in args.model:
             with opened(word, args, world, args.window) as (model, facts):
-                asked = Asked(args.window, args.overlap, args.bos, args.batch_tokens)
+                asked = Asked(args.window, args.overlap, args.bos)
                 scores[word] = score(model, read.texts, asked, facts, journals, world)
         return _write(args, read, scores) if world.rank == 0 else []
 

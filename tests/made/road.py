@@ -59,6 +59,10 @@ def stand_ins(folder: Path) -> None:
     for split in ("train", "heldout"):  # as quickstart makes them
         texts = [json.dumps({"id": f"{split}-{n}", "text": papers.sentences((split, n), 4)}) for n in range(20)]
         papers.write_lines(folder / f"{split}.jsonl", texts)
+    asked = [{"question": f"Which star is {n}?", "choices": ["Sirius", "Vega", "Mira", "Algol"], "answer": n % 4} for n in range(12)]
+    for name in ("questions", "dev"):
+        papers.write_lines(folder / f"{name}.jsonl", asked)
+    papers.write_lines(folder / "abstracts.jsonl", rows[:24])
     (folder / "hostfile").write_text("node1 slots=8\nnode2 slots=8\n")
     shutil.copy(folder / "train.jsonl", folder / "papers.jsonl")
 

@@ -1,7 +1,7 @@
 """A folder → a model to evaluate or to talk to: a checkpoint of ours, an export, any Hugging Face folder of a causal language model.
 
 folder → `check_folder` names what is missing or damaged → `load` model and tokenizer, nothing downloaded, unpickled or run from it
-→ `Loaded`: token losses, next-token logits, hidden states and continuations of documents, each as if it stood alone
+→ `Loaded`: token losses, next-token logits, mean hidden states and continuations of documents, each as if it stood alone
 Documents are packed into one row through the trainer's own attention where its architecture is computed exactly so, else given one by one.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from train.data.batch import PackedBatch
@@ -42,9 +43,12 @@ class Loaded:
     tokenizer: Any
     packed: bool
     said: str  # how it is computed, in words
+    row_tokens: int = 4096  # computed at once, where a document is not longer itself
 
     @classmethod
-    def of(cls, folder: Path, name: str, device: torch.device | None, dtype: str = "auto", longest: int | None = None) -> Loaded:
+    def of(
+        cls, folder: Path, name: str, device: torch.device | None, dtype: str = "auto", longest: int | None = None, row_tokens: int = 4096
+    ) -> Loaded:
         """Load a checked folder. longest: tokens of the longest document, which decides whether some architectures can be packed.
 
         Raises:
@@ -61,7 +65,7 @@ class Loaded:
             model.set_attn_implementation(attention.install(backend))
         except ModelError as error:
             return cls(name, model, tokenizer, False, f"one document at a time, by transformers alone ({error})")
-        return cls(name, model, tokenizer, True, f"packed; attention: {backend} ({why})")
+        return cls(name, model, tokenizer, True, f"packed; attention: {backend} ({why})", row_tokens)
 
     @property
     def positions(self) -> int | None:
@@ -90,14 +94,7 @@ class Loaded:
         with torch.inference_mode():
             if not self.packed:
                 return [self._losses_alone(ids) for ids in documents]
-            batch = _pack(documents, self.model.device)
-            hidden, targets = self._hidden(batch), batch.tokens[0].roll(-1)
-            parts = [
-                _token_losses(self._head(hidden[start : start + HEAD_TOKENS]), targets[start : start + HEAD_TOKENS])
-                for start in range(0, len(targets), HEAD_TOKENS)
-            ]
-            losses, edges = torch.cat(parts).cpu(), batch.cu_seqlens.tolist()
-        return [losses[start : stop - 1] for start, stop in zip(edges, edges[1:], strict=False)]
+            return [one for row in rows_of(documents, self.row_tokens) for one in self._losses_of_row(row)]
 
     def next_logits(self, documents: Sequence[Sequence[int]]) -> torch.Tensor:
         """Logits (documents, vocabulary) fp32 of the token after each document, on the CPU."""
@@ -106,17 +103,26 @@ class Loaded:
                 return torch.cat(
                     [self.model(_row(ids, self.model.device), use_cache=False).logits[:, -1].float().cpu() for ids in documents]
                 )
-            batch = _pack(documents, self.model.device)
-            return self._head(self._hidden(batch)[batch.cu_seqlens[1:].long() - 1]).float().cpu()
+            rows = [_pack(row, self.model.device) for row in rows_of(documents, self.row_tokens)]
+            return torch.cat([self._head(self._hidden(row)[row.cu_seqlens[1:].long() - 1]).float().cpu() for row in rows])
 
-    def hidden(self, documents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """Of each document the last hidden states, as the head gets them: (length, width) fp32, on the CPU."""
+    def means(self, documents: Sequence[Sequence[int]], skipped: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Of each document the mean of the last hidden states, as the head gets them: (documents, width) fp32.
+
+        skipped: how many tokens of each document's beginning and end are left out.
+        """
+        found: list[torch.Tensor] = []
         with torch.inference_mode():
-            if not self.packed:
-                alone = [self.model.base_model(_row(ids, self.model.device), use_cache=False) for ids in documents]
-                return [out.last_hidden_state[0].float().cpu() for out in alone]
-            batch = _pack(documents, self.model.device)
-            return list(self._hidden(batch).float().cpu().split(batch.cu_seqlens.diff().tolist()))
+            for row in rows_of(documents, self.row_tokens) if self.packed else [[ids] for ids in documents]:
+                if self.packed:
+                    batch = _pack(row, self.model.device)
+                    parts = self._hidden(batch).split(batch.cu_seqlens.diff().tolist())
+                else:
+                    parts = [self.model.base_model(_row(row[0], self.model.device), use_cache=False).last_hidden_state[0]]
+                for states in parts:
+                    before, after = skipped[len(found)]
+                    found.append(states[before : len(states) - after].float().mean(dim=0).cpu())
+        return torch.stack(found).numpy()
 
     def continuations(self, documents: Sequence[Sequence[int]], most: int, **chance: Any) -> list[list[int]]:
         """What it goes on with after each document, all at once, at most so many tokens, without the end token.
@@ -144,6 +150,16 @@ class Loaded:
             yield
         finally:
             self.model.set_attn_implementation(before)
+
+    def _losses_of_row(self, documents: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        batch = _pack(documents, self.model.device)
+        hidden, targets = self._hidden(batch), batch.tokens[0].roll(-1)
+        parts = [
+            _token_losses(self._head(hidden[start : start + HEAD_TOKENS]), targets[start : start + HEAD_TOKENS])
+            for start in range(0, len(targets), HEAD_TOKENS)
+        ]
+        losses, edges = torch.cat(parts).cpu(), batch.cu_seqlens.tolist()
+        return [losses[start : stop - 1] for start, stop in zip(edges, edges[1:], strict=False)]
 
     def _hidden(self, batch: PackedBatch) -> torch.Tensor:
         out = self.model.base_model(
@@ -261,6 +277,19 @@ def positions_of(config: Any) -> int | None:
     """Tokens that a model of this config was made for; None where it sets no limit."""
     found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(found) if found else None
+
+
+def rows_of(documents: Sequence[Sequence[int]], tokens: int) -> list[list[Sequence[int]]]:
+    """The documents in order, as many together as have `tokens` tokens, one at least."""
+    rows: list[list[Sequence[int]]] = []
+    held = 0
+    for ids in documents:
+        if not rows or held + len(ids) > tokens:
+            rows.append([])
+            held = 0
+        rows[-1].append(ids)
+        held += len(ids)
+    return rows
 
 
 def _pack(documents: Sequence[Sequence[int]], device: torch.device) -> PackedBatch:

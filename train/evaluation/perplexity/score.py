@@ -25,7 +25,6 @@ class Asked:
     window: int | None = None  # tokens read at once; None: the model's positions
     overlap: int | None = None  # tokens of a long text read again; None: half a window
     bos: str = "auto"
-    batch_tokens: int = 4096
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def score(model: Loaded, texts: Sequence[Text], asked: Asked, facts: dict[str, A
     ids = [model.ids(text.text, asked.bos) for text in texts]
     model.require_known(ids)
     windows = cut([len(one) for one in ids], window, asked.overlap)
-    together = batches(windows, asked.batch_tokens)
+    together = batches(windows, model.row_tokens)
 
     def measure(number: int) -> list[float]:
         read = [windows[k] for k in together[number]]
@@ -65,7 +64,10 @@ def score(model: Loaded, texts: Sequence[Text], asked: Asked, facts: dict[str, A
         return nats
 
     journal = Journal(
-        journal_folder, "perplexity", {**facts, **asdict(asked), "window": window, "packed": model.packed, "texts": hash_of(texts)}, world
+        journal_folder,
+        "perplexity",
+        {**facts, **asdict(asked), "window": window, "packed": model.packed, "row_tokens": model.row_tokens, "texts": hash_of(texts)},
+        world,
     )
     found = measured(journal, len(together), measure, world, f"perplexity of {model.name}")
     parts: list[list[float]] = [[] for _ in texts]

@@ -36,8 +36,8 @@ def by_transformers(folder: Path, text: str) -> float:
 
 
 def scored(world: World, folder: Path, out: Path, batch_tokens: int) -> list:
-    model = Loaded.of(folder, "tiny", torch.device("cpu"))
-    return score(model, TEXTS, Asked(batch_tokens=batch_tokens), {"model": "tiny"}, out, world)
+    model = Loaded.of(folder, "tiny", torch.device("cpu"), row_tokens=batch_tokens)
+    return score(model, TEXTS, Asked(), {"model": "tiny"}, out, world)
 
 
 def test_each_text_has_the_loss_transformers_gives_it_alone_however_it_is_packed(folder, tmp_path):
@@ -82,12 +82,12 @@ def test_a_loss_that_is_no_number_is_told_with_its_document(folder, tmp_path):
 
 
 def test_a_part_that_another_process_wrote_elsewhere_is_named(folder, tmp_path):
-    model = Loaded.of(folder, "tiny", torch.device("cpu"))
+    model = Loaded.of(folder, "tiny", torch.device("cpu"), row_tokens=64)
     half = World(0, 2, 0, torch.device("cpu"))
     object.__setattr__(half, "barrier", lambda: None)
     object.__setattr__(half, "broadcast", lambda value: value)
     with pytest.raises(EvaluationError, match="one folder that all processes share"):
-        score(model, TEXTS, Asked(batch_tokens=64), {"model": "tiny"}, tmp_path, half)
+        score(model, TEXTS, Asked(), {"model": "tiny"}, tmp_path, half)
 
 
 def test_a_window_beyond_the_models_positions_is_refused(folder, tmp_path):
