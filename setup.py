@@ -63,6 +63,7 @@ setup(
     package_dir={FOLDER: "launch/command"},
     package_data={
         "ds_configs": ["*.json"],
+        "train.preflight.planner": ["*.json"],
         "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example", "talk/vendor/*"],
     },
     entry_points={

@@ -30,6 +30,7 @@ DOORS = {  # word: (module with main(words) -> exit status, what it does)
     "recipes": (f"{__package__}.recipes", "the recipes that come with the program; one of them to read or to copy"),
     "pretrain": ("launch.pretrain", "continual pre-training on token shards; on several GPUs by `astrollama launch`"),
     "sft": ("launch.sft", "chat fine-tuning; on several GPUs by `astrollama launch`"),
+    "plan": ("launch.plan", "how fast a recipe will be on a cluster, whether it fits, what it costs"),
     "doctor": ("launch.doctor", "go or no-go before a run: this machine, the network, a recipe"),
     "supervise": ("launch.supervise", "restarts a run where it is worth it"),
     "documents": ("launch.doors.documents", "the documents behind any step of a run"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -22,20 +21,13 @@ from train.model_files.shapes import described, of_llama, read_config, require_p
 from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
+from train.preflight.planner.clusters import cluster, gpu_named
+from train.preflight.planner.forecast import forecast, of_some_length
+from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_path
 from train.preflight.unready import beyond_positions, nearest, unready
 from train.recipe.vocabulary import Adapter, Recipe
 from train.world.machine import FreeBytes
 
-# so that a recipe can be checked before its model has been downloaded
-PUBLISHED = {
-    f"Llama-2-{size}-hf": {
-        "model_type": "llama", "vocab_size": 32000, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-    }
-    for size, hidden, mlp, layers, heads, kv_heads in (
-        ("7b", 4096, 11008, 32, 32, 32), ("13b", 5120, 13824, 40, 40, 40), ("70b", 8192, 28672, 80, 64, 8),
-    )
-}  # fmt: skip
 GPUS_OF_A_NODE = 8  # where nothing says otherwise
 
 
@@ -102,9 +94,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
         RecipeError, MixtureError, ShardError: what is here is wrong.
     """
     written, ranks, device = recipe, asked.ranks, asked.device
-    if recipe.epochs is not None:  # its shards are not here: sizes are those of a run that keeps all the checkpoints it may
-        c = recipe.checkpoint
-        recipe = dataclasses.replace(recipe, epochs=None, steps=max(1, c.every_steps) * (c.keep_last + c.keep_best + 1))
+    recipe = of_some_length(recipe)
     on_cuda = meant_for_cuda(recipe) if device is None else device == "cuda"
     config = merged_config(recipe, ranks, on_cuda)
     accumulation = config["gradient_accumulation_steps"]
@@ -146,6 +136,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
         ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
         *facts,
         *(_sizes(recipe, shape, memory) if shape else []),
+        *(_speed(recipe, shape, ranks) if shape and on_cuda else []),
     ]
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
@@ -174,6 +165,16 @@ def _too_large(recipe: Recipe, shape: Shape | None, memory: Plan | None, gpu_byt
         there = FreeBytes(host=math.inf, device=gpu_bytes, disk=math.inf)
         if short := memory_plan.short_of(memory, there):
             yield memory_plan.refusal(recipe, shape, memory, there, on_cuda, short)
+
+
+def _speed(recipe: Recipe, shape: Shape, ranks: int) -> list[tuple[str, str]]:
+    """What the planner says of the usual GPUs, whose kind is not known here."""
+    try:
+        sizes = of_path(recipe.model.path)[1]
+    except ModelUnknown:
+        return []
+    rates = (f"{forecast(recipe, shape, sizes, cluster(gpu_named(name), ranks)).rate:,.0f} on {name}" for name in ("A100", "H100"))
+    return [("speed", f"about {' or '.join(rates)}, tokens/s a GPU; python launch/plan.py tells the time, the cost and faster settings")]
 
 
 def _final_lr(recipe: Recipe) -> float:

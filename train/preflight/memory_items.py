@@ -30,6 +30,7 @@ STATES = (
     "fp32 masters",
     "Adam's moments",
 )  # what a rank owns of a model in training
+UNFUSED = "activations, if no kernels are fused"
 BUCKET = "gradients to be reduced, fp32 (reduce_bucket_size)"
 _LAYER = re.compile(r"\w+\.layers\.(\d+)\.")
 
@@ -195,6 +196,11 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
             yield Item("torch AdamW's temporaries", 8 * group, "update", sure=False)
 
 
+def of_a_block(hidden: int, kv_width: int, mlp: int) -> int:
+    """Elements a token that a Llama block keeps for its backward pass, with flash attention and fused kernels."""
+    return 6 * hidden + 2 * kv_width + 3 * mlp
+
+
 def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     """What the backward pass needs of the forward: at least what fused kernels keep, at most what was measured of eager modules.
 
@@ -203,12 +209,12 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     one block whole while it is computed again.
     """
     element, tokens = _element(recipe), recipe.micro_batch * recipe.data.seq_len
-    least = tokens * element * (6 * shape.hidden + 2 * shape.kv_width + 3 * shape.mlp)
+    least = tokens * element * of_a_block(shape.hidden, shape.kv_width, shape.mlp)
     most = max(least, tokens * element * 28 * shape.hidden)
     whole = {"none": shape.layers, "every_other": shape.layers // 2 + 1, "full": 1}[recipe.model.activation_checkpointing]
     inputs = tokens * element * shape.hidden * (shape.layers - whole + 4)  # and the last hidden state, its norm, their gradients
     yield Item(f"activations of {whole} layers, inputs of the others, at least", least * whole + inputs, "step")
-    yield Item("activations, if no kernels are fused", (most - least) * whole, "step", sure=False)
+    yield Item(UNFUSED, (most - least) * whole, "step", sure=False)
     yield Item(
         "logits of loss_chunk tokens", min(recipe.model.loss_chunk, tokens) * shape.vocabulary * (2 * 4 + 2 * (element == 2)), "step"
     )

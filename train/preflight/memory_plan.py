@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +120,16 @@ def refusal(recipe: Recipe, shape: Shape, p: Plan, there: FreeBytes, on_cuda: bo
     return "\n".join(text)
 
 
-def what_would_fit(recipe: Recipe, shape: Shape, p: Plan, there: FreeBytes, on_cuda: bool) -> Iterator[str]:
-    """Changes, each of which is enough: in the recipe, then in the number of ranks."""
+def what_would_fit(
+    recipe: Recipe, shape: Shape, p: Plan, there: FreeBytes, on_cuda: bool, judged: Callable[[Plan], bool] = lambda p: True
+) -> Iterator[str]:
+    """Changes, each of which is enough: in the recipe, then in the number of ranks. judged: whether a plan that fits by what is sure will do."""
     from train.engine.deepspeed_json import merged_config
 
     def fits(candidate: Recipe, ranks: int) -> bool:
         zero = merged_config(candidate, ranks, on_cuda)["zero_optimization"]
-        return not short_of(plan(candidate, shape, ranks, p.local_ranks, zero, on_cuda), there)
+        candidates = plan(candidate, shape, ranks, p.local_ranks, zero, on_cuda)
+        return not short_of(candidates, there) and judged(candidates)
 
     enough: list[dict[str, Any]] = []
     for change in REMEDIES:

@@ -1,0 +1,127 @@
+"""A recipe on a cluster: what fits, what would, the fastest settings, and what a measured run corrects."""
+
+import json
+
+import pytest
+
+from train.preflight.planner.clusters import cluster, gpu_named
+from train.preflight.planner.forecast import Setting, forecast
+from train.preflight.planner.measured import MeasuredError, factor
+from train.preflight.planner.models import of_path
+from train.preflight.planner.said import as_json, lines
+from train.preflight.planner.search import search
+from train.recipe.load import load
+
+GIB = 2**30
+
+
+def made(name: str, gpus: int, gpu: str, *words: str, setting: Setting | None = None, **at):
+    recipe = load(name, words)
+    shape, sizes, _ = of_path(recipe.model.path)
+    return forecast(recipe, shape, sizes, cluster(gpu_named(gpu), gpus, **at), setting or Setting())
+
+
+def test_the_recipes_run_at_the_speeds_that_are_published_for_such_runs():
+    """llm-foundry, full checkpointing: 3,684 and 8,611 on 8 A100 and H100; Automodel and IBM, 70B on 64 H100: 867, 956."""
+    assert made("cpt_7b", 8, "A100").rate == pytest.approx(3684, rel=0.1)
+    assert made("cpt_7b", 8, "H100").rate == pytest.approx(8611, rel=0.1)
+    assert made("cpt_70b", 64, "H100").rate == pytest.approx(910, rel=0.1)
+    assert made("cpt_7b", 8, "A100").mfu == pytest.approx(0.54, abs=0.04)
+
+
+def test_what_does_not_fit_says_so_with_remedies_that_fit_by_the_same_arithmetic():
+    no = made("cpt_70b", 16, "H100")
+    assert not no.fits and "a rank needs" in no.short[0] and no.remedies
+    words = [r for r in no.remedies if "=" in r and "ranks" not in r]
+    assert words
+    for remedy in words:
+        assert made("cpt_70b", 16, "H100", *remedy.split()).fits, remedy
+    [more] = [r for r in no.remedies if "ranks on" in r]
+    assert made("cpt_70b", int(more.split()[0]), "H100").fits
+    assert "DOES NOT FIT" in "\n".join(lines(no)) and as_json(no)["fits"] is False
+
+
+def test_main_memory_is_judged_where_it_is_said():
+    words = ("deepspeed=ds_configs/zero3_offload_optimizer.json", "micro_batch=1")
+    assert made("cpt_70b", 16, "H100", *words).fits
+    small = made("cpt_70b", 16, "H100", *words, setting=Setting(host=500 * GIB))
+    assert not small.fits and "main memory" in small.short[0]
+
+
+def test_the_held_names_are_there():
+    found = as_json(made("cpt_7b", 8, "H100"))
+    assert found["fits"] is True and found["tokens_per_second_per_gpu"] > 1000 and 0 < found["mfu"] < 1
+    assert found["bottleneck"] == "products" and 15 < found["peak_memory_gib"] < 80
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    json.dumps(found, allow_nan=False)
+
+
+def test_rows_of_padding_are_no_tokens():
+    whole, padded = made("cpt_7b", 8, "H100"), made("cpt_7b", 7, "H100")  # 256 rows over 7 x 4: 10 micro-batches, 24 rows of padding
+    assert whole.useful == 1 and padded.useful == pytest.approx(256 / 280)
+    assert "padding" in "\n".join(lines(padded))
+
+
+def test_more_network_and_more_gpus_never_make_a_run_longer():
+    hours = [made("cpt_70b", 64, "H100", gigabits=g).cost.hours for g in (100, 200, 400, 800, 1600, 3200)]
+    assert hours == sorted(hours, reverse=True) and hours[0] > 1.5 * hours[-1]
+    hours = [made("cpt_70b", n, "H100").cost.hours for n in (32, 64, 128, 256)]
+    assert hours == sorted(hours, reverse=True)
+
+
+def test_search_proposes_what_fits_and_is_no_slower_in_words_that_a_recipe_takes():
+    recipe = load("cpt_7b")
+    shape, sizes, _ = of_path(recipe.model.path)
+    there = cluster(gpu_named("A100"), 8)
+    found = search(recipe, shape, sizes, there, Setting())
+    best, plain = found[0], made("cpt_7b", 8, "A100")
+    assert best.forecast.fits and not best.forecast.near and best.forecast.rate > 1.15 * plain.rate
+    again = made("cpt_7b", 8, "A100", *best.words.split())
+    assert again.rate == pytest.approx(best.forecast.rate) and again.fits
+    assert "model.activation_checkpointing=none" in best.words  # 4,550 and 4,641 are published without, 3,684 with
+    assert any(not f.words for f in found)  # the recipe as it is, for comparison
+
+
+def test_search_takes_hpz_only_over_nodes_and_offload_only_where_nothing_else_fits():
+    recipe = load("cpt_70b")
+    shape, sizes, _ = of_path(recipe.model.path)
+    assert all("hpz" not in f.words for f in search(recipe, shape, sizes, cluster(gpu_named("B200"), 8), Setting()))
+    slow = search(recipe, shape, sizes, cluster(gpu_named("H100"), 64, None, 200), Setting())
+    assert "hpz" in slow[0].words
+    few = search(recipe, shape, sizes, cluster(gpu_named("H100"), 16), Setting())
+    assert few and "offload" in few[0].words
+
+
+def result(**changes) -> dict:
+    row = {"batches": "packed", "useful tokens/s": 8000.0, "a rank": 8000.0}
+    base = {
+        "model": "x, 6,738,415,616 parameters, bf16", "ranks": 1, "device": "NVIDIA H100 80GB HBM3", "engine": "ds_configs/zero3.json, fused",
+        "batch": "8,192 places a step: 1 micro-batches of 2 rows of 4096 a rank", "rows": [row],
+    }  # fmt: skip
+    return base | changes
+
+
+def test_a_measured_run_corrects_the_rate_of_the_same_model_on_the_same_gpus(tmp_path):
+    recipe, gpu = load("cpt_7b"), gpu_named("H100")
+    sizes = of_path(recipe.model.path)[1]
+    file = tmp_path / "train.json"
+
+    def of(report) -> float:
+        file.write_text(json.dumps(report))
+        return factor(file, recipe, sizes, gpu)
+
+    slow = of(result())
+    assert of(result(rows=[{"a rank": 4000.0}])) == pytest.approx(2 * slow)
+    plain, corrected = made("cpt_7b", 8, "H100"), made("cpt_7b", 8, "H100", setting=Setting(measured=slow))
+    assert corrected.rate == pytest.approx(plain.rate / slow)
+    for bad, said in (
+        (result(model="x, 1,000 parameters"), "of a model of 1,000 parameters, the recipe's has 6,738,415,616"),
+        (result(device="cpu"), "measured on cpu, the plan is for H100"),
+        (result(device="Wonder 9"), "whose peak is not known"),
+        (result(rows=[]), "not a result of `benchmark.py train --json`"),
+        ([], "not a JSON object"),
+    ):
+        with pytest.raises(MeasuredError, match=said):
+            of(bad)
+    with pytest.raises(MeasuredError, match="cannot be read"):
+        factor(tmp_path / "none.json", recipe, sizes, gpu)

@@ -1,0 +1,134 @@
+"""What a recipe will be on a cluster, before it is started: whether it fits, how fast it is and why, what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from train.engine.deepspeed_json import merged_config
+from train.preflight import memory_plan
+from train.preflight.memory_items import LIBRARIES, UNFUSED, Plan, Shape, plan
+from train.preflight.planner.calibrated import constants
+from train.preflight.planner.clusters import GIB, Cluster
+from train.preflight.planner.cost import Cost, Saving, cost, saving
+from train.preflight.planner.job import Job, Sizes, of_recipe
+from train.preflight.planner.timing import Times, predict
+from train.recipe.vocabulary import Recipe
+from train.world.machine import FreeBytes
+
+NEAR = 0.92  # of a GPU's memory: above, allocators begin to give back and take again, at up to a third of the speed (published rows)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked of a cluster beyond its GPUs. host: bytes of a node's main memory (None: not judged); disk: bytes/s of all nodes."""
+
+    price: float | None = None
+    host: float | None = None
+    disk: float = 2e9
+    measured: float = 1.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """short: what does not fit, in words; near: what may not. there: what a rank and a node have. useful: share of places that
+    are no padding rows."""
+
+    recipe: Recipe
+    job: Job
+    cluster: Cluster
+    memory: Plan
+    times: Times
+    useful: float
+    short: tuple[str, ...]
+    near: tuple[str, ...]
+    shape: Shape
+    there: FreeBytes
+    saving: Saving
+    cost: Cost | None
+
+    @property
+    def fits(self) -> bool:
+        return not self.short
+
+    @functools.cached_property
+    def remedies(self) -> tuple[str, ...]:
+        """Words after the recipe, each of which is enough; or more nodes."""
+        if self.fits:
+            return ()
+        device, on_cuda = self.there.device, self.cluster.on_cuda
+
+        def judged(p: Plan) -> bool:
+            return not device or peak(p, self.job) <= device
+
+        return tuple(memory_plan.what_would_fit(self.recipe, self.shape, self.memory, self.there, on_cuda, judged))
+
+    @property
+    def rate(self) -> float:
+        """Tokens/s a GPU."""
+        return self.times.tokens_per_second * self.useful
+
+    @property
+    def mfu(self) -> float:
+        """6 (N - input embedding) + 12 L d T, as most tables count."""
+        return self.rate * self.job.flops_per_token() / self.cluster.gpu.peak
+
+    @property
+    def mfu_causal(self) -> float:
+        """The causal half of attention alone."""
+        return self.rate * self.job.flops_per_token((self.job.attended or self.job.seq_len) / 2) / self.cluster.gpu.peak
+
+    @property
+    def bottleneck(self) -> str:
+        if self.job.offload != "none" and self.times.bottleneck == "optimizer":
+            return "optimizer in host memory"
+        return self.times.bottleneck
+
+    @property
+    def peak(self) -> float:
+        return peak(self.memory, self.job)
+
+
+def forecast(recipe: Recipe, shape: Shape, sizes: Sizes, cluster: Cluster, setting: Setting = Setting()) -> Forecast:
+    """Raises RecipeError: the recipe's DeepSpeed JSON cannot be read, or does not go with so many ranks."""
+    tokens = 0.0 if recipe.epochs is not None else float(recipe.total_steps * recipe.tokens_per_step)
+    recipe = of_some_length(recipe)
+    on_cuda = cluster.on_cuda
+    config: dict[str, Any] = merged_config(recipe, cluster.gpus, on_cuda)
+    job = of_recipe(recipe, sizes, cluster.gpus, on_cuda)
+    memory = plan(recipe, shape, cluster.gpus, cluster.here, config["zero_optimization"], on_cuda)
+    device = cluster.gpu.gib * GIB if on_cuda else None
+    there = FreeBytes(host=math.inf if setting.host is None else setting.host, device=device, disk=math.inf)
+    short = memory_plan.short_of(memory, there)
+    expected = peak(memory, job)
+    if device and not short and expected > device:
+        short = [f"a rank will take about {expected / GIB:.1f} GiB on its device, there are {cluster.gpu.gib:g} GiB"]
+    near = [] if short or not device or expected <= NEAR * device else [
+        f"{expected / GIB:.1f} of {cluster.gpu.gib:g} GiB: near the limit allocators cost up to a third of the speed"
+    ]  # fmt: skip
+    times = dataclasses.replace(predict(job, cluster, constants()), measured=setting.measured)
+    useful = recipe.rows_per_step / (recipe.micro_batch * cluster.gpus * job.micro_steps)
+    saved = saving(memory.checkpoint_bytes, cluster, setting.disk, recipe.checkpoint.background)
+    rate = times.tokens_per_second * useful
+    spent = cost(tokens, rate, cluster, saved.lost, setting.price) if tokens else None
+    return Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), shape, there, saved, spent)
+
+
+def peak(memory: Plan, job: Job) -> float:
+    """Bytes of a GPU that are expected: upper bounds too, but for activations that fused kernels never keep and memory that the CUDA context takes
+    outside the allocator."""
+    where = "device" if any(i.where == "device" for i in memory.items) else "host"
+    left = [i for i in memory.items if i.where == where and (job.kernels == "fused" and i.what == UNFUSED or i.nbytes == LIBRARIES)]
+    kept = tuple(i for i in memory.items if i not in left)
+    return dataclasses.replace(memory, items=kept).need(where, sure=False)
+
+
+def of_some_length(recipe: Recipe) -> Recipe:
+    """One in epochs, whose shards are not here: as long as it takes to keep all the checkpoints it may."""
+    if recipe.epochs is None:
+        return recipe
+    c = recipe.checkpoint
+    return dataclasses.replace(recipe, epochs=None, steps=max(1, c.every_steps) * (c.keep_last + c.keep_best + 1))
