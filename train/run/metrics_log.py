@@ -91,13 +91,21 @@ class MetricsLog:
         self._open(line["step"])
         self._write(line)
         self._bar.advance(line["step"] - line["from_step"])
+        self._tell_trackers(line)
 
     def rewinds(self, lines: Iterable[dict[str, Any]]) -> None:
         """Lines of the rewinds so far: one that was killed in it has not written its own."""
         if self.world.rank == 0:
             there = sum(REWIND in text for text, _ in _lines(self._path))
-            for line in list(lines)[there:]:
+            lines = list(lines)
+            for line in lines[there:]:
                 self._write(line)
+            for line in lines[-1:]:
+                self._tell_trackers(line)
+
+    def _tell_trackers(self, rewind: dict[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.rewound(rewind["rewind"])
 
     def step(self, n: StepNumbers) -> None:
         if self.world.rank != 0:

@@ -1,7 +1,7 @@
 """One tracker in a process of its own: lines of JSON on stdin → wandb, mlflow or trackio; what it has to say, lines of JSON on stdout.
 
-begin {id, name, project, folder, runs, config, state}, then {step, values} …, then {end: finished | stopped | failed}; an input that
-just ends has failed. It is run by its path and imports nothing of ours: whatever a library does, it does it here.
+begin {id, name, project, folder, runs, config, state}, then {step, values} …, {rewound: 1} …, then {end: finished | stopped | failed};
+an input that just ends has failed. It is run by its path and imports nothing of ours: whatever a library does, it does it here.
 """
 
 from __future__ import annotations
@@ -142,6 +142,19 @@ class Sent:
         tmp.replace(self._state)
         self._written = time.monotonic()
 
+    def of_run(self, begin: dict[str, Any]) -> dict[str, Any]:
+        """Under which id and name the run stands there: after a rewind it is another."""
+        number = self._content.get("rewinds", 0)
+        return begin if not number else {**begin, "id": f"{begin['id']}-{number}", "name": f"{begin['name']} after rewind {number}"}
+
+    def rewound(self, number: int) -> bool:
+        """Whether that is news; nothing has been sent of the run after it then."""
+        if number <= self._content.get("rewinds", 0):
+            return False
+        self._content |= {"rewinds": number, "sent": {}}
+        self.write()
+        return True
+
     @staticmethod
     def _kind(values: dict[str, float]) -> str:
         return "heldout" if any(key.startswith("heldout/") for key in values) else "train"
@@ -172,13 +185,22 @@ def main(kind: str) -> None:
     threading.Thread(target=read_input, args=(records,), daemon=True).start()
     begin = records.get()
     sent = Sent(Path(begin["state"]))
-    tracker = TRACKERS[kind](begin)
-    try:
-        print(json.dumps({"where": tracker.where}), file=answers, flush=True)
-    except BrokenPipeError:
-        pass  # the run has ended already; its records are still here
+
+    def opened() -> Any:
+        tracker = TRACKERS[kind](sent.of_run(begin))
+        try:
+            print(json.dumps({"where": tracker.where}), file=answers, flush=True)
+        except BrokenPipeError:
+            pass  # the run has ended already; its records are still here
+        return tracker
+
+    tracker = opened()
     while "end" not in (record := records.get()):
-        if sent.is_new(record["step"], record["values"]):
+        if "rewound" in record:
+            if sent.rewound(record["rewound"]):
+                tracker.end("stopped")
+                tracker = opened()
+        elif sent.is_new(record["step"], record["values"]):
             tracker.log(record["step"], record["values"])
             sent.note(record["step"], record["values"])
     tracker.end(record["end"])

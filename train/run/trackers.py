@@ -2,7 +2,8 @@
 
 Tracker("wandb", …).log(step, values) → a bounded queue → a thread → tracker_process.py → the library
 A tracker that fails, hangs or falls behind costs its own curves: it is warned of once and left, and the run goes on.
-Its id lies in runs/NAME/trackers/wandb.json, so that a run that goes on is the same run there.
+Its id lies in runs/NAME/trackers/wandb.json, so that a run that goes on is the same run there. None of them takes points back: after a
+rewind the curves go on in a run of their own there, `NAME after rewind 1`, from the step gone back to.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class Tracker:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._put({"step": step, "values": values})
+
+    def rewound(self, number: int) -> None:
+        """Steps that follow are of a run that has gone back so often; told again, it changes nothing."""
+        self._put({"rewound": number})
 
     def end(self, how: str) -> None:
         """how: finished, stopped or failed."""

@@ -100,6 +100,31 @@ def test_every_step_is_seen_once_under_one_id_across_a_kill(tmp_path, stand_in):
     assert seen(tmp_path)[-3]["name"] != begins[0]["name"] and seen(tmp_path)[-2][0] == 1
 
 
+def test_after_a_rewind_the_curves_go_on_in_a_run_of_their_own_across_a_resume(tmp_path, stand_in):
+    recipe = stand_in()
+    first = Tracker("trackio", recipe, anew=False)
+    for step in range(6):
+        first.log(step, {"train/loss": 1.0})
+    first.rewound(1)
+    for step in range(3, 5):
+        first.log(step, {"train/loss": 2.0})
+    ended(first, "stopped")
+    again = Tracker("trackio", recipe, anew=False)
+    again.rewound(1)  # every start tells how many there were
+    for step in range(4, 8):
+        again.log(step, {"train/loss": 2.0})
+    ended(again, "finished")
+    runs: dict[str, list[int]] = {}
+    for record in seen(tmp_path):
+        if isinstance(record, dict):
+            points = runs.setdefault(record["name"], [])
+        elif isinstance(record, list):
+            points.append(record[0])
+    (before, kept), (after, made_again) = runs.items()
+    assert kept == list(range(6)) and made_again == list(range(3, 8))
+    assert before.startswith("run-") and after.startswith("run after rewind 1-")
+
+
 @pytest.mark.parametrize(
     "init, log, told",
     [
