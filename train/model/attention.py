@@ -7,13 +7,15 @@ and SDPA document by document anywhere. A layer called without `cu_seqlens` fail
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from train.model.by_document import by_document
 from train.model_files.folder import ModelError
 
 # what model.config._attn_implementation is set to; transformers takes any name with "flash" in it for one of its own kernels
@@ -38,29 +40,41 @@ def _flash(
 def _torch_varlen(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float, window: int | None
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 
-    grouped, left = q.shape[1] != k.shape[1], -1 if window is None else window - 1
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=(left, 0), enable_gqa=grouped)
+    takes = _keywords(varlen.varlen_attn)
+    asked: dict[str, Any] = {}
+    if "enable_gqa" in takes:
+        asked["enable_gqa"] = q.shape[1] != k.shape[1]
+    else:
+        k, v = _repeat_heads(q, k, v)
+    if "scale" in takes:
+        asked["scale"] = scale
+    elif scale != (usual := q.shape[-1] ** -0.5):
+        q = q * (scale / usual)
+    if "window_size" in takes:
+        asked["window_size"] = (-1 if window is None else window - 1, 0)
+    else:
+        if window is not None and window < max_seqlen:
+            raise ModelError(
+                f"model.attention=torch_varlen: torch {torch.__version__} has no sliding windows there, and this model's see {window} tokens; "
+                "install flash-attn or a newer torch, or use sdpa"
+            )
+        asked["is_causal"] = True
+    return varlen.varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **asked)
+
+
+@functools.cache
+def _keywords(function: Callable[..., Any]) -> frozenset[str]:
+    """What it can be asked by name. torch 2.10 knows `is_causal`, later ones `window_size` in its place, and `scale`, then `enable_gqa`."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _sdpa(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor, max_seqlen: int, scale: float, window: int | None
 ) -> torch.Tensor:
     k, v = _repeat_heads(q, k, v)
-    edges = cu_seqlens.tolist()
-    outputs = []
-    for start, stop in zip(edges, edges[1:], strict=False):
-        if start == stop:
-            continue
-        one = [x[start:stop].transpose(0, 1).unsqueeze(0) for x in (q, k, v)]  # (1, heads, length, head_dim)
-        if window is None or window >= stop - start:
-            out = F.scaled_dot_product_attention(*one, is_causal=True, scale=scale)
-        else:
-            causal = torch.ones(stop - start, stop - start, dtype=torch.bool, device=q.device).tril()
-            out = F.scaled_dot_product_attention(*one, attn_mask=causal.triu(1 - window), scale=scale)
-        outputs.append(out.squeeze(0).transpose(0, 1))
-    return torch.cat(outputs)
+    return by_document(q, k, v, cu_seqlens, scale, window or 0)[0]
 
 
 def _repeat_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,7 +130,9 @@ def varlen_attention(
     Returns:
         (tokens, heads, head_dim)
     """
-    window = None if window is None or window >= max_seqlen else window
+    # a compiled graph must not depend on a batch's longest document
+    longest = q.shape[0] if torch.compiler.is_compiling() else max_seqlen
+    window = None if window is None or window >= longest else window
     return BACKENDS[backend](q, k, v, cu_seqlens, max_seqlen, q.shape[-1] ** -0.5 if scale is None else scale, window)
 
 

@@ -101,21 +101,54 @@ def test_flash_attn_gets_the_packed_rows_own_boundaries(stand_in_flash):
         assert scale == pytest.approx(12**-0.5) and causal is True
 
 
-def test_torchs_varlen_kernel_gets_the_same_boundaries(monkeypatch):
-    seen = []
+def of_torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+    assert q.shape[1] == k.shape[1] == v.shape[1], "it repeats no heads"
+    assert (cu_seq_q is cu_seq_k) and max_q == max_k and is_causal is True and return_aux is None
+    return attention.varlen_attention(q, k, v, cu_seq_q, max_q, backend="sdpa")
 
-    def varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):
-        seen.append((cu_q.tolist(), max_q, window_size, enable_gqa))
-        return attention.varlen_attention(q, k, v, cu_q, max_q, backend="sdpa", scale=scale)
 
+def of_torch_2_11(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
+    assert q.shape[1] == k.shape[1] == v.shape[1], "it repeats no heads"
+    return of_torch_2_13(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale, window_size=window_size)
+
+
+def of_torch_2_13(
+    q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None
+):
+    assert (cu_seq_q is cu_seq_k) and max_q == max_k and return_aux is None and seqused_k is None
+    assert window_size[1] == 0, "causal"
+    assert enable_gqa or q.shape[1] == k.shape[1]
+    window = None if window_size[0] < 0 else window_size[0] + 1
+    return attention.varlen_attention(q, k, v, cu_seq_q, max_q, backend="sdpa", scale=scale, window=window)
+
+
+@pytest.mark.parametrize("kernel", [of_torch_2_10, of_torch_2_11, of_torch_2_13])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("scale", [None, 0.2])
+@pytest.mark.parametrize("window", [None, 40, 7])
+def test_torchs_varlen_kernel_means_the_same_by_the_keywords_of_each_version(monkeypatch, kernel, kv_heads, scale, window):
     from torch.nn.attention import varlen
 
-    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
-    q, k, v = torch.randn(30, 4, 8), torch.randn(30, 2, 8), torch.randn(30, 2, 8)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(30, heads, 8, generator=rng) for heads in (4, kv_heads, kv_heads))
     cu = torch.tensor([0, 11, 30], dtype=torch.int32)
-    ours = attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen")
-    assert seen == [([0, 11, 30], 19, (-1, 0), True)]
-    assert torch.equal(ours, attention.varlen_attention(q, k, v, cu, 19, backend="sdpa"))
+    asked = dict(scale=scale, window=window)
+    if kernel is of_torch_2_10 and window == 7:
+        with pytest.raises(ModelError, match="no sliding windows there, and this model's see 7 tokens"):
+            attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen", **asked)
+        return
+    ours = attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen", **asked)
+    assert torch.allclose(ours, attention.varlen_attention(q, k, v, cu, 19, backend="sdpa", **asked), atol=1e-6)
+
+
+def test_torchs_own_kernel_takes_the_keywords_it_is_asked_by():
+    q = torch.empty(30, 4, 16, device="meta", requires_grad=True)
+    k, v = (torch.empty(30, 2, 16, device="meta", requires_grad=True) for _ in range(2))
+    cu = torch.empty(3, dtype=torch.int32, device="meta")
+    out = attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen", scale=0.3, window=5)
+    out.sum().backward()
+    assert out.shape == q.grad.shape == q.shape and k.grad.shape == k.shape
 
 
 def test_a_layer_called_without_boundaries_fails_instead_of_attending_everywhere():
@@ -207,3 +240,18 @@ def test_a_model_whose_head_computes_something_else_is_refused(tmp_path):
         config_of(tmp_path)
     with pytest.raises(ModelError, match="dropout is not 0"):
         build(tiny.tiny_config(attention_dropout=0.1), Model(path="x"), torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_by_document_is_an_operation_as_torch_wants_them(window, device):
+    from train.model.by_document import by_document
+
+    q, k, v = (torch.randn(12, 2, 8, requires_grad=True) for _ in range(3))
+    edges = torch.tensor([0, 5, 5, 12], dtype=torch.int32)
+    if device == "cpu":
+        torch.library.opcheck(by_document, (q, k, v, edges, 0.3, window))
+    else:
+        q, k, v = (x.detach().to("meta").requires_grad_() for x in (q, k, v))
+        by_document(q, k, v, edges.to("meta"), 0.3, window)[0].sum().backward()
+        assert q.grad.shape == k.grad.shape == v.grad.shape == q.shape
