@@ -22,8 +22,31 @@ OWNED = {
     "bf16": "model.dtype",
     "fp16": "model.dtype",
     "activation_checkpointing": "model.activation_checkpointing",
+    "communication_data_type": "optim.reduce_dtype",
+    "compile": "model.compile",
     "tensorboard": "logging.tensorboard",
     "steps_per_print": "logging.every_steps",
+}
+# keys that DeepSpeed had and has no more, or keeps in another place -> what serves instead here
+GONE = {
+    "amp": "set model.dtype=bf16 in the recipe",
+    "compression_training": "nothing does; compress the exported model",
+    "curriculum_learning": "give the recipe's data.sources weights",
+    "eigenvalue": "nothing does",
+    "elasticity": "nothing is needed: a checkpoint resumes on any number of ranks, and accumulation is derived from tokens_per_step",
+    "graph_harvesting": "set model.compile=true in the recipe",
+    "nebula": "set checkpoint.background=true in the recipe",
+    "progressive_layer_drop": "nothing does",
+    "quantize_training": "nothing does; quantize the exported model",
+    "sparse_attention": "nothing is needed: attention never leaves a document (model.attention)",
+    "sparse_gradients": "nothing is needed: the embedding's gradient is cut among the ranks",
+    "zero_optimization.mics_shard_size": "set zero_hpz_partition_size to the GPUs of a node",
+    "zero_optimization.mics_hierarchical_params_gather": "set zero_hpz_partition_size to the GPUs of a node",
+    "zero_optimization.zeropp_loco_param": "set optim.reduce_dtype=bf16 in the recipe",
+    "zero_optimization.cpu_offload": 'write "offload_optimizer": {"device": "cpu"}',
+    "zero_optimization.cpu_offload_param": 'write "offload_param": {"device": "cpu"}',
+    "zero_optimization.cpu_offload_use_pin_memory": 'write "pin_memory": true in offload_optimizer or offload_param',
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": "nothing is needed: a checkpoint is a model folder",
 }
 
 
@@ -38,6 +61,10 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         f"{key}={json.dumps(config[key])}: the recipe owns this; take it out and set {OWNED[key]} there" for key in OWNED if key in config
     ]
     zero = config.get("zero_optimization", {})
+    there = set(config) | {f"zero_optimization.{key}" for key in zero}
+    faults += [f"{key}: DeepSpeed has it no more; take it out and {instead}" for key, instead in GONE.items() if key in there]
+    if config.get("managed_gradient_accumulation") is False:
+        faults.append("managed_gradient_accumulation=false: the trainer says itself where a step ends; take it out")
     if zero.get("stage") != 3:
         faults.append(f"zero_optimization.stage={zero.get('stage')}: checkpoints and loading here are ZeRO-3's; set it to 3")
     for part in ("offload_optimizer", "offload_param"):
@@ -47,6 +74,11 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
     if hpz > 1 and world_size % hpz:
         faults.append(
             f"zero_optimization.zero_hpz_partition_size={hpz}: does not divide the {world_size} ranks; set it to the GPUs of a node"
+        )
+    if hpz > 1 and zero.get("offload_param", {}).get("device") == "cpu":
+        faults.append(
+            f"zero_optimization.zero_hpz_partition_size={hpz} with offload_param: DeepSpeed then computes with weights that are not there (losses of 0 "
+            "or NaN); take one of them out"
         )
     if faults:
         raise RecipeError(f"deepspeed={recipe.deepspeed}", faults)
@@ -63,7 +95,7 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         "optimizer": _optimizer(recipe, zero, on_cuda),
         "bf16": {"enabled": OF_RECIPE[recipe.model.dtype] is BF16},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
+        "communication_data_type": recipe.optim.reduce_dtype,
         "steps_per_print": 1 << 31,
         "wall_clock_breakdown": False,
     }

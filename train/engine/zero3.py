@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.engine import adapter, weights
+from train.engine import adapter, gathering, weights
 from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.engine.traces import Traces
 from train.model import causal_lm as model_room
@@ -247,12 +247,18 @@ def start(
         world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
     if world.device.type == "cpu" and not world.threads_set_by_user:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
-    model, said = model_room.build(model_room.config_of(config_folder or folder), recipe.model, world.device, sources)
+    model, said = model_room.build(
+        model_room.config_of(config_folder or folder), recipe.model, world.device, sources, recipe.micro_batch * recipe.data.seq_len
+    )
     base = described((config_folder or folder) / "config.json") if recipe.adapter else None
     if base:
         spec = spec_of(recipe.adapter, base, adapter_from)
         lora.attach(model, spec)
         said += f"; adapter: {spec.words()}"
+    layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
+    config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
+    gathering.by_layer(model, layers, zero)
     model_room.shard(model, config, world.device)
     loaded = _load(model, recipe, world, folder)
     with _building(recipe, world, config):

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from train.model import attention, kernels
+from train.model import attention, compiled, kernels
+from train.model.activations import Kept, kept, product_elements
 from train.model.loss import LossHead
+from train.model.recompute import set_checkpointing
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import ModelError
 from train.model_files.shapes import require_plain_head
@@ -32,6 +34,7 @@ class PackedCausalLM(nn.Module):
         super().__init__()
         self.hf = hf
         self.sources = sources
+        self.compiled = False
 
     def forward(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(sum of token losses, per-source sums (sources,)); the mean is the caller's, who knows the global count."""
@@ -41,6 +44,8 @@ class PackedCausalLM(nn.Module):
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """Last hidden states (tokens, width) of a packed batch."""
+        if self.compiled:
+            compiled.mark_dynamic(batch)
         out = self.hf.base_model(
             input_ids=batch.tokens,
             position_ids=batch.position_ids,
@@ -75,8 +80,12 @@ def config_of(folder: Path) -> Any:
     return config
 
 
-def build(config: Any, recipe: Model, device: torch.device, sources: int) -> tuple[PackedCausalLM, str]:
-    """The module tree with parameters on meta, in the compute dtype; and what was chosen, in words."""
+def build(config: Any, recipe: Model, device: torch.device, sources: int, rank_tokens: int = 0) -> tuple[PackedCausalLM, str]:
+    """The module tree with parameters on meta, in the compute dtype; and what was chosen, in words.
+
+    Args:
+        rank_tokens: of a micro-batch, which model.activation_budget is for.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -93,19 +102,25 @@ def build(config: Any, recipe: Model, device: torch.device, sources: int) -> tup
     hf.tie_weights()
     _refuse_what_drops(hf)
     if device.type == "cuda" and recipe.fused_kernels == "auto":
-        said += "; " + kernels.apply(hf)
+        said += "; " + kernels.apply(hf, recipe.compile, recipe.activation_checkpointing == "selective")
     _put_loss_into_head(hf, recipe.loss_chunk, device.type == "cuda" and recipe.fused_kernels == "auto" and kernels.available())
     layers = decoder_layers(hf)
-    _set_checkpointing(layers, recipe.activation_checkpointing)
+    keep = _kept(config, recipe, dtype.itemsize * rank_tokens)
+    set_checkpointing(layers, keep)
+    if recipe.activation_checkpointing == "selective":
+        said += f"; activations: {keep.products} layers keep matrix products and attention, {keep.input} their input alone"
     for buffer_owner in hf.modules():
         for name, buffer in list(buffer_owner._buffers.items()):
             if buffer is not None:
                 buffer_owner._buffers[name] = buffer.to(device)
-    if recipe.compile:
-        for layer in layers:
-            layer.compile(dynamic=False)
     hf.train()
-    return PackedCausalLM(hf, sources), said
+    model = PackedCausalLM(hf, sources)
+    if recipe.compile:
+        compiled.require_compilable(device, backend)
+        compiled.compile_layers(layers)
+        model.compiled = True
+        said += "; layers: compiled"
+    return model, said
 
 
 def _put_loss_into_head(hf: nn.Module, chunk: int, fused: bool) -> None:
@@ -138,14 +153,13 @@ def decoder_layers(hf: nn.Module) -> list[nn.Module]:
     return list(layers)
 
 
-def _set_checkpointing(layers: list[nn.Module], wanted: str) -> None:
-    from functools import partial
-
-    from torch.utils.checkpoint import checkpoint
-
-    for index, layer in enumerate(layers):
-        layer.gradient_checkpointing = wanted == "full" or wanted == "every_other" and index % 2 == 0
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+def _kept(config: Any, recipe: Model, element_tokens: int) -> Kept:
+    """element_tokens: bytes of one element of every token of a micro-batch."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_width = head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    nbytes = element_tokens * product_elements(config.hidden_size, config.intermediate_size, kv_width)
+    budget = recipe.activation_budget and recipe.activation_budget * 2**30
+    return kept(recipe.activation_checkpointing, config.num_hidden_layers, budget, nbytes)
 
 
 def shard(model: PackedCausalLM, ds_config: dict[str, Any], device: torch.device) -> None:

@@ -17,14 +17,23 @@ def available() -> bool:
     return importlib.util.find_spec("liger_kernel") is not None
 
 
-def apply(hf: nn.Module) -> str:
-    """Patch the layers of a model in place; returns what was done, in words."""
+def apply(hf: nn.Module, compiled: bool = False, selective: bool = False) -> str:
+    """Patch the layers of a model in place; returns what was done, in words.
+
+    Args:
+        compiled: torch's compiler fuses the layers itself, and these kernels would cut its graphs.
+        selective: what matrix products gave is kept for the backward pass; liger's RoPE turns queries and keys in place, and would turn
+            what was kept a second time.
+    """
     if not available():
         return "fused kernels: none (liger-kernel not found: pip install 'astrollama-trainer[cuda]', about 20% faster)"
+    if compiled:
+        return "fused kernels: liger (linear cross-entropy; the layers are compiled)"
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
-    _apply_liger_kernel_to_instance(hf, rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)
-    return "fused kernels: liger (RMSNorm, RoPE, SwiGLU, linear cross-entropy)"
+    rope = not selective
+    _apply_liger_kernel_to_instance(hf, rope=rope, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)
+    return f"fused kernels: liger (RMSNorm, {'RoPE, ' * rope}SwiGLU, linear cross-entropy)"
 
 
 def fused_loss(

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from train.engine.gathering import sized
+from train.model.activations import kept, product_elements
 from train.model_files.adapter import Spec
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
@@ -31,7 +33,7 @@ STATES = (
     "Adam's moments",
 )  # what a rank owns of a model in training
 UNFUSED = "activations, if no kernels are fused"
-BUCKET = "gradients to be reduced, fp32 (reduce_bucket_size)"
+BUCKET = "gradients to be reduced (reduce_bucket_size)"
 _LAYER = re.compile(r"\w+\.layers\.(\d+)\.")
 
 
@@ -130,6 +132,7 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
     Args:
         zero: zero_optimization of the merged DeepSpeed config. local_ranks: ranks of a node.
     """
+    zero = sized(zero, shape.layer, shape.parameters)
     items = [
         *_states(recipe, shape, ranks, zero),
         *_load(recipe, shape),
@@ -183,7 +186,7 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
     live = min(shape.parameters, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
     yield Item("a module's weights, gathered", element * module, "step")
     yield Item("weights kept gathered for the way back (stage3_max_live_parameters)", element * (live - module), "step", sure=False)
-    bucket = 4 * min(int(zero.get("reduce_bucket_size", 5e8)), shape.trained)
+    bucket = (2 if recipe.optim.reduce_dtype == "bf16" else 4) * min(int(zero.get("reduce_bucket_size", 5e8)), shape.trained)
     yield Item(BUCKET, bucket, "held")
     yield Item("the same while it is reduced", bucket, "step", sure=False)
     gradients = module if not shape.frozen else max(shape.adapter // shape.layers, shape.vocabulary * shape.hidden * shape.head_trained)
@@ -205,14 +208,19 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     """What the backward pass needs of the forward: at least what fused kernels keep, at most what was measured of eager modules.
 
     Of a Llama block a token, in elements: 2 x 6h + 2 x 2gh + 6f bytes in 16 bits with flash attention and fused kernels (own count); 28 copies of
-    the hidden state for eager transformers, measured for Llama-3.1-8B (ml-engineering). Full checkpointing keeps a block's input alone, and
-    one block whole while it is computed again.
+    the hidden state for eager transformers, measured for Llama-3.1-8B (ml-engineering). Full checkpointing keeps a block's input alone,
+    selective also what its matrix products gave, and one block whole while it is computed again.
     """
     element, tokens = _element(recipe), recipe.micro_batch * recipe.data.seq_len
     least = tokens * element * of_a_block(shape.hidden, shape.kv_width, shape.mlp)
     most = max(least, tokens * element * 28 * shape.hidden)
-    whole = {"none": shape.layers, "every_other": shape.layers // 2 + 1, "full": 1}[recipe.model.activation_checkpointing]
+    products = tokens * element * product_elements(shape.hidden, shape.mlp, shape.kv_width)
+    model = recipe.model
+    keep = kept(model.activation_checkpointing, shape.layers, model.activation_budget and model.activation_budget * 2**30, products)
+    whole = keep.all + (keep.all < shape.layers)  # and one while it is computed again
     inputs = tokens * element * shape.hidden * (shape.layers - whole + 4)  # and the last hidden state, its norm, their gradients
+    if keep.products:
+        yield Item(f"matrix products and attention of {keep.products} layers", products * keep.products, "step")
     yield Item(f"activations of {whole} layers, inputs of the others, at least", least * whole + inputs, "step")
     yield Item(UNFUSED, (most - least) * whole, "step", sure=False)
     yield Item(

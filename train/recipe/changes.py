@@ -7,7 +7,7 @@ from typing import Any
 # dotted prefixes whose change leaves losses as they were (up to the rounding of another kernel or another split)
 SAFE = (
     "name", "runs", "micro_batch", "deepspeed", "logging", "checkpoint", "guard", "heldout", "data.workers", "optim.kernel", "model.path",
-    "model.attention", "model.activation_checkpointing", "model.compile", "model.fused_kernels", "model.loss_chunk", "model.fingerprint", "model.max_start_loss",
+    "model.attention", "model.activation_checkpointing", "model.activation_budget", "model.compile", "model.fused_kernels", "model.loss_chunk", "model.fingerprint", "model.max_start_loss",
 )  # fmt: skip
 
 

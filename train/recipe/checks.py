@@ -141,6 +141,16 @@ def _something_to_go_back_to(r: Any) -> list[str]:
     ]
 
 
+def _budget_of_selective(r: Any) -> list[str]:
+    m = r.model
+    if m.activation_budget is None or m.activation_checkpointing == "selective":
+        return []
+    return [
+        f"model.activation_budget={m.activation_budget:g}: is for model.activation_checkpointing=selective, "
+        f"which is {m.activation_checkpointing}; set that, or leave this out"
+    ]
+
+
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (LENGTHS, _length_once),
     ((*LENGTHS, "tokens_per_step", *(f"schedule.{key}" for key in WARMUPS)), _warmup_ends),
@@ -153,6 +163,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
     (("adapter", "adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
+    (("model.activation_budget", "model.activation_checkpointing"), _budget_of_selective),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
 )

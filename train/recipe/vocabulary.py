@@ -47,6 +47,7 @@ Share = Annotated[float, "share"]
 Norm = Annotated[float, "L2 norm"]
 Loss = Annotated[float, "nats a token"]
 Passes = Annotated[float, "passes"]
+Gibibytes = Annotated[float, "GiB"]
 Tflops = Annotated[float, "TFLOP/s"]
 
 
@@ -59,9 +60,12 @@ class Model:
     dtype: Literal["bf16", "fp32"] = "bf16"  # what is computed in; masters and Adam's moments are fp32 always
     # the kernel: flash-attn, torch's varlen kernel (CUDA) or SDPA a document; auto takes the first of these that is there
     attention: Literal["auto", "flash", "torch_varlen", "sdpa"] = "auto"
-    # which decoder layers are computed again in the backward instead of kept: less memory, up to a third more work
-    activation_checkpointing: Literal["none", "full", "every_other"] = "none"
-    compile: bool = False  # torch.compile of each decoder layer
+    # what is computed again in the backward instead of kept: nothing, all of a layer (up to a third more work), that of every other layer, or
+    # (selective) all but matrix products and attention
+    activation_checkpointing: Literal["none", "full", "every_other", "selective"] = "none"
+    # of a rank, for what selective layers keep: those that find no room keep their input alone; none: all layers are selective
+    activation_budget: Gibibytes | None = field(default=None, metadata=_at_least(0))
+    compile: bool = False  # torch.compile of each decoder layer: a minute more at the start, then faster
     fused_kernels: Literal["auto", "none"] = "auto"  # liger's RMSNorm, RoPE, SwiGLU and cross-entropy on CUDA, when installed
     loss_chunk: Tokens = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
     fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it at its start
@@ -142,6 +146,8 @@ class Optim:
     clip: Norm = field(default=1.0, metadata=_at_least(0))  # largest norm of the whole gradient; 0: no clipping
     # DeepSpeed's FusedAdam, DeepSpeedCPUAdam, or torch.optim.AdamW; auto takes the one that fits the engine
     kernel: Literal["auto", "fused", "cpu", "torch"] = "auto"
+    # what gradients are sent in among the ranks: bf16 takes half the time on the wire and rounds each micro-batch's; they are summed up in fp32
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
