@@ -93,6 +93,6 @@ def test_bytes_on_the_interfaces_are_those_of_the_formula(ground, name, nodes, h
             for process in node.processes():
                 process.kill()
     seen = (after - before) / (last - first)
-    told = bytes_a_step(numels(), settings, ranks, nodes, micro_steps, 4, over_gloo=True)
+    told = bytes_a_step(numels(), settings, ranks, nodes, micro_steps, 4, gradient=8)
     print(f"{name}: {seen / 1e6:.2f} MB a step seen, {told.total / 1e6:.2f} told ({seen / told.total - 1:+.1%}), {told}", flush=True)
     assert seen == pytest.approx(told.total, rel=0.1)

@@ -4,13 +4,13 @@ P elements in all, w ranks, m micro-batches a step, e bytes an element of the we
 leave every node once, however many ranks it has.
 
     weights     m times: each matrix before its forward and before its backward, 2 (P - p) e; layers that are computed again in the backward
-                pass are still there for it. p: parameters below stage3_param_persistence_threshold stay gathered.
-    gradients   m times, in fp32: 4 P. Over gloo, which reduces to all and then takes a part, twice that.
+                pass are still there for it. p: parameters below stage3_param_persistence_threshold stay gathered. What lies within
+                stage3_max_reuse_distance of the end of the forward is kept for the backward and gathered once: all of a small model.
+    gradients   m times, in optim.reduce_dtype: 4 P or 2 P. Over gloo, which reduces to all and then takes a part, twice that.
     update      once: p e, as the ranks change their parts of the parameters that stay gathered.
     hpZ         with a second copy of the weights in every node only the first gather of a step leaves it: (P - p) e, once.
 
-Measured on interfaces of namespaces by tests/launch/test_wire.py. At most, for DeepSpeed may keep what is used again within
-stage3_max_reuse_distance: its coordinator alone, run on the shapes of LLaMA-2, gathers 1.85 P e for 7B and 1.99 P e for 70B.
+Measured on interfaces of namespaces by tests/launch/test_wire.py. A run's first step gathers twice whatever is kept: it records the order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_PERSISTENCE = 100_000
+DEFAULT_REUSE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,20 @@ class Wire:
 
 
 def bytes_a_step(
-    numels: Sequence[int], zero: dict[str, Any], ranks: int, nodes: int, micro_steps: int, element: int, over_gloo: bool = False
+    numels: Sequence[int], zero: dict[str, Any], ranks: int, nodes: int, micro_steps: int, element: int, gradient: int = 4
 ) -> Wire:
     """What a node sends in one step.
 
     Args:
-        numels: sizes of the parameters in elements. zero: zero_optimization of the DeepSpeed config. element: bytes of a weight as it is
-            computed with.
+        numels: sizes of the parameters in elements. zero: zero_optimization of the DeepSpeed config, `sized` (engine/gathering.py). element:
+            bytes of a weight as it is computed with. gradient: bytes of one as it is sent; over gloo twice as many.
     """
     if nodes == 1:
         return Wire(0.0, 0.0, 0.0)
     threshold = int(zero.get("stage3_param_persistence_threshold", DEFAULT_PERSISTENCE))
     total, stay = sum(numels), sum(n for n in numels if n < threshold)
     hpz = zero.get("zero_hpz_partition_size", 1) > 1
-    gathers = 1 if hpz else 2 * micro_steps
+    kept = min(total - stay, int(zero.get("stage3_max_reuse_distance", DEFAULT_REUSE)))
+    gathered = (total - stay) if hpz else micro_steps * (2 * (total - stay) - kept)
     leaves = (ranks - 1) / ranks
-    reduced = 4 * total * (2 if over_gloo else 1)
-    return Wire(leaves * gathers * (total - stay) * element, leaves * micro_steps * reduced, leaves * stay * element)
+    return Wire(leaves * gathered * element, leaves * micro_steps * gradient * total, leaves * stay * element)
