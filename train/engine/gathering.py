@@ -38,5 +38,16 @@ def by_layer(model: nn.Module, layers: list[nn.Module], zero: dict[str, Any]) ->
     """Make each decoder layer a leaf, before DeepSpeed is given the model; a JSON with leaves of its own keeps those."""
     from deepspeed.utils import set_z3_leaf_modules
 
-    if "leaf_module" not in zero:
-        set_z3_leaf_modules(model, sorted({type(layer) for layer in layers}, key=lambda kind: kind.__name__))
+    if "leaf_module" in zero:
+        return
+    set_z3_leaf_modules(model, sorted({type(layer) for layer in layers}, key=lambda kind: kind.__name__))
+    if any(not p.requires_grad for p in model.parameters()):
+        # DeepSpeed lets go of a leaf when the gradient of its input is there; of an input without one it would before the leaf's backward
+        layers[0].register_forward_pre_hook(_with_gradient)
+
+
+def _with_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:
+    import torch
+
+    if torch.is_grad_enabled():
+        args[0].requires_grad_()
