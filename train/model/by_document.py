@@ -45,17 +45,10 @@ def _(q, k, v, cu_seqlens, scale, window):
 
 @torch.library.custom_op("astrollama::by_document_backward", mutates_args=())
 def by_document_backward(
-    grad: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    scale: float,
-    window: int,
+    grad: torch.Tensor, kept: list[torch.Tensor], cu_seqlens: torch.Tensor, scale: float, window: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v; kept: these, and what `by_document` gave."""
+    q, k, v, out, lse = kept
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     for start, stop in _spans(cu_seqlens):
         mask = _band(q, stop - start, window)
@@ -76,8 +69,8 @@ def by_document_backward(
 
 
 @by_document_backward.register_fake
-def _(grad, q, k, v, out, lse, cu_seqlens, scale, window):
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def _(grad, kept, cu_seqlens, scale, window):
+    return tuple(x.new_empty(x.shape) for x in kept[:3])
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -87,7 +80,8 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, grad, _):
-    return *by_document_backward(grad, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None
+    *kept, cu_seqlens = ctx.saved_tensors
+    return *by_document_backward(grad, kept, cu_seqlens, ctx.scale, ctx.window), None, None, None
 
 
 by_document.register_autograd(_gradients, setup_context=_keep)
