@@ -82,23 +82,23 @@ def _plan(args: argparse.Namespace) -> int:
     from train.preflight.planner.clusters import GIB, cluster, gpu_named, with_memory
     from train.preflight.planner.forecast import Setting, forecast
     from train.preflight.planner.measured import factor
-    from train.preflight.planner.models import of_path
+    from train.preflight.planner.models import of_recipe
     from train.preflight.planner.search import search
     from train.recipe.load import load
 
     recipe = _settled(load(args.recipe, args.overrides), args.recipe)
-    shape, sizes, note = of_path(recipe.model.path)
+    model = of_recipe(recipe)
     gpu = gpu_named(args.gpu_type)
     where = cluster(with_memory(gpu, args.gpu_memory) if args.gpu_memory else gpu, args.gpus, args.nodes, args.network)
-    measured = factor(args.measured, recipe, sizes, gpu) if args.measured else 1.0
+    measured = factor(args.measured, recipe, model.sizes, gpu) if args.measured else 1.0
     setting = Setting(args.price, args.host_memory * GIB if args.host_memory else None, args.disk * 1e9, measured)
-    made = forecast(recipe, shape, sizes, where, setting)
-    found = search(recipe, shape, sizes, where, setting) if args.search else []
+    made = forecast(recipe, model, where, setting)
+    found = search(recipe, model, where, setting) if args.search else []
     if args.json:
         settings = {"search": [{"words": f.words, **said.as_json(f.forecast)} for f in found[:10]]} if args.search else {}
-        print(json.dumps({**said.as_json(made), "note": note, **settings}, indent=1))
+        print(json.dumps({**said.as_json(made), "note": model.note, **settings}, indent=1))
         return 0
-    print("\n".join([*([f"note: {note}"] if note else []), *said.memory_lines(made, shape), *said.lines(made, bool(args.measured))]))
+    print("\n".join([*([f"note: {model.note}"] if model.note else []), *said.memory_lines(made), *said.lines(made, bool(args.measured))]))
     if args.search:
         print("\n".join(["", *said.search_lines(found)]))
     return 0

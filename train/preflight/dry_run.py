@@ -23,7 +23,7 @@ from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
 from train.preflight.planner.clusters import cluster, gpu_named
 from train.preflight.planner.forecast import forecast, of_some_length
-from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_path
+from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_recipe
 from train.preflight.unready import beyond_positions, nearest, unready
 from train.recipe.vocabulary import Adapter, Recipe
 from train.world.machine import FreeBytes
@@ -136,7 +136,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
         ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
         *facts,
         *(_sizes(recipe, shape, memory) if shape else []),
-        *(_speed(recipe, shape, ranks) if shape and on_cuda else []),
+        *(_speed(recipe, ranks) if shape and on_cuda else []),
     ]
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
@@ -167,13 +167,13 @@ def _too_large(recipe: Recipe, shape: Shape | None, memory: Plan | None, gpu_byt
             yield memory_plan.refusal(recipe, shape, memory, there, on_cuda, short)
 
 
-def _speed(recipe: Recipe, shape: Shape, ranks: int) -> list[tuple[str, str]]:
+def _speed(recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
     """What the planner says of the usual GPUs, whose kind is not known here."""
     try:
-        sizes = of_path(recipe.model.path)[1]
+        model = of_recipe(recipe)
     except ModelUnknown:
         return []
-    rates = (f"{forecast(recipe, shape, sizes, cluster(gpu_named(name), ranks)).rate:,.0f} on {name}" for name in ("A100", "H100"))
+    rates = (f"{forecast(recipe, model, cluster(gpu_named(name), ranks)).rate:,.0f} on {name}" for name in ("A100", "H100"))
     return [("speed", f"about {' or '.join(rates)}, tokens/s a GPU; python launch/plan.py tells the time, the cost and faster settings")]
 
 

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.engine.deepspeed_json import merged_config
+from train.model_files.dtypes import OF_RECIPE
 from train.preflight import memory_plan
-from train.preflight.memory_items import LIBRARIES, UNFUSED, Plan, Shape, plan
+from train.preflight.memory_items import LIBRARIES, UNFUSED, Plan, plan
 from train.preflight.planner.calibrated import constants
 from train.preflight.planner.clusters import GIB, Cluster
 from train.preflight.planner.cost import Cost, Saving, cost, saving
-from train.preflight.planner.job import Job, Sizes, of_recipe
+from train.preflight.planner.job import Job, of_recipe
+from train.preflight.planner.models import Model
 from train.preflight.planner.timing import Times, predict
+from train.preflight.wire import Wire, bytes_a_step
 from train.recipe.vocabulary import Recipe
 from train.world.machine import FreeBytes
 
+IMPORTED = 0.38 * GIB  # of a process that has imported torch, DeepSpeed and transformers, and has not begun
 NEAR = 0.92  # of a GPU's memory: above, allocators begin to give back and take again, at up to a third of the speed (published rows)
 
 
@@ -45,8 +49,9 @@ class Forecast:
     useful: float
     short: tuple[str, ...]
     near: tuple[str, ...]
-    shape: Shape
+    model: Model
     there: FreeBytes
+    wire: Wire
     saving: Saving
     cost: Cost | None
 
@@ -64,7 +69,7 @@ class Forecast:
         def judged(p: Plan) -> bool:
             return not device or peak(p, self.job) <= device
 
-        return tuple(memory_plan.what_would_fit(self.recipe, self.shape, self.memory, self.there, on_cuda, judged))
+        return tuple(memory_plan.what_would_fit(self.recipe, self.model.shape, self.memory, self.there, on_cuda, judged))
 
     @property
     def rate(self) -> float:
@@ -92,14 +97,14 @@ class Forecast:
         return peak(self.memory, self.job)
 
 
-def forecast(recipe: Recipe, shape: Shape, sizes: Sizes, cluster: Cluster, setting: Setting = Setting()) -> Forecast:
-    """Raises RecipeError: the recipe's DeepSpeed JSON cannot be read, or does not go with so many ranks."""
+def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = Setting()) -> Forecast:
+    """Args: model: as models.of_recipe tells. Raises RecipeError: the recipe's DeepSpeed JSON cannot be read, or does not go with so many ranks."""
     tokens = 0.0 if recipe.epochs is not None else float(recipe.total_steps * recipe.tokens_per_step)
     recipe = of_some_length(recipe)
     on_cuda = cluster.on_cuda
     config: dict[str, Any] = merged_config(recipe, cluster.gpus, on_cuda)
-    job = of_recipe(recipe, sizes, cluster.gpus, on_cuda)
-    memory = plan(recipe, shape, cluster.gpus, cluster.here, config["zero_optimization"], on_cuda)
+    job = of_recipe(recipe, model.sizes, cluster.gpus, on_cuda)
+    memory = plan(recipe, model.shape, cluster.gpus, cluster.here, config["zero_optimization"], on_cuda)
     device = cluster.gpu.gib * GIB if on_cuda else None
     there = FreeBytes(host=math.inf if setting.host is None else setting.host, device=device, disk=math.inf)
     short = memory_plan.short_of(memory, there)
@@ -111,19 +116,30 @@ def forecast(recipe: Recipe, shape: Shape, sizes: Sizes, cluster: Cluster, setti
     ]  # fmt: skip
     times = dataclasses.replace(predict(job, cluster, constants()), measured=setting.measured)
     useful = recipe.rows_per_step / (recipe.micro_batch * cluster.gpus * job.micro_steps)
+    wire = _wire(recipe, model, cluster, config, job)
     saved = saving(memory.checkpoint_bytes, cluster, setting.disk, recipe.checkpoint.background)
     rate = times.tokens_per_second * useful
     spent = cost(tokens, rate, cluster, saved.lost, setting.price) if tokens else None
-    return Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), shape, there, saved, spent)
+    return Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), model, there, wire, saved, spent)
+
+
+def _wire(recipe: Recipe, model: Model, cluster: Cluster, config: dict[str, Any], job: Job) -> Wire:
+    """Bytes a node sends in a step."""
+    element = OF_RECIPE[recipe.model.dtype].itemsize
+    zero = config["zero_optimization"]
+    made = bytes_a_step(model.numels, zero, cluster.gpus, cluster.nodes, job.micro_steps, element, over_gloo=not cluster.on_cuda)
+    reduced = job.gradient_bytes / 4 * model.shape.trained / model.shape.parameters
+    return dataclasses.replace(made, gradients=made.gradients * reduced)
 
 
 def peak(memory: Plan, job: Job) -> float:
     """Bytes of a GPU that are expected: upper bounds too, but for activations that fused kernels never keep and memory that the CUDA context takes
-    outside the allocator."""
+    outside the allocator; on a CPU with what the process holds before."""
     where = "device" if any(i.where == "device" for i in memory.items) else "host"
+    process = 0 if where == "device" else IMPORTED
     left = [i for i in memory.items if i.where == where and (job.kernels == "fused" and i.what == UNFUSED or i.nbytes == LIBRARIES)]
     kept = tuple(i for i in memory.items if i not in left)
-    return dataclasses.replace(memory, items=kept).need(where, sure=False)
+    return process + dataclasses.replace(memory, items=kept).need(where, sure=False)
 
 
 def of_some_length(recipe: Recipe) -> Recipe:

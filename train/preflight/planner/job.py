@@ -114,5 +114,5 @@ def of_recipe(recipe: Recipe, sizes: Sizes, ranks: int, on_cuda: bool = True, at
     return Job(
         sizes=sizes, seq_len=recipe.data.seq_len, micro_batch=recipe.micro_batch, micro_steps=config["gradient_accumulation_steps"],
         again=AGAIN[m.activation_checkpointing], sharding="hpz" if zero.get("zero_hpz_partition_size", 1) > 1 else "zero3", gradient_bytes=reduced,
-        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], attended=attended,
+        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], attended=attended, adapter=recipe.adapter is not None,
     )  # fmt: skip

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.model.adapter_spec import spec_of
 from train.model_files.shapes import described, of_llama, require_plain_head
 from train.preflight.memory_items import Shape
 from train.preflight.planner.job import Sizes
+from train.recipe.vocabulary import Recipe
 
 
 class ModelUnknown(ValueError):
@@ -98,12 +101,24 @@ def sizes_of(name: str) -> tuple[Sizes, str]:
     return Sizes.of(Shape.of(found), config["hidden_size"], bool(found.tied)), note
 
 
-def of_path(path: str) -> tuple[Shape, Sizes, str]:
-    """A recipe's model.path: from its config where it is here, else by its name.
+@dataclass(frozen=True)
+class Model:
+    """A recipe's model. numels: elements of each tensor; note: what had to be assumed."""
+
+    shape: Shape
+    sizes: Sizes
+    numels: tuple[int, ...]
+    note: str = ""
+
+
+def of_recipe(recipe: Recipe) -> Model:
+    """From its config where it is here, else by its name.
 
     Raises:
         ModelUnknown, ModelError, ConfigError
+        AdapterError: the adapter that is to be trained on it does not fit.
     """
+    path = recipe.model.path
     file, name = Path(path) / "config.json", Path(path).name
     if file.is_file():
         found, note = described(file, own_code="ignored"), ""
@@ -114,9 +129,11 @@ def of_path(path: str) -> tuple[Shape, Sizes, str]:
             raise ModelUnknown(f"model.path={path}: not here, and not a Llama-like model by its name")
         config, note = (PUBLISHED[name], "") if name in PUBLISHED else _config_named(name, plain)
         found, note = of_llama(config), note or f"model.path={path}: not here; sizes are of the published model"
-    c, shape = found.config, Shape.of(found)
+    c, adapter = found.config, recipe.adapter
+    shape = Shape.of(found, spec_of(adapter, found, adapter.path) if adapter else None)
     head = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    return shape, Sizes.of(shape, head * c["num_attention_heads"], bool(found.tied)), note
+    numels = tuple(math.prod(s) for s in found.shapes.values())
+    return Model(shape, Sizes.of(shape, head * c["num_attention_heads"], bool(found.tied)), numels, note)
 
 
 def _plain(name: str) -> str:

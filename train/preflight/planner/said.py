@@ -76,8 +76,8 @@ def _verdict(f: Forecast) -> str:
     return f"DOES NOT FIT: {'; '.join(f.short)}. What would fit:{how}"
 
 
-def memory_lines(f: Forecast, shape: Any) -> list[str]:
-    return memory_plan.lines(f.memory, shape)
+def memory_lines(f: Forecast) -> list[str]:
+    return memory_plan.lines(f.memory, f.model.shape)
 
 
 def search_lines(found: list[Found], most: int = 5) -> list[str]:
@@ -96,7 +96,7 @@ def as_json(f: Forecast) -> dict[str, Any]:
         "fits": f.fits, "tokens_per_second_per_gpu": f.rate, "mfu": f.mfu, "mfu_causal": f.mfu_causal, "bottleneck": f.bottleneck,
         "peak_memory_gib": f.peak / GIB, "host_memory_gib_per_node": f.cluster.here * f.memory.need("host", sure=False) / GIB,
         "verdict": _verdict(f), "remedies": list(f.remedies), "seconds_per_step": f.times.total * f.job.micro_steps, "shares": f.times.parts,
-        "communication_seconds_per_step": f.times.wire * f.job.micro_steps, "useful": f.useful,
+        "wire_bytes_per_node_and_step": f.wire.total, "communication_seconds_per_step": f.times.wire * f.job.micro_steps, "useful": f.useful,
         "cost": dataclasses.asdict(f.cost) if f.cost else None,
         "checkpoint": {"gb": s.nbytes / 1e9, "seconds": s.seconds, "save_every_seconds": s.every, "failure_hours": s.failure_hours, "lost": s.lost},
         "memory": [{"what": i.what, "gib": i.nbytes / GIB, "when": i.when, "where": i.where, "sure": i.sure} for i in f.memory.items],

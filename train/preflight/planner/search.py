@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.preflight.memory_items import Shape
 from train.preflight.planner.clusters import Cluster
 from train.preflight.planner.forecast import Forecast, Setting, forecast
-from train.preflight.planner.job import AGAIN, Sizes
-from train.recipe.vocabulary import Model, Optim, Recipe, RecipeError
+from train.preflight.planner.job import AGAIN
+from train.preflight.planner.models import Model
+from train.recipe import vocabulary
+from train.recipe.vocabulary import Optim, Recipe, RecipeError
 
 MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ENGINES = ("zero3", "zero3_hpz", "zero3_offload_optimizer", "zero3_offload_all")
@@ -29,12 +30,12 @@ class Found:
     forecast: Forecast
 
 
-def search(recipe: Recipe, shape: Shape, sizes: Sizes, cluster: Cluster, setting: Setting) -> list[Found]:
+def search(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting) -> list[Found]:
     """What fits, without a warning, fastest first; of settings alike in speed, the one with fewer changes, then less memory."""
     found = [
         Found(_words(change), made)
         for change in _changes(recipe)
-        if (made := _tried(recipe, change, shape, sizes, cluster, setting)) and made.fits and not made.near
+        if (made := _tried(recipe, change, model, cluster, setting)) and made.fits and not made.near
     ]
     best = max((f.forecast.rate for f in found), default=1.0)
 
@@ -44,14 +45,14 @@ def search(recipe: Recipe, shape: Shape, sizes: Sizes, cluster: Cluster, setting
     return sorted(found, key=order)
 
 
-def _tried(recipe: Recipe, change: dict[str, Any], shape: Shape, sizes: Sizes, cluster: Cluster, setting: Setting) -> Forecast | None:
+def _tried(recipe: Recipe, change: dict[str, Any], model: Model, cluster: Cluster, setting: Setting) -> Forecast | None:
     if change.get("deepspeed", "").endswith("hpz.json") and cluster.nodes == 1:
         return None
     changed = apply(recipe, change)
     if changed.rows_per_step < changed.micro_batch * cluster.gpus:
         return None  # rows of padding alone
     try:
-        return forecast(changed, shape, sizes, cluster, setting)
+        return forecast(changed, model, cluster, setting)
     except RecipeError:  # an engine's JSON that does not go with so many ranks, or with the recipe's optimizer
         return None
 
@@ -60,7 +61,7 @@ def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Of the keys that decide speed and memory; those that stay as the recipe has them are left out."""
     choices: dict[str, list[Any]] = {
         "micro_batch": sorted({recipe.micro_batch, *MICRO_BATCHES}),
-        "model.activation_checkpointing": [v for v in _values(Model, "activation_checkpointing") if v in AGAIN],
+        "model.activation_checkpointing": [v for v in _values(vocabulary.Model, "activation_checkpointing") if v in AGAIN],
         "deepspeed": [str(recipe.deepspeed), *(f"ds_configs/{name}.json" for name in ENGINES if name != recipe.deepspeed.stem)],
     }
     if any(f.name == "reduce_dtype" for f in dataclasses.fields(Optim)):

@@ -8,7 +8,7 @@
     network      ZeRO-3: a gather before the forward, one before the backward, a scatter of gradients, each (n - 1) / n of the bytes through
                  the slower of a node's links and its network, and a latency a rank (ring). Copies in each node (HSDP): those inside, the
                  gradients between nodes once a step. hpZ: weights cross once a step, gradients every micro-step. ZeRO-1 and 2: gradients and
-                 weights once a step. train/preflight/wire.py counts the same bytes, and interfaces were measured against it
+                 weights once a step. Bytes of ZeRO-3 and hpZ are train/preflight/wire.py's, which interfaces were measured against
     optimizer    reads and writes of 32 bytes a parameter of a share; in host memory by PCIe and the host's memory
     waiting      for the slowest of the nodes, and in a pipeline's ends
 
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from train.preflight.planner.clusters import Cluster
 from train.preflight.planner.job import Job
+from train.preflight.wire import bytes_a_step
 
 PCIE = 20e9  # bytes/s of a GPU and its host, pinned memory; 16 lanes of generation 4
 HEAD_BYTES = {"eager": 30, "partly": 24, "fused": 16}  # of a logit, read and written: cast to fp32, softmax, its gradient
@@ -191,21 +192,22 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
     def inside(nbytes: float) -> float:
         return nbytes * (here - 1) / here / cluster.gpu.links
 
-    def outside(nbytes: float) -> float:
-        return nbytes * shared * (nodes - 1) / nodes / (cluster.network * c.network)
+    def outside(nbytes: float, ends: float = nodes) -> float:  # ends: of the ring, which is one over nodes where each has all
+        return nbytes * shared * (ends - 1) / ends / (cluster.network * c.network) if nodes > 1 else 0.0
 
     def ring(collectives: float) -> float:
         return collectives * job.sizes.layers / job.stages * (group - 1) * c.hop * 1e-6 if nodes > 1 else 0.0
 
     def everywhere(nbytes: float, collectives: float) -> float:
-        return max(inside(nbytes), outside(nbytes) + ring(collectives))
+        return max(inside(nbytes), outside(nbytes, group) + ring(collectives))
 
     m = job.micro_steps
-    if job.sharding == "zero3":
-        return _Sent(everywhere(2 * weights + gradients, 3 if gradients else 2), nbytes=2 * weights + gradients)
-    if job.sharding == "hpz":
-        each = max(inside(2 * weights + gradients), outside(weights / m + gradients) + ring(1 + 1 / m))
-        return _Sent(each, nbytes=2 * weights + gradients)
+    if job.sharding in ("zero3", "hpz"):
+        zero = {"zero_hpz_partition_size": cluster.here if job.sharding == "hpz" else 1, "stage3_param_persistence_threshold": 0}
+        step = bytes_a_step([round(elements)], zero, max(2, round(group)), math.ceil(nodes), m, 2)
+        sent = (step.weights + step.gradients / 4 * (gradients / elements)) / m * shared / (cluster.network * c.network)
+        collectives = 1 + 1 / m if job.sharding == "hpz" else 3 if gradients else 2
+        return _Sent(max(inside(2 * weights + gradients), sent + ring(collectives)), nbytes=2 * weights + gradients)
     if job.sharding == "in node":
         return _Sent(
             inside(2 * weights + gradients),

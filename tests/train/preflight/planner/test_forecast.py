@@ -7,7 +7,7 @@ import pytest
 from train.preflight.planner.clusters import cluster, gpu_named
 from train.preflight.planner.forecast import Setting, forecast
 from train.preflight.planner.measured import MeasuredError, factor
-from train.preflight.planner.models import of_path
+from train.preflight.planner.models import of_recipe
 from train.preflight.planner.said import as_json, lines
 from train.preflight.planner.search import search
 from train.recipe.load import load
@@ -17,8 +17,7 @@ GIB = 2**30
 
 def made(name: str, gpus: int, gpu: str, *words: str, setting: Setting | None = None, **at):
     recipe = load(name, words)
-    shape, sizes, _ = of_path(recipe.model.path)
-    return forecast(recipe, shape, sizes, cluster(gpu_named(gpu), gpus, **at), setting or Setting())
+    return forecast(recipe, of_recipe(recipe), cluster(gpu_named(gpu), gpus, **at), setting or Setting())
 
 
 def test_the_recipes_run_at_the_speeds_that_are_published_for_such_runs():
@@ -69,11 +68,25 @@ def test_more_network_and_more_gpus_never_make_a_run_longer():
     assert hours == sorted(hours, reverse=True)
 
 
+def test_an_adapter_takes_less_memory_less_wire_and_four_flops_an_element_instead_of_six():
+    whole, adapter = (made("cpt_70b", 64, "H100", *words) for words in ((), ("adapter.rank=64",)))
+    assert adapter.peak < 0.7 * whole.peak and adapter.saving.nbytes < 0.1 * whole.saving.nbytes
+    assert adapter.wire.weights == whole.wire.weights and adapter.wire.gradients < 0.05 * whole.wire.gradients
+    # the forward, the backward without weights' gradients, the forward again: 6 of 8
+    assert adapter.times.products / whole.times.products == pytest.approx(6 / 8, rel=0.01)
+    assert adapter.rate > 1.1 * whole.rate
+
+
+def test_what_a_node_sends_is_the_arithmetic_of_the_wire():
+    """4 micro-steps of 4 x 138 GB of bf16 weights (gradients in fp32), 63 of 64 parts of it."""
+    assert made("cpt_70b", 64, "H100").wire.total == pytest.approx(16 * 2 * 68_976_648_192 * 63 / 64, rel=1e-3)
+    assert made("cpt_7b", 8, "H100").wire.total == 0
+
+
 def test_search_proposes_what_fits_and_is_no_slower_in_words_that_a_recipe_takes():
     recipe = load("cpt_7b")
-    shape, sizes, _ = of_path(recipe.model.path)
     there = cluster(gpu_named("A100"), 8)
-    found = search(recipe, shape, sizes, there, Setting())
+    found = search(recipe, of_recipe(recipe), there, Setting())
     best, plain = found[0], made("cpt_7b", 8, "A100")
     assert best.forecast.fits and not best.forecast.near and best.forecast.rate > 1.15 * plain.rate
     again = made("cpt_7b", 8, "A100", *best.words.split())
@@ -84,11 +97,10 @@ def test_search_proposes_what_fits_and_is_no_slower_in_words_that_a_recipe_takes
 
 def test_search_takes_hpz_only_over_nodes_and_offload_only_where_nothing_else_fits():
     recipe = load("cpt_70b")
-    shape, sizes, _ = of_path(recipe.model.path)
-    assert all("hpz" not in f.words for f in search(recipe, shape, sizes, cluster(gpu_named("B200"), 8), Setting()))
-    slow = search(recipe, shape, sizes, cluster(gpu_named("H100"), 64, None, 200), Setting())
+    assert all("hpz" not in f.words for f in search(recipe, of_recipe(recipe), cluster(gpu_named("B200"), 8), Setting()))
+    slow = search(recipe, of_recipe(recipe), cluster(gpu_named("H100"), 64, None, 200), Setting())
     assert "hpz" in slow[0].words
-    few = search(recipe, shape, sizes, cluster(gpu_named("H100"), 16), Setting())
+    few = search(recipe, of_recipe(recipe), cluster(gpu_named("H100"), 16), Setting())
     assert few and "offload" in few[0].words
 
 
@@ -103,7 +115,7 @@ def result(**changes) -> dict:
 
 def test_a_measured_run_corrects_the_rate_of_the_same_model_on_the_same_gpus(tmp_path):
     recipe, gpu = load("cpt_7b"), gpu_named("H100")
-    sizes = of_path(recipe.model.path)[1]
+    sizes = of_recipe(recipe).sizes
     file = tmp_path / "train.json"
 
     def of(report) -> float:
