@@ -26,6 +26,7 @@ examples:
   python launch/export_hf.py runs/sft_7b/checkpoints/step_000654 astro-chat-7b --merge meta-llama-2-7b-chat:0.25
   python launch/export_hf.py s3://bucket/runs/cpt_7b/step_003148 astro-llama-7b
   python launch/export_hf.py runs/cpt_7b/checkpoints averaged-7b --average 2000 3000 3148
+  python launch/export_hf.py runs/sft_70b_lora/checkpoints/step_000654 astro-chat-70b --merge-adapter
   python launch/export_hf.py hf-trainer-output/checkpoint-1200 model-7b --config Llama-2-7b-hf
 """
 
@@ -35,8 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from train.export import exporter as export
     from train.export import plan as export_plan
+    from train.model_files.adapter import is_adapter
     from train.model_files.dtypes import OF_RECIPE
 
+    as_they_are = is_adapter(args.checkpoint) and not args.merge_adapter  # small, and added to the base in fp32
+    args.dtype = args.dtype or ("fp32" if as_they_are else "bf16")
     dtype = OF_RECIPE[args.dtype]
     request = export_plan.Request(
         checkpoint=args.checkpoint,
@@ -47,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         merge=tuple(args.merge),
         average=tuple(args.average),
         license=args.license,
+        merge_adapter=args.merge_adapter,
+        base=args.base,
     )
     begun = time.perf_counter()
     try:
@@ -106,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype",
         choices=("bf16", "fp32"),
-        default="bf16",
-        help="fp32 takes the fp32 masters where the checkpoint has them (default: bf16)",
+        default=None,
+        help="fp32 takes the fp32 masters where the checkpoint has them (default: bf16; of an adapter's own folder fp32)",
     )
     parser.add_argument(
         "--config", type=Path, default=None, metavar="DIR", help="config and tokenizer from here, for a folder that has none"
@@ -126,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="STEP",
         help="the mean of these steps of CHECKPOINT's run, in fp32 where saved",
+    )
+    parser.add_argument(
+        "--merge-adapter", action="store_true",
+        help="CHECKPOINT is an adapter, of ours or of peft: write the model it makes of its base, added in fp32 and rounded once",
+    )  # fmt: skip
+    parser.add_argument(
+        "--base", type=Path, default=None, metavar="DIR", help="where an adapter's base lies, if not where the adapter says"
     )
     parser.add_argument(
         "--license",

@@ -36,10 +36,10 @@ def fill(
     values: dict[str, Entry] = {}
     if start is not None:
         folder = adapter_files.read(start, model)
-        values |= folder.whole
+        values |= {name: folder.entries[key] for name, key in folder.whole.items()}
         for weight, (a, b) in folder.low.items():
             module = weight.removesuffix(".weight")
-            values |= {f"{module}{adapter_files.A}": a, f"{module}{adapter_files.B}": b}
+            values |= {f"{module}{adapter_files.A}": folder.entries[a], f"{module}{adapter_files.B}": folder.entries[b]}
     for name, parameter in trained.items():
         world.beat.mark()
         first, stop = slice_range(parameter.ds_numel, world.rank, world.size)

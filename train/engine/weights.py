@@ -6,7 +6,6 @@ padded at the end. So a rank reads just those bytes of each tensor from the file
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from train.engine.bit_sums import checksum
+from train.model_files.bit_sums import fingerprint
 from train.model_files.dtypes import in_torch
 from train.model_files.folder import HARMLESS, WeightsError, read_folder
 from train.model_files.header import Entry, header_bytes
@@ -106,8 +106,7 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
             raise WeightsError(
                 f"{folder}: config.json ties {alias} to {tied[alias]}, but the files hold two different tensors; set tie_word_embeddings to false"
             )
-    lines = "".join(f"{n} {list(found[n].shape)} {in_torch(found[n].dtype)} {totals[n]:016x}\n" for n in sorted(parameters))
-    loaded.fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:32]
+    loaded.fingerprint = fingerprint((n, found[n].shape, found[n].dtype.name, totals[n]) for n in parameters)
     return loaded
 
 

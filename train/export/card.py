@@ -63,6 +63,7 @@ class Parts:
     license: str | None = None  # as the user gives it
     results: Sequence[Path] = ()  # folders with evaluations, beside those of the run
     release: Release | None = None
+    adapter: bool = False  # what is written is an adapter, no model
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def model_card(parts: Parts, dtype: DType) -> str:
     if not figures and parts.made_of:
         lines += ["Nothing was measured of this model itself: figures of its parts do not hold for it.", ""]
     if state:
-        by = "Full-parameter training with astrollama-trainer (DeepSpeed ZeRO-3, packed documents)"
+        what = "Training of a low-rank adapter" if state["recipe"].get("adapter") else "Full-parameter training"
+        by = f"{what} with astrollama-trainer (DeepSpeed ZeRO-3, packed documents)"
         lines += [f"The first part: {by[0].lower()}{by[1:]}." if parts.merged else f"{by}.", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {_inline(value)} |" for key, value in _facts(state, dtype, measured=not parts.made_of).items()]
         lines += ["", "## Data", "", *(line for source in sources(state["recipe"]) for line in _told(source))]
@@ -167,6 +169,20 @@ def _inline(text: str) -> str:
     return re.sub(r"([\\|<>`*_\[\]#])", r"\\\1", " ".join(str(text).split())) if re.search(r"[\\|<>`\[\]\n]", str(text)) else str(text)
 
 
+def _adapter(section: dict[str, Any] | None) -> dict[str, str]:
+    """What of the model was trained; nothing to say where it was all of it."""
+    if not section:
+        return {}
+    alpha, also = section["alpha"] or (2 * section["rank"] if section["rank"] else None), section["train_also"]
+    size = (
+        f"rank {section['rank']}, alpha {alpha:g}, {section['scaling']} scaling"
+        if section["rank"] and alpha
+        else f"begun as {section['path']}"
+    )
+    where = ", ".join(section["targets"]) or "all linear layers of the decoder"
+    return {"adapter": f"LoRA, {size}, at {where}" + (f"; trained whole: {', '.join(also)}" if also else "")}
+
+
 def _facts(state: dict[str, Any], dtype: DType, measured: bool) -> dict[str, str]:
     recipe = state["recipe"]
     optim, sources = recipe["optim"], recipe["data"]["sources"]
@@ -174,6 +190,7 @@ def _facts(state: dict[str, Any], dtype: DType, measured: bool) -> dict[str, str
     steps = f"{state['step']:,} steps, {state['tokens']:,} tokens, " if measured else ""
     facts = {
         "base model": recipe["model"]["path"],
+        **_adapter(recipe.get("adapter")),
         "training": f"{steps}{recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
         "sources": ", ".join(shares),
         "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",
@@ -196,11 +213,15 @@ def _front(parts: Parts, state: dict[str, Any] | None) -> dict[str, Any]:
     ids = list(dict.fromkeys(hub for _, hub in bases[-1:] if hub)) or _texts(
         next((c["base_model"] for c in cards if "base_model" in c), None)
     )
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", **_license(parts.license, cards, ids)}
+    front: dict[str, Any] = {
+        "library_name": "peft" if parts.adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        **_license(parts.license, cards, ids),
+    }
     if ids:
         front["base_model"] = ids
         if not parts.merged and state:
-            front["base_model_relation"] = "finetune"
+            front["base_model_relation"] = "adapter" if parts.adapter else "finetune"
     if datasets := _datasets(state):
         front["datasets"] = datasets
     front["language"] = next((found for card in cards if (found := _texts(card.get("language")))), ["en"])

@@ -85,14 +85,19 @@ def _make(request: Request, ready: Prepared, stage: Stage, progress: Progress, j
         _write_files(left, ready, request.dtype, stage, progress)
         for one in ready.opened:
             one.reader.verify()
-    made = Parts(ready.own, [folder for folder, _ in request.merge], ready.made_of, request.license, request.results, request.release)
+    ready.check()
+    made = Parts(
+        ready.own, [folder for folder, _ in request.merge], ready.made_of, request.license, request.results, request.release, ready.adapter
+    )
     beside = companions.of_release(ready.companions, request.release.licensed(made)) if request.release else {}
     small = companions.copy(ready.companions, stage.folder, request.dtype, model_card(made, request.dtype), beside)
-    (stage.folder / INDEX).write_text(index_text({f.name: f.tensors for f in ready.files}, nbytes))
+    texts = ready.texts if ready.adapter else {INDEX: index_text({f.name: f.tensors for f in ready.files}, nbytes)}
+    for name, text in texts.items():
+        (stage.folder / name).write_text(text)
     _read_back(stage.folder, ready.model, request.dtype)
     judge(stage.folder)
     asked = {"release": request.release.asked(request.license, request.results)} if request.release else {}
-    stage.publish([*small, INDEX], {"made_of": ready.made_of or [one.kind for one in ready.opened], **asked})
+    stage.publish([*small, *texts], {"made_of": ready.made_of or [one.kind for one in ready.opened], **asked})
     return Made(len(ready.tensors), ", ".join(dict.fromkeys(one.kind for one in ready.opened)), nbytes, len(kept), tuple(ready.remarks))
 
 

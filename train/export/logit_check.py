@@ -16,6 +16,7 @@ import torch
 
 from train.checkpoint.layout import MANIFEST, PROBE, STATE
 from train.export.source import ExportError
+from train.model_files.adapter import is_adapter
 from train.model_files.dtypes import BF16, FP32, in_torch
 from train.model_files.folder import read_folder
 from train.model_files.header import Entry, read_header
@@ -61,6 +62,8 @@ def probe_of(request: Request) -> Probe:
             "--check: a merged or averaged model never ran in an engine, so there is nothing to compare it with; leave --check out"
         )
     folder = request.checkpoint
+    if is_adapter(folder) and not request.merge_adapter:
+        raise ExportError("--check: an adapter alone computes nothing; add --merge-adapter, or leave --check out")
     file = folder / PROBE
     if not file.is_file():
         raise ExportError(f"{folder}: holds no {PROBE}, so there is nothing to compare the export with; leave --check out")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.checkpoint.find import steps_in
 from train.export import companions as export_companions
-from train.export import merge
+from train.export import lora, merge
 from train.export.card import Release
 from train.export.source import ExportError, Opened, fit, open_model
+from train.model_files import adapter as adapter_files
+from train.model_files.adapter import is_adapter
 from train.model_files.dtypes import FP32, DType
 from train.model_files.folder import plan_files
 from train.model_files.header import read_header
 from train.model_files.shapes import Described, described
 from train.model_files.stream import Tensor
-from train.world.places import resolved
+from train.world.places import is_remote, resolved
 
 MAX_FILE_BYTES = 5 << 30
 VERSION = 1  # of what an export does to its source: a change makes interrupted exports start over
@@ -28,6 +32,7 @@ class Request:
     Args:
         config: folder whose config and tokenizer go along, instead of the checkpoint's. tag: which of a DeepSpeed folder's saves.
         merge: other models and their weights; the checkpoint gets what is left of 1. average: steps of the checkpoint's run, instead of it alone.
+        merge_adapter: the checkpoint is an adapter, and its model is wanted. base: where an adapter's base lies, if not where it says.
         license: its identifier on the card; None: that of the model it was trained from, where a card or its name tells.
         results: folders with evaluations of the checkpoint, for the card. release: it is made to be published.
     """
@@ -42,6 +47,8 @@ class Request:
     license: str | None = None
     results: tuple[Path, ...] = ()
     release: Release | None = None
+    merge_adapter: bool = False
+    base: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,14 @@ class Prepared:
     files: list[FileToWrite]
     made_of: list[str]
     remarks: list[str]
+    check: Callable[[], None] = lambda: None  # whether what was read is what it was taken for; raises ExportError
+    texts: dict[str, str] = field(default_factory=dict)  # further small files
+    adapter: bool = False  # no model: an adapter's folder
+    scratch: tempfile.TemporaryDirectory | None = None
 
     def close(self) -> None:
+        if self.scratch:
+            self.scratch.cleanup()
         for one in self.opened:
             one.reader.close()
 
@@ -78,6 +91,11 @@ def prepare(request: Request) -> Prepared:
     Raises:
         ExportError, WeightsError, SafetensorsError, ConfigError: and nothing was written.
     """
+    if is_adapter(request.checkpoint):
+        return _of_adapter(request)
+    if request.merge_adapter or request.base:
+        flag = "--merge-adapter" if request.merge_adapter else "--base"
+        raise ExportError(f"{flag}: {request.checkpoint} is no adapter (it has no {adapter_files.CONFIG}); leave it out")
     several = bool(request.merge or request.average)
     # sums are made of fp32 masters where there are some, and rounded once
     wanted = FP32 if several else request.dtype
@@ -106,6 +124,40 @@ def prepare(request: Request) -> Prepared:
         made_of += [f"{share:g} of {folder.name}" for share, (folder, _) in zip(shares[1:], request.merge, strict=True)]
     files = (None if several else _copies(opened[0], tensors, request.dtype)) or _planned(tensors, request.dtype)
     return Prepared(tuple(folders), companions, model, tuple(opened), tensors, files, made_of, remarks)
+
+
+def _of_adapter(request: Request) -> Prepared:
+    """An adapter's folder as it is, or merged into its base."""
+    folder = request.checkpoint
+    if request.merge or request.average or request.tag:
+        raise ExportError(f"{folder}: an adapter; merge it into its base first (--merge-adapter), then sum that model with others")
+    if is_remote(folder):
+        raise ExportError(f"{folder}: an adapter is read from a disk; copy its folder to one first, it is small")
+    lora.require_whole(folder)
+    config_of = request.config or (folder if (folder / "config.json").is_file() else lora.base_folder(folder, request.base))
+    if not request.merge_adapter:
+        model = described(config_of / "config.json")
+        adapter, reader, tensors = lora.read(folder, model)
+        opened = Opened(folder, "low-rank adapter", {}, reader, lora.identity(adapter))
+        numels = sum(t.numel for t in tensors.values())
+        files = [FileToWrite(adapter_files.WEIGHTS, tuple(tensors), numels * request.dtype.itemsize)]
+        texts = {n: (folder / n).read_text() for n in (adapter_files.CONFIG, adapter_files.BASE) if (folder / n).is_file()}
+        shapes = Described({name: tuple(t.shape) for name, t in tensors.items()})
+        return Prepared((folder,), config_of, shapes, (opened,), tensors, files, [], [], texts=texts, adapter=True)
+    base = lora.base_folder(folder, request.base)
+    if not (base / "config.json").is_file():
+        raise ExportError(f"{base}: has no config.json, so it is no base; give the folder of the model with --base DIR")
+    model = described(base / "config.json")
+    made = lora.merged(folder, base, model)
+    scratch = tempfile.TemporaryDirectory(prefix="companions-")
+    companions = request.config or Path(scratch.name)
+    lora.companions_of(folder, base, Path(scratch.name))
+    remarks = export_companions.check(companions, model)
+    if adapter_files.base_of(folder) is None:
+        remarks.append(f"{folder}: does not say which weights it was trained on; names and shapes of {base} were compared, nothing more")
+    remarks.append(f"{base} and its adapter {folder.name}: {made.adapter.spec.words()}")
+    files = _planned(made.tensors, request.dtype)
+    return Prepared((folder,), companions, model, (made.opened,), made.tensors, files, [], remarks, made.check, scratch=scratch)
 
 
 def _steps(request: Request) -> list[Path]:
@@ -153,6 +205,7 @@ def identity(request: Request, ready: Prepared) -> dict[str, object]:
         "sources": [one.identity for one in ready.opened],
         "merge": [weight for _, weight in request.merge],
         "average": sorted(set(request.average)),
+        "merge_adapter": request.merge_adapter,
         "config": export_companions.fingerprints(ready.companions),
         "max_shard_bytes": MAX_FILE_BYTES,
     }

@@ -83,7 +83,7 @@ def open_model(folder: Path, wanted: DType, tag: str | None = None) -> Opened:
     return Opened(
         folder,
         "Hugging Face folder",
-        {n: reader.tensor(e.shape, [_extent(e)]) for n, e in entries.items()},
+        {n: reader.tensor(e.shape, [extent_of(e)]) for n, e in entries.items()},
         reader,
         _stamp(folder, {e.file for e in entries.values()}),
         {n: e.dtype for n, e in entries.items()},
@@ -125,7 +125,7 @@ def _ours(folder: Path, wanted: DType) -> Opened:
     return Opened(
         folder,
         "checkpoint",
-        {n: reader.tensor(entries[n].shape, map(_extent, rows)) for n, rows in pieces.items()},
+        {n: reader.tensor(entries[n].shape, map(extent_of, rows)) for n, rows in pieces.items()},
         reader,
         {"path": str(resolved(folder)), "manifest": hashlib.sha256(manifest).hexdigest()},
         {n: rows[0].dtype for n, rows in pieces.items()},
@@ -156,7 +156,7 @@ def _of_the_model(entries: dict[str, Stored]) -> dict[str, Stored]:
     return kept
 
 
-def _extent(entry: Entry) -> Extent:
+def extent_of(entry: Entry) -> Extent:
     return Extent(entry.file, entry.start, entry.numel, entry.dtype)
 
 

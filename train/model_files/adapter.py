@@ -168,12 +168,14 @@ def _whole(model: Described, word: str, adapted: set[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Folder:
-    """An adapter that was read. low: weight's name → its A and B; whole: parameter → what takes its place."""
+    """An adapter that was read. entries: its tensors by their names in the file. low: weight → the names of its A and B; whole: parameter → the
+    name of what takes its place."""
 
     path: Path
     config: dict[str, Any]
-    low: dict[str, tuple[Entry, Entry]]
-    whole: dict[str, Entry]
+    entries: dict[str, Entry]
+    low: dict[str, tuple[str, str]]
+    whole: dict[str, str]
     embedded: frozenset[str]  # those of `low` that stand at an embedding, whose A and B lie the other way round
     spec: Spec
 
@@ -227,15 +229,15 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
             other = "; it has adapter_model.bin, which is read by export_hf.py alone" if (folder / "adapter_model.bin").is_file() else ""
             raise AdapterError(f"{folder}: there is no {WEIGHTS}{other}; copy the adapter's folder again")
         entries = read_header(folder / WEIGHTS)
-    low: dict[str, dict[str, Entry]] = {}
-    whole: dict[str, Entry] = {}
+    low: dict[str, dict[str, str]] = {}
+    whole: dict[str, str] = {}
     embedded, faults = set(), []
     for key, entry in entries.items():
         name = key.removeprefix(PREFIX)
         for part, ends in (("A", (A, EMBEDDING_A)), ("B", (B, EMBEDDING_B))):
             if end := next((e for e in ends if name.endswith(e)), None):
                 weight = name.removesuffix(end) + ".weight"
-                low.setdefault(model.tied.get(weight, weight), {})[part] = entry
+                low.setdefault(model.tied.get(weight, weight), {})[part] = key
                 embedded |= {weight} if end in (EMBEDDING_A, EMBEDDING_B) else set()
                 break
         else:
@@ -245,13 +247,14 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
             elif (target := model.tied.get(name, name)) not in model.shapes:
                 faults.append(f"{key}: the base has no tensor {name}")
             else:
-                whole.setdefault(target, entry)
+                whole.setdefault(target, key)
                 faults += [f"{key}: {entry.dtype}; quantized values are not read"] * (not entry.dtype.is_floating_point)
-    faults += [fault for weight, parts in low.items() for fault in _misfits(weight, parts, model, weight in embedded)]
+    for weight, keys in low.items():
+        faults += _misfits(weight, {part: entries[key] for part, key in keys.items()}, model, weight in embedded)
     faults += [
-        f"{name}: shape {list(e.shape)}, the base has {list(model.shapes[name])}; is its vocabulary another one?"
-        for name, e in whole.items()
-        if e.shape != model.shapes[name]
+        f"{name}: shape {list(entries[key].shape)}, the base has {list(model.shapes[name])}; is its vocabulary another one?"
+        for name, key in whole.items()
+        if tuple(entries[key].shape) != model.shapes[name]
     ]
     faults += _half_tied(entries, whole, low, model)
     if not low and not whole:
@@ -259,11 +262,13 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
     empty = [key for key, e in entries.items() if not e.numel]
     faults += [f"{key}: empty; the program that saved it gathered nothing (ZeRO-3), take an earlier save" for key in empty]
     if not faults:
-        of = _spec_of(config, {w: parts["A"].shape[0] for w, parts in low.items()}, tuple(n for n in model.shapes if n in whole), faults)
+        of = _spec_of(
+            config, {w: entries[keys["A"]].shape[0] for w, keys in low.items()}, tuple(n for n in model.shapes if n in whole), faults
+        )
     if faults:
         shown = "\n".join(f"  - {f}" for f in faults[:20]) + (f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise AdapterError(f"{folder}: this adapter does not fit its base; nothing was made\n{shown}")
-    return Folder(folder, config, {w: (p["A"], p["B"]) for w, p in low.items()}, whole, frozenset(embedded), of)
+    return Folder(folder, config, entries, {w: (keys["A"], keys["B"]) for w, keys in low.items()}, whole, frozenset(embedded), of)
 
 
 def _misfits(weight: str, parts: dict[str, Entry], model: Described, embedded: bool) -> list[str]:
@@ -280,7 +285,7 @@ def _misfits(weight: str, parts: dict[str, Entry], model: Described, embedded: b
     return [f"{weight}: {e.dtype}; quantized adapters are not read" for e in (a, b) if not e.dtype.is_floating_point]
 
 
-def _half_tied(entries: dict[str, Entry], whole: dict[str, Entry], low: dict[str, Any], model: Described) -> list[str]:
+def _half_tied(entries: dict[str, Entry], whole: dict[str, str], low: dict[str, Any], model: Described) -> list[str]:
     """Where a base's head is its embedding, peft trains one of the two apart: no such model can be written."""
     stored = {key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in entries}
     faults = []
