@@ -20,9 +20,12 @@ import torch
 
 from train.data.batch import PackedBatch
 from train.data.packing import IGNORED
+from train.evaluation import adapted
 from train.model import attention
 from train.model.support import require_supported
+from train.model_files.adapter import is_adapter
 from train.model_files.dtypes import OF_RECIPE, in_torch
+from train.model_files.fetch import base_of_adapter
 from train.model_files.folder import MANIFEST, ModelError, meant
 from train.model_files.shapes import require_plain_head
 from train.world.places import sha256
@@ -197,15 +200,16 @@ def load(folder: Path, dtype: str = "auto", device: torch.device | None = None) 
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     # bf16 without the units for it is five times slower than fp32
     chosen = ("auto" if on_gpu else torch.float32) if dtype == "auto" else in_torch(OF_RECIPE[dtype])
+    base = adapted.require_base(folder) if is_adapter(folder) else None
     place: dict[str, Any] = {}
     if on_gpu:
         several = device is None and torch.cuda.device_count() > 1
         place = {"device_map": "auto" if several else {"": device or "cuda"}}
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+        tokenizer = AutoTokenizer.from_pretrained(base if base and not any(folder.glob("tokenizer*")) else folder, **safe)
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **place, **safe
+            base or folder, dtype=chosen, use_safetensors=True, output_loading_info=True, **place, **safe
         )
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         told = " ".join(f"{type(error).__name__}: {error}".split())[:400]
@@ -217,6 +221,8 @@ def load(folder: Path, dtype: str = "auto", device: torch.device | None = None) 
         raise ModelError(
             f"{folder}: weights are missing or of another shape: {', '.join(absent[:3])} … ({len(absent)} in all); copy it again"
         )
+    if base:
+        adapted.add(model, folder, base)
     return model.eval(), tokenizer
 
 
@@ -232,7 +238,9 @@ def check_shape(folder: Path) -> None:
     if not folder.is_dir():
         what = "a file" if folder.is_file() else "no such folder"
         raise ModelError(f"{folder}: {what}; give a model folder, such as runs/NAME/checkpoints/step_000500")
-    if not (folder / "config.json").is_file():
+    if is_adapter(folder):  # what is computed is its base and it
+        check_shape(base_of_adapter(folder))
+    elif not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json in it{meant(folder)}")
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
@@ -262,7 +270,8 @@ def _check_manifest(folder: Path) -> None:
 
 def fingerprint(folder: Path) -> str:
     """A hash of all files that decide about a model's answers, so that a result is never taken for another model's."""
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()})
+    folders = [folder, base_of_adapter(folder)] if is_adapter(folder) else [folder]
+    files = sorted({path for folder in folders for pattern in WEIGHTS for path in folder.glob(pattern) if path.is_file()})
     return hashlib.sha256(json.dumps([(path.name, sha256(path)) for path in files if path.name != MANIFEST]).encode()).hexdigest()
 
 

@@ -24,8 +24,6 @@ from train.model_files.adapter import Folder
 from train.model_files.bit_sums import checksum, fingerprint
 from train.model_files.companions import companion_names
 from train.model_files.dtypes import BF16, FP32, cast
-from train.model_files.fetch import local_folder
-from train.model_files.folder import HUB_NAME
 from train.model_files.shapes import Described
 from train.model_files.stream import RangeReader, Tensor
 from train.world.places import resolved
@@ -47,26 +45,6 @@ def require_whole(folder: Path) -> None:
     """Raises ExportError where an adapter's manifest tells of damage; small as it is, all of it is hashed."""
     if (folder / MANIFEST).is_file() and (faults := faults_of(resolved(folder))):
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
-
-
-def base_folder(folder: Path, given: Path | None) -> Path:
-    """Where an adapter's base lies.
-
-    Raises:
-        ExportError: it is not here.
-    """
-    if given is not None:
-        return given
-    was, named = adapter_files.base_of(folder) or {}, adapter_files.config_of(folder).get("base_model_name_or_path")
-    for name in dict.fromkeys(str(n) for n in (was.get("folder"), was.get("path"), named) if n):
-        if Path(name).is_dir():
-            return Path(name)
-        if HUB_NAME.match(name):
-            try:
-                return local_folder(name)
-            except OSError:
-                continue  # not fetched to this machine
-    raise ExportError(f"{folder}: its base {was.get('path') or named} is not here; give the folder it lies in with --base DIR")
 
 
 def read(folder: Path, model: Described) -> tuple[Folder, RangeReader, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from train.export.source import ExportError, Opened, fit, open_model
 from train.model_files import adapter as adapter_files
 from train.model_files.adapter import is_adapter
 from train.model_files.dtypes import FP32, DType
+from train.model_files.fetch import base_of_adapter
 from train.model_files.folder import plan_files
 from train.model_files.header import read_header
 from train.model_files.shapes import Described, described
@@ -134,7 +135,7 @@ def _of_adapter(request: Request) -> Prepared:
     if is_remote(folder):
         raise ExportError(f"{folder}: an adapter is read from a disk; copy its folder to one first, it is small")
     lora.require_whole(folder)
-    config_of = request.config or (folder if (folder / "config.json").is_file() else lora.base_folder(folder, request.base))
+    config_of = request.config or (folder if (folder / "config.json").is_file() else request.base or base_of_adapter(folder))
     if not request.merge_adapter:
         model = described(config_of / "config.json")
         adapter, reader, tensors = lora.read(folder, model)
@@ -144,7 +145,7 @@ def _of_adapter(request: Request) -> Prepared:
         texts = {n: (folder / n).read_text() for n in (adapter_files.CONFIG, adapter_files.BASE) if (folder / n).is_file()}
         shapes = Described({name: tuple(t.shape) for name, t in tensors.items()})
         return Prepared((folder,), config_of, shapes, (opened,), tensors, files, [], [], texts=texts, adapter=True)
-    base = lora.base_folder(folder, request.base)
+    base = request.base or base_of_adapter(folder)
     if not (base / "config.json").is_file():
         raise ExportError(f"{base}: has no config.json, so it is no base; give the folder of the model with --base DIR")
     model = described(base / "config.json")

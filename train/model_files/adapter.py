@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.model_files.folder import ModelError
 from train.model_files.header import Entry, read_header
 from train.model_files.shapes import Described, read_config
 
@@ -41,7 +42,7 @@ _READ = {
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")  # that leave the base's weights as they are
 
 
-class AdapterError(ValueError):
+class AdapterError(ModelError):
     """An adapter that is not computed exactly here, or does not fit its base; says which part, and what to do."""
 
 

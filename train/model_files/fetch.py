@@ -49,6 +49,26 @@ def local_folder(path: str) -> Path:
     return Path(snapshot_download(path, local_files_only=True, allow_patterns=_WANTED))
 
 
+def base_of_adapter(folder: Path) -> Path:
+    """Where an adapter's base lies on this machine.
+
+    Raises:
+        AdapterError: it is not here.
+    """
+    was, named = adapter.base_of(folder) or {}, adapter.config_of(folder).get("base_model_name_or_path")
+    for name in dict.fromkeys(str(n) for n in (was.get("folder"), was.get("path"), named) if n):
+        if Path(name).is_dir():
+            return Path(name)
+        if HUB_NAME.match(name):
+            try:
+                return local_folder(name)
+            except OSError:
+                continue  # not fetched to this machine
+    raise adapter.AdapterError(
+        f"{folder}: its base {was.get('path') or named} is not here; put it there (or, to export, give the folder it lies in with --base DIR)"
+    )
+
+
 _WANTED = [
     "*.safetensors",
     "*.safetensors.index.json",

@@ -162,7 +162,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
-    (("adapter", "adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
+    (("adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
     (("model.activation_budget", "model.activation_checkpointing"), _budget_of_selective),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
