@@ -254,6 +254,8 @@ def start(
     if base:
         spec = spec_of(recipe.adapter, base, adapter_from)
         lora.attach(model, spec)
+        zero = config["zero_optimization"]  # its buffer is made at full size, whatever there is to reduce
+        config["zero_optimization"] = zero | {"reduce_bucket_size": min(int(zero.get("reduce_bucket_size", 5e8)), lora.trained(model))}
         said += f"; adapter: {spec.words()}"
     layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
     sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]

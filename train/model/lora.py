@@ -51,6 +51,11 @@ def _adapted(base: nn.Linear, rank: int, scale: float) -> Adapted:
     return layer.train(base.training)
 
 
+def trained(model: nn.Module) -> int:
+    """Elements that want a gradient."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
 def is_adapter(name: str) -> bool:
     """Whether a parameter is an adapter's, by its name."""
     return name.endswith((A, B))
