@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from train.model_files import adapter
 from train.model_files.companions import companion_files, write_companions
@@ -16,7 +17,9 @@ from train.model_files.dtypes import FP32, known
 from train.model_files.folder import HUB_NAME, ModelError
 from train.model_files.gguf_rope import scaling_of
 from train.model_files.writer import Writer
-from train.world.ranks import World
+
+if TYPE_CHECKING:
+    from train.world.ranks import World
 
 
 def resolve(path: str, world: World) -> Path:
