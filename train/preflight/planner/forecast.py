@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.engine.deepspeed_json import merged_config
+from train.engine.gathering import sized
 from train.model_files.dtypes import OF_RECIPE
 from train.preflight import memory_plan
 from train.preflight.memory_items import LIBRARIES, UNFUSED, Plan, plan
@@ -125,11 +126,11 @@ def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = 
 
 def _wire(recipe: Recipe, model: Model, cluster: Cluster, config: dict[str, Any], job: Job) -> Wire:
     """Bytes a node sends in a step."""
-    element = OF_RECIPE[recipe.model.dtype].itemsize
-    zero = config["zero_optimization"]
-    made = bytes_a_step(model.numels, zero, cluster.gpus, cluster.nodes, job.micro_steps, element, over_gloo=not cluster.on_cuda)
-    reduced = job.gradient_bytes / 4 * model.shape.trained / model.shape.parameters
-    return dataclasses.replace(made, gradients=made.gradients * reduced)
+    shape = model.shape
+    zero = sized(config["zero_optimization"], shape.layer, shape.parameters)
+    element, gradient = OF_RECIPE[recipe.model.dtype].itemsize, job.gradient_bytes * (1 if cluster.on_cuda else 2)
+    made = bytes_a_step(model.numels, zero, cluster.gpus, cluster.nodes, job.micro_steps, element, gradient)
+    return dataclasses.replace(made, gradients=made.gradients * shape.trained / shape.parameters)
 
 
 def peak(memory: Plan, job: Job) -> float:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from train.engine.deepspeed_json import merged_config
+from train.model.activations import kept, product_elements
+from train.model_files.dtypes import OF_RECIPE
 from train.preflight.memory_items import Shape
 from train.recipe.vocabulary import Recipe
 
@@ -71,7 +73,8 @@ class Job:
         micro_batch: rows; of all tensor-parallel ranks together. attended: tokens a token's attention is counted over (None: seq_len).
         gradient_bytes: an element as it is reduced. adapter: the base is frozen, a LoRA is trained. split: GPUs that share one row
             (context or Ulysses parallel). stages: of a pipeline; virtual: its stages a GPU.
-        summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens.
+        summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens. keeps_small: small models
+        stay gathered from forward to backward (engine/gathering.py).
     """
 
     sizes: Sizes
@@ -93,6 +96,7 @@ class Job:
     summed_bytes: float = 4
     optimizer_bytes: float = 12
     chunked_loss: bool = True
+    keeps_small: bool = False
 
     @property
     def tokens(self) -> float:
@@ -113,6 +117,15 @@ def of_recipe(recipe: Recipe, sizes: Sizes, ranks: int, on_cuda: bool = True, at
     reduced = 2 if config.get("communication_data_type", "fp32") in ("bf16", "fp16") else 4
     return Job(
         sizes=sizes, seq_len=recipe.data.seq_len, micro_batch=recipe.micro_batch, micro_steps=config["gradient_accumulation_steps"],
-        again=AGAIN[m.activation_checkpointing], sharding="hpz" if zero.get("zero_hpz_partition_size", 1) > 1 else "zero3", gradient_bytes=reduced,
+        again=_again(recipe, sizes), keeps_small=True, sharding="hpz" if zero.get("zero_hpz_partition_size", 1) > 1 else "zero3", gradient_bytes=reduced,
         kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], attended=attended, adapter=recipe.adapter is not None,
     )  # fmt: skip
+
+
+def _again(recipe: Recipe, sizes: Sizes) -> Again:
+    m = recipe.model
+    a_layer = (
+        recipe.micro_batch * recipe.data.seq_len * OF_RECIPE[m.dtype].itemsize * product_elements(sizes.hidden, sizes.mlp, sizes.kv_width)
+    )
+    keep = kept(m.activation_checkpointing, sizes.layers, m.activation_budget and m.activation_budget * 2**30, a_layer)
+    return Again(keep.input / sizes.layers, (keep.input + keep.products) / sizes.layers, keep.all / sizes.layers)

@@ -6,14 +6,16 @@ other sizes of the cluster and settings of the recipe, as long as it is the same
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from train.preflight.planner.calibrated import constants
-from train.preflight.planner.clusters import ClusterError, Gpu, cluster, gpu_named
-from train.preflight.planner.job import AGAIN, Job, Sizes
+from train.preflight.planner.clusters import CPU, ClusterError, Gpu, cluster, gpu_named
+from train.preflight.planner.forecast import of_some_length
+from train.preflight.planner.job import AGAIN, Sizes, of_recipe
 from train.preflight.planner.timing import predict
 from train.recipe.vocabulary import Recipe
 
@@ -49,10 +51,11 @@ def factor(file: Path, recipe: Recipe, sizes: Sizes, gpu: Gpu) -> float:
         raise MeasuredError(f"--measured {file}: measured on {device}, whose peak is not known; measure on a GPU of --gpu-type") from None
     if there.name != gpu.name:
         raise MeasuredError(f"--measured {file}: measured on {device}, the plan is for {gpu.name}; give that --gpu-type")
-    job = Job(
-        sizes=sizes, seq_len=seq_len, micro_batch=micro_batch, micro_steps=accumulation,
-        again=AGAIN[str(report.get("activation_checkpointing", recipe.model.activation_checkpointing))],
-        offload="optimizer" if "offload_optimizer" in str(report.get("engine")) else "all" if "offload_all" in str(report.get("engine")) else "none",
+    engine = str(report.get("engine"))
+    again = str(report.get("activation checkpointing", recipe.model.activation_checkpointing))
+    job = dataclasses.replace(
+        of_recipe(of_some_length(recipe), sizes, ranks, gpu is not CPU), seq_len=seq_len, micro_batch=micro_batch, micro_steps=accumulation,
+        again=AGAIN.get(again, AGAIN["none"]), offload="all" if "offload_all" in engine else "optimizer" if "offload" in engine else "none",
     )  # fmt: skip
     return predict(job, cluster(gpu, ranks), constants()).tokens_per_second / rate
 

@@ -20,6 +20,7 @@ from train.recipe.vocabulary import Optim, Recipe, RecipeError
 MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 ENGINES = ("zero3", "zero3_hpz", "zero3_offload_optimizer", "zero3_offload_all")
 SAME = 0.005  # rates that near are one: the simpler is taken
+ROUNDED = 0.03  # that much faster must a setting be that rounds what fp32 keeps
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def search(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting) -> 
     best = max((f.forecast.rate for f in found), default=1.0)
 
     def order(f: Found) -> tuple[int, int, float]:
-        return -round(f.forecast.rate / best / SAME), len(f.words.split()), f.forecast.peak
+        worth = f.forecast.rate / best * (1 - ROUNDED * ("reduce_dtype=bf16" in f.words))
+        return -round(worth / SAME), len(f.words.split()), f.forecast.peak
 
     return sorted(found, key=order)
 

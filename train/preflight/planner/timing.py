@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from train.engine.gathering import KEEP_WHOLE
 from train.preflight.planner.clusters import Cluster
 from train.preflight.planner.job import Job
 from train.preflight.wire import bytes_a_step
@@ -204,6 +205,7 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
     m = job.micro_steps
     if job.sharding in ("zero3", "hpz"):
         zero = {"zero_hpz_partition_size": cluster.here if job.sharding == "hpz" else 1, "stage3_param_persistence_threshold": 0}
+        zero["stage3_max_reuse_distance"] = KEEP_WHOLE if job.sizes.parameters <= KEEP_WHOLE and job.keeps_small else 0
         step = bytes_a_step([round(elements)], zero, max(2, round(group)), math.ceil(nodes), m, 2)
         sent = (step.weights + step.gradients / 4 * (gradients / elements)) / m * shared / (cluster.network * c.network)
         collectives = 1 + 1 / m if job.sharding == "hpz" else 3 if gradients else 2

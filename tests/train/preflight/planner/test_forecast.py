@@ -1,6 +1,7 @@
 """A recipe on a cluster: what fits, what would, the fastest settings, and what a measured run corrects."""
 
 import json
+import re
 
 import pytest
 
@@ -78,8 +79,8 @@ def test_an_adapter_takes_less_memory_less_wire_and_four_flops_an_element_instea
 
 
 def test_what_a_node_sends_is_the_arithmetic_of_the_wire():
-    """4 micro-steps of 4 x 138 GB of bf16 weights (gradients in fp32), 63 of 64 parts of it."""
-    assert made("cpt_70b", 64, "H100").wire.total == pytest.approx(16 * 2 * 68_976_648_192 * 63 / 64, rel=1e-3)
+    """4 micro-steps of 2 x 138 GB of bf16 weights, less two layers of 80 that stay, and 276 GB of gradients in fp32; 63 of 64 parts of it."""
+    assert made("cpt_70b", 64, "H100").wire.total == pytest.approx((16 - 4 * 2 / 80) * 2 * 68_976_648_192 * 63 / 64, rel=1e-2)
     assert made("cpt_7b", 8, "H100").wire.total == 0
 
 
@@ -91,7 +92,9 @@ def test_search_proposes_what_fits_and_is_no_slower_in_words_that_a_recipe_takes
     assert best.forecast.fits and not best.forecast.near and best.forecast.rate > 1.15 * plain.rate
     again = made("cpt_7b", 8, "A100", *best.words.split())
     assert again.rate == pytest.approx(best.forecast.rate) and again.fits
-    assert "model.activation_checkpointing=none" in best.words  # 4,550 and 4,641 are published without, 3,684 with
+    # 4,550 and 4,641 are published without checkpointing, 3,684 with; bf16 on the wire is worth nothing inside a node
+    assert re.search("activation_checkpointing=(none|selective)", best.words) and "reduce_dtype" not in best.words
+    assert any("activation_checkpointing=none" in f.words and f.forecast.rate == pytest.approx(4550, rel=0.1) for f in found)
     assert any(not f.words for f in found)  # the recipe as it is, for comparison
 
 
