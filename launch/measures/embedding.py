@@ -11,7 +11,7 @@ from data_tools.corpus.file_readers import InputError
 from launch.measures.endpoint import Endpoint, checked_url
 from launch.measures.inputs import add_data_arguments, conditions, records
 from launch.measures.models import add_model_arguments, check_models, opened, results_folder, write_json
-from launch.measures.table import aligned
+from launch.measures.table import aligned, counted
 from train.evaluation.embedding.papers import KINDS, Paper
 from train.evaluation.texts import EvaluationError
 
@@ -146,7 +146,7 @@ def _write(args: argparse.Namespace, papers: list[Paper], left_out: Counter[str]
         lines.append(f"{one['model']} against {base}, centred: {'; '.join(told)}")
     return [
         *lines,
-        f"embedding: {len(found)} models, {len(papers):,} papers, written to {args.out / 'embedding.json'}, embedding.png, embedding.svg",
+        f"embedding: {counted(len(found), 'model')}, {counted(len(papers), 'paper')}, written to {args.out / 'embedding.json'}, embedding.png, embedding.svg",
     ]
 
 

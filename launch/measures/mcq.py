@@ -13,7 +13,7 @@ from data_tools.corpus.document import field, is_so
 from data_tools.corpus.file_readers import InputError
 from launch.measures.inputs import add_data_arguments, conditions, records
 from launch.measures.models import add_model_arguments, check_models, opened, results_folder, write_json
-from launch.measures.table import aligned
+from launch.measures.table import aligned, counted
 from train.evaluation.choice.questions import Question, question_of
 from train.evaluation.texts import EvaluationError
 
@@ -146,7 +146,7 @@ def _write(
     return [
         *_table(args.model, shares, of_models),
         *_compared(paired),
-        f"mcq: {len(given)} models, {len(questions):,} questions, written to {', '.join(map(str, files))}",
+        f"mcq: {counted(len(given), 'model')}, {counted(len(questions), 'question')}, written to {', '.join(map(str, files))}",
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools.files.atomic import write_fault
 from train.evaluation.texts import EvaluationError
 from train.world.file_lock import hold
 
@@ -38,6 +39,8 @@ def check_models(args: argparse.Namespace) -> None:
 
     if twice := [word for word in args.model if args.model.count(word) > 1]:
         raise EvaluationError(f"--model {twice[0]}: named twice; a model cannot be compared with itself")
+    if fault := write_fault(args.out / LOCK):
+        raise EvaluationError(f"--out {args.out}: cannot be written ({fault}); give another folder")
     if args.batch_tokens < 1:
         raise EvaluationError(f"--batch-tokens {args.batch_tokens}: give a number above 0")
     for word in args.model:
@@ -97,6 +100,8 @@ def results_folder(out: Path, world: World) -> Iterator[Path]:
     finally:
         if held is not None:
             held.close()
+            with contextlib.suppress(OSError):
+                out.rmdir()  # where nothing came of it
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

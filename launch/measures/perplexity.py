@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.measures.inputs import Read, add_text_arguments, read_texts
 from launch.measures.models import add_model_arguments, check_models, opened, results_folder, write_json
-from launch.measures.table import aligned, figure, spread
+from launch.measures.table import aligned, counted, figure, spread
 from train.evaluation.texts import EvaluationError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PURPOSE = "perplexity and bits per byte of raw texts, base against ours, with intervals and a paired test"
 EXAMPLE = """python launch/evaluate.py perplexity --model models/smollm2-135m runs/quickstart/checkpoints/step_000010 \\
       --data abstracts.jsonl --text-field abstract --out runs/quickstart/eval"""
+
+FEW = 10  # papers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,10 @@ def run(args: argparse.Namespace, world: World) -> list[str]:
     read = read_texts(args)
     for remark in read.remarks:
         world.log0(f"note: {remark}")
-    world.log0(f"{len(read.texts):,} texts of {len({text.id for text in read.texts}):,} papers")
+    papers = len({text.id for text in read.texts})
+    world.log0(f"{counted(len(read.texts), 'text')} of {counted(papers, 'paper')}")
+    if papers < FEW:
+        world.log0(f"note: {counted(papers, 'paper')} are too few for intervals that mean much")
     scores: dict[str, list[Scored]] = {}
     with results_folder(args.out, world) as journals:
         for word in args.model:
@@ -80,7 +85,7 @@ def _write(args: argparse.Namespace, read: Read, scores: dict[str, list[Scored]]
     return [
         *lines,
         *_compared(base, paired),
-        f"perplexity: {len(whole)} models on {len(read.texts):,} texts, written to {args.out / 'perplexity.json'}",
+        f"perplexity: {counted(len(whole), 'model')} on {counted(len(read.texts), 'text')}, written to {args.out / 'perplexity.json'}",
     ]
 
 

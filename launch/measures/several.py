@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -56,11 +57,11 @@ def _status(ranks: list[subprocess.Popen], said: list[Path]) -> int:
     failed = [rank for rank, one in enumerate(ranks) if one.poll()]
     if not failed:
         return 0
-    try:
-        told = bool(ranks[0].wait(GRACE_SECONDS)) and ranks[0].returncode > 0
-    except subprocess.TimeoutExpired:
-        told = False
     code = ranks[failed[0]].returncode
+    told = False
+    if code > 0:  # a mistake that all may have found
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            told = ranks[0].wait(GRACE_SECONDS) > 0
     if not told:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         print(f"error: process {failed[0]} of {len(ranks)} {how}; the same command goes on where it was", file=sys.stderr)

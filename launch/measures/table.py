@@ -19,3 +19,8 @@ def figure(value: float) -> str:
 def spread(low: float, high: float, digits: int | None = None) -> str:
     """An interval."""
     return f"({figure(low)} … {figure(high)})" if digits is None else f"({low:+.{digits}f} … {high:+.{digits}f})"
+
+
+def counted(number: int, what: str) -> str:
+    """1 model, 2 models."""
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -35,7 +35,7 @@ def unit(vectors: np.ndarray, centre: np.ndarray | None = None) -> np.ndarray:
     """Vectors of length 1, in place of the ones given; centre: taken off before."""
     if centre is not None:
         vectors -= centre
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]  # without a second array of squares
     vectors /= np.where(lengths == 0, 1, lengths)
     return vectors
 

@@ -55,7 +55,8 @@ def verdict(folder: Path, papers: Sequence[Paper]) -> Verdict:
         titles[form] = np.array([], np.int64)
         if titled:  # against the abstracts of those papers, so that all that is looked for is there
             queries = unit(read(folder, "title", count), _own(folder, "title", count, form))
-            titles[form] = ranks(queries[titled], abstracts[titled])
+            whole = len(titled) == count  # no copies then
+            titles[form] = ranks(queries, abstracts) if whole else ranks(queries[titled], abstracts[titled])
             del queries
         del abstracts
         first, second = (unit(read(folder, kind, count), _own(folder, kind, count, form)) for kind in ("first", "second"))
