@@ -31,7 +31,7 @@ WAYS = ("letters", "answers", "generated")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--score", nargs="+", choices=WAYS, default=["letters", "answers"], help="ways to ask (default letters answers)")
+    parser.add_argument("--score", nargs="+", choices=WAYS, help="ways to ask (default: letters, where its tokenizer can, and answers)")
     parser.add_argument("--shots", type=int, default=0, metavar="N", help="answered questions before each, the first of --shots-from")
     parser.add_argument("--shots-from", metavar="F", help="a file of questions for --shots, of the same shape")
     parser.add_argument("--prompt", type=Path, metavar="F", help="a text with {question} and {options}; the letter follows where it ends")
@@ -61,12 +61,12 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, world: World) -> list[str]:
     from train.evaluation.choice.prompts import Prompts
-    from train.evaluation.choice.score import Asked, score
+    from train.evaluation.choice.score import Asked, letters_fault, score
 
     questions, left_out = _questions(args, args.data)
     shots = _shots(args)
     own = args.prompt.read_text(encoding="utf-8") if args.prompt else ""
-    asked = Asked(tuple(sorted(set(args.score), key=WAYS.index)), args.orders, args.seed, args.new_tokens, args.bos)
+    asked = Asked(tuple(sorted(set(args.score or WAYS[:2]), key=WAYS.index)), args.orders, args.seed, args.new_tokens, args.bos)
     for reason, count in left_out.most_common():
         world.log0(f"note: {count:,} records left out: {reason}")
     withheld = sum(question.answer is None for question in questions)
@@ -75,7 +75,11 @@ def run(args: argparse.Namespace, world: World) -> list[str]:
     with results_folder(args.out, world) as journals:
         for word in args.model:
             with opened(word, args, world) as (model, facts):
-                given[word] = score(model, questions, Prompts(shots, own), asked, facts, journals, world)
+                prompts, mine = Prompts(shots, own), asked
+                if args.score is None and (fault := letters_fault(model, questions, prompts, args.bos)):
+                    world.log0(f"note: not scored by letters: {fault}")
+                    mine = replace(asked, ways=("answers",))
+                given[word] = score(model, questions, prompts, mine, facts, journals, world)
         return _write(args, asked, questions, left_out, given) if world.rank == 0 else []
 
 
@@ -128,16 +132,18 @@ def _write(
     of_models = {word: _model_json(questions, found, shares[word], args.by) for word, found in given.items()}
     if asked.orders > 1 and "letters" in asked.ways:
         for word, found in given.items():
-            of_models[word]["orders"] = by_order(questions, found, asked)
+            if all(one.letters for one in found):
+                of_models[word]["orders"] = by_order(questions, found, asked)
     base, paired = args.model[0], []
     for word in args.model[1:]:
         for name in figures:
             first, second = shares[base][name], shares[word][name]
             if first and second:
                 paired.append({"base": base, "model": word, "by": name, **difference(questions, first, second)})
-    main = shares[base][figures[0]]
+    main_by = next((name for name in figures if shares[base][name]), figures[0])
+    main = shares[base][main_by]
     result = {
-        "accuracy": main.accuracy if main else None, "questions": sum(q.answer is not None for q in questions), "by": figures[0],
+        "accuracy": main.accuracy if main else None, "questions": sum(q.answer is not None for q in questions), "by": main_by,
         "interval": main.interval.to_json() if main else None, "models": of_models, "paired": paired,
         "withheld": sum(q.answer is None for q in questions), "left_out": dict(left_out), "shots": args.shots, "data": args.data,
     }  # fmt: skip
@@ -167,10 +173,13 @@ def _model_json(questions: list[Question], found: list[Given], shares: dict[str,
 
 def _write_answers(args: argparse.Namespace, figures: list[str], questions: list[Question], given: dict[str, list[Given]]) -> list[Path]:
     """Every model's answer to every question; and where answers are withheld, a file to hand in for each model."""
-    from train.evaluation.choice.verdict import chosen
+    from train.evaluation.choice.verdict import asked_for, chosen
     from train.world.places import write_durably
 
-    picked = {word: [{f: chosen(f, q, g) for f in figures} for q, g in zip(questions, found, strict=True)] for word, found in given.items()}
+    picked = {
+        word: [{f: chosen(f, q, g) for f in figures if asked_for(f, g)} for q, g in zip(questions, found, strict=True)]
+        for word, found in given.items()
+    }
     lines = []
     for k, q in enumerate(questions):
         of_models = {
@@ -182,8 +191,8 @@ def _write_answers(args: argparse.Namespace, figures: list[str], questions: list
         lines.append({"id": q.id, "question": q.text, "answer": right, "models": of_models})
     files = [args.out / "mcq.json", args.out / "mcq_answers.jsonl"]
     write_durably(files[1], "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    figure = "generated" if "generated" in figures else figures[0]
     for number, word in enumerate(given if any(q.answer is None for q in questions) else [], 1):
+        figure = next(f for f in ("generated", *figures) if f in picked[word][0])
         files.append(args.out / f"submission{f'_{number}' if len(given) > 1 else ''}.jsonl")
         rows = [
             {

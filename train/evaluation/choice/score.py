@@ -74,6 +74,17 @@ def score(
     return [Given(tuple(map(tuple, one["letters"])), tuple(one["answers"]), one["text"], one["cut"]) for values in found for one in values]
 
 
+def letters_fault(model: Loaded, questions: Sequence[Question], prompts: Prompts, bos: str = "auto") -> str:
+    """Why questions cannot be scored by letters with this model's tokenizer; "" where they can. Computes nothing but tokens."""
+    asking = _Asking(model, prompts, Asked(bos=bos))
+    try:
+        for question in questions:
+            asking._parted(question)
+    except EvaluationError as error:
+        return str(error)
+    return ""
+
+
 class _Asking:
     def __init__(self, model: Loaded, prompts: Prompts, asked: Asked):
         self.model, self.prompts, self.asked = model, prompts, asked

@@ -27,6 +27,11 @@ def chosen(figure: str, question: Question, given: Given) -> int | None:
     return int(np.argmax([log / weight for log, weight in zip(given.answers, weights, strict=True)]))
 
 
+def asked_for(figure: str, given: Given) -> bool:
+    """Whether a question was put in the way that a figure needs."""
+    return bool({"letters": given.letters, "answers": given.answers, "generated": True}[FIGURES[figure]])
+
+
 @dataclass(frozen=True)
 class Share:
     """Of the answered questions those that are right. unparsable: of the written answers, which count as wrong."""
@@ -48,7 +53,9 @@ class Share:
 
 
 def share(figure: str, questions: Sequence[Question], given: Sequence[Given]) -> Share | None:
-    """None where no question has an answer to compare with."""
+    """None where no question has an answer to compare with, or this was not asked for."""
+    if not all(asked_for(figure, one) for one in given):
+        return None
     known = [(q, chosen(figure, q, g)) for q, g in zip(questions, given, strict=True) if q.answer is not None]
     if not known:
         return None
