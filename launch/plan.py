@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host-memory", type=_positive, metavar="GIB", help="main memory of a node: judged too")
     add("--price", type=_positive, metavar="DOLLARS", help="of an hour of a GPU (default: what clouds ask for the type)")
     add("--disk", type=_positive, default=2.0, metavar="GB/S", help="what all nodes together write to the checkpoints' disk (default: 2)")
+    add("--failure-hours", type=_positive, metavar="H", help="hours between two failures of one GPU (default: 50,670, as Llama 3's)")
     add("--measured", type=Path, metavar="F", help="a result of `benchmark.py train --json F`: corrects the rate")
     add("--search", action="store_true", help="also propose the fastest settings that fit")
     add("--json", action="store_true", help="one JSON object instead of lines")
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(args: argparse.Namespace) -> int:
     from train.preflight.planner import said
-    from train.preflight.planner.clusters import GIB, cluster, gpu_named, with_memory
+    from train.preflight.planner.clusters import GIB, HOURS_BETWEEN_FAILURES, cluster, gpu_named, with_memory
     from train.preflight.planner.forecast import Setting, forecast
     from train.preflight.planner.measured import factor
     from train.preflight.planner.models import of_recipe
@@ -91,7 +92,13 @@ def _plan(args: argparse.Namespace) -> int:
     gpu = gpu_named(args.gpu_type)
     where = cluster(with_memory(gpu, args.gpu_memory) if args.gpu_memory else gpu, args.gpus, args.nodes, args.network)
     measured = factor(args.measured, recipe, model.sizes, gpu) if args.measured else 1.0
-    setting = Setting(args.price, args.host_memory * GIB if args.host_memory else None, args.disk * 1e9, measured)
+    setting = Setting(
+        args.price,
+        args.host_memory * GIB if args.host_memory else None,
+        args.disk * 1e9,
+        measured,
+        args.failure_hours or HOURS_BETWEEN_FAILURES,
+    )
     made = forecast(recipe, model, where, setting)
     found = search(recipe, model, where, setting) if args.search else []
     if args.json:

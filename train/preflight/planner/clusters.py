@@ -2,7 +2,7 @@
 
 Peaks are dense (data sheets print sparse ones: halved once). `reached` is the share of the peak that the best matrix product of any shape
 reaches, measured by stas00/ml-engineering (A100 271 of 312, H100 794.5 of 989, B200 1,745 of 2,250, MI300X 668 of 1,300 TFLOP/s); for the
-others it is that of the nearest relative. `links` is what one GPU gets of an all-gather inside its node (NCCL's bus bandwidth, nccl-tests):
+others it is that of the nearest relative, less where 300 W hold the clock down. `links` is what one GPU gets of an all-gather inside its node (NCCL's bus bandwidth, nccl-tests):
 three quarters of NVLink's one-way rate, PCIe's where there is no NVLink.
 """
 
@@ -99,16 +99,17 @@ GPUS = (
     _gpu("MI300X", 5.3, 300, 0.51, "ampere", 3200, 2.5),
     _gpu("MI250X", 1.6, 100, 0.75, "ampere", 800, 1.2, gib=64),  # of one of its two dies, which is a device of its own
     _gpu("A30", 0.93, 20, 0.82, "ampere", 200, 0.8, tflops=165, gib=24),
-    _gpu("A6000", 0.77, 20, 0.80, "ampere", 200, 0.8),
-    _gpu("L40S", 0.86, 20, 0.80, "ampere", 400, 1.2),
-    _gpu("6000 Ada", 0.96, 20, 0.80, "ampere", 200, 1.0, tflops=364, gib=48),
-    _gpu("L40", 0.86, 20, 0.80, "ampere", 400, 1.0, tflops=181, gib=48),
-    _gpu("L4", 0.30, 12, 0.70, "ampere", 100, 0.7, tflops=121),
+    _gpu("A6000", 0.77, 20, 0.75, "ampere", 200, 0.8),
+    _gpu("L40S", 0.86, 20, 0.65, "ampere", 400, 1.2),
+    _gpu("6000 Ada", 0.96, 20, 0.65, "ampere", 200, 1.0, tflops=364, gib=48),
+    _gpu("L40", 0.86, 20, 0.75, "ampere", 400, 1.0, tflops=181, gib=48),
+    _gpu("L4", 0.30, 12, 0.55, "ampere", 100, 0.7, tflops=121),
     _gpu("A10G", 0.60, 12, 0.75, "ampere", 100, 1.0, tflops=70, gib=24),
     _gpu("RTX 4090", 1.01, 18, 0.85, "ampere", 100, 0.5, tflops=165, gib=24),
     _gpu("RTX 3090", 0.94, 18, 0.90, "ampere", 100, 0.3, tflops=71, gib=24),
     _gpu("V100", 0.9, 110, 0.80, "ampere", 100, 1.0),
 )
+NO_BF16 = ("V100",)
 # ranks of a computer without any: of one, fp32; of the order of two cores of a server. What a process holds besides is IMPORTED's
 CPU = Gpu("CPU", 0.1, 0.0, 8e9, 1e9, 0.9, "ampere", GBIT * 10, 0.05)
 OTHER_NAMES = {

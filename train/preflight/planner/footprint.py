@@ -47,7 +47,7 @@ def _gathered(job: Job, cluster: Cluster) -> float:
 def _activations(job: Job) -> float:
     s = job.sizes
     tokens = job.micro_batch * job.seq_len / job.tensor / job.split
-    block = 2 * (of_a_block(s.hidden, s.kv_width, s.mlp) if s.gated else 17 * s.hidden)  # 34 h bytes (2205.05198)
+    block = 2 * (of_a_block(s.hidden, s.kv_width, s.mlp) if s.gated else 16 * s.hidden)  # 34 h bytes, less dropout masks (2205.05198)
     block *= EAGER if job.kernels == "eager" else 1
     live = min(job.stages, job.micro_steps)  # micro-batches that a first stage holds
     kept = max(2 * s.hidden, job.again.kept * block)

@@ -14,7 +14,7 @@ from train.model_files.dtypes import OF_RECIPE
 from train.preflight import memory_plan
 from train.preflight.memory_items import LIBRARIES, UNFUSED, Plan, plan
 from train.preflight.planner.calibrated import constants
-from train.preflight.planner.clusters import GIB, Cluster
+from train.preflight.planner.clusters import GIB, HOURS_BETWEEN_FAILURES, NO_BF16, Cluster
 from train.preflight.planner.cost import Cost, Saving, cost, saving
 from train.preflight.planner.job import Job, of_recipe
 from train.preflight.planner.models import Model
@@ -35,6 +35,7 @@ class Setting:
     host: float | None = None
     disk: float = 2e9
     measured: float = 1.0
+    failure_hours: float = HOURS_BETWEEN_FAILURES  # of one GPU
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,15 @@ def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = 
     expected = peak(memory, job)
     if device and not short and expected > device:
         short = [f"a rank will take about {expected / GIB:.1f} GiB on its device, there are {cluster.gpu.gib:g} GiB"]
-    near = [] if short or not device or expected <= NEAR * device else [
-        f"{expected / GIB:.1f} of {cluster.gpu.gib:g} GiB: near the limit allocators cost up to a third of the speed"
-    ]  # fmt: skip
+    near = []
+    if device and not short and expected > NEAR * device:
+        near.append(f"{expected / GIB:.1f} of {cluster.gpu.gib:g} GiB: near the limit allocators cost up to a third of the speed")
+    if cluster.gpu.name in NO_BF16 and recipe.model.dtype == "bf16":
+        near.append(f"{cluster.gpu.name} has no bf16 in its tensor cores, and this trainer no fp16: its rate is far below this")
     times = dataclasses.replace(predict(job, cluster, constants()), measured=setting.measured)
     useful = recipe.rows_per_step / (recipe.micro_batch * cluster.gpus * job.micro_steps)
     wire = _wire(recipe, model, cluster, config, job)
-    saved = saving(memory.checkpoint_bytes, cluster, setting.disk, recipe.checkpoint.background)
+    saved = saving(memory.checkpoint_bytes, cluster, setting.disk, recipe.checkpoint.background, setting.failure_hours)
     rate = times.tokens_per_second * useful
     spent = cost(tokens, rate, cluster, saved.lost, setting.price) if tokens else None
     return Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), model, there, wire, saved, spent)

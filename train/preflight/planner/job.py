@@ -74,7 +74,7 @@ class Job:
         gradient_bytes: an element as it is reduced. adapter: the base is frozen, a LoRA is trained. split: GPUs that share one row
             (context or Ulysses parallel). stages: of a pipeline; virtual: its stages a GPU.
         summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens. keeps_small: small models
-        stay gathered from forward to backward (engine/gathering.py).
+        stay gathered from forward to backward (engine/gathering.py). gathers: of a layer and micro-step; DeepSpeed without leaf modules has one a matrix.
     """
 
     sizes: Sizes
@@ -97,6 +97,7 @@ class Job:
     optimizer_bytes: float = 12
     chunked_loss: bool = True
     keeps_small: bool = False
+    gathers: float = 2
 
     @property
     def tokens(self) -> float:

@@ -78,13 +78,17 @@ def read(row: Mapping[str, str]) -> Read:
     again = _again(text)
     kernels, sharding = _kernels(text), _sharding(text.get("parallelism", ""), notes)
     kernel_words = f"{text.get('kernels', '')} {text.get('precision', '')}"
+    by_matrix = bool(
+        re.search(r"deepspeed|zero-?3", f"{text.get('system', '')} {text.get('parallelism', '')}", re.IGNORECASE)
+    )  # as it is by default
     pure = bool(re.search(r"pure bf16|bf16 pure", words))  # no masters; llm-foundry's MP PURE has them
     job = Job(
         sizes=sizes, seq_len=seq_len, micro_batch=micro, micro_steps=micro_steps, again=again or NOTHING, sharding=sharding,
         summed_bytes=0 if "in-backward" in kernel_words else 2 if pure else 6 if "fp32 grad acc" in words else 4,
         optimizer_bytes=2 if re.search(r"8-?bit", kernel_words) else 4 if pure else 12,
         chunked_loss=bool(re.search(r"liger|/CE\b|chunked|fused (linear )?(CE|cross)|tiled", kernel_words + words, re.IGNORECASE)),
-        gradient_bytes=2 if re.search(r"PURE|pure bf16|bf16 pure", words) or "fms" in text.get("system", "") else 4,
+        gathers=10 if by_matrix else 2,
+        gradient_bytes=2 if by_matrix or re.search(r"PURE|pure bf16|bf16 pure", words) or "fms" in text.get("system", "") else 4,
         kernels=kernels, fp8="fp8" in text.get("precision", "").lower(),
         adapter=bool(re.search(r"lora", " ".join(text.get(k, "") for k in ("parallelism", "system", "precision", "kernels", "model")), re.IGNORECASE)),
         offload=_offload(words), tensor=tensor, split=split, stages=stages, virtual=virtual,

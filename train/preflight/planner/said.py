@@ -71,7 +71,7 @@ def lines(f: Forecast, measured: bool = False) -> list[str]:
 
 def _verdict(f: Forecast) -> str:
     if f.fits:
-        return f"fits, but {f.near[0]}" if f.near else "fits"
+        return f"fits, but {'; '.join(f.near)}" if f.near else "fits"
     how = "".join(f"\n    {r}" for r in f.remedies) or " nothing this trainer has"
     return f"DOES NOT FIT: {'; '.join(f.short)}. What would fit:{how}"
 

@@ -32,12 +32,13 @@ class Found:
 
 
 def search(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting) -> list[Found]:
-    """What fits, without a warning, fastest first; of settings alike in speed, the one with fewer changes, then less memory."""
-    found = [
+    """What fits (not near the limit, where anything does), fastest first; of settings alike, the one with fewer changes, then less memory."""
+    fit = [
         Found(_words(change), made)
-        for change in _changes(recipe)
-        if (made := _tried(recipe, change, model, cluster, setting)) and made.fits and not made.near
+        for change in _changes(recipe, cluster.on_cuda)
+        if (made := _tried(recipe, change, model, cluster, setting)) and made.fits
     ]
+    found = [f for f in fit if not f.forecast.near] or fit
     best = max((f.forecast.rate for f in found), default=1.0)
 
     def order(f: Found) -> tuple[int, int, float]:
@@ -59,12 +60,12 @@ def _tried(recipe: Recipe, change: dict[str, Any], model: Model, cluster: Cluste
         return None
 
 
-def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
+def _changes(recipe: Recipe, on_cuda: bool) -> Iterator[dict[str, Any]]:
     """Of the keys that decide speed and memory; those that stay as the recipe has them are left out."""
     choices: dict[str, list[Any]] = {
         "micro_batch": sorted({recipe.micro_batch, *MICRO_BATCHES}),
         "model.activation_checkpointing": [v for v in _values(vocabulary.Model, "activation_checkpointing") if v in AGAIN],
-        "deepspeed": [str(recipe.deepspeed), *(f"ds_configs/{name}.json" for name in ENGINES if name != recipe.deepspeed.stem)],
+        "deepspeed": [str(recipe.deepspeed), *(f"ds_configs/{name}.json" for name in ENGINES if on_cuda and name != recipe.deepspeed.stem)],
     }
     if any(f.name == "reduce_dtype" for f in dataclasses.fields(Optim)):
         choices["optim.reduce_dtype"] = _values(Optim, "reduce_dtype")

@@ -4,7 +4,7 @@
                  adapter), over what products sustain
     attention    6 L d T for the causal half of 12 L d T, 7/6 for the scores flash attention computes again; T over documents where known
     elementwise  norms, rotations, activations, residuals and the loss: bytes over the memory's rate
-    launches     what a layer's kernels take the host to launch: no batch is faster
+    launches     what a layer's kernels take the host to launch: no batch is faster; and what a gather takes it
     network      ZeRO-3: a gather before the forward, one before the backward, a scatter of gradients, each (n - 1) / n of the bytes through
                  the slower of a node's links and its network, and a latency a rank (ring). Copies in each node (HSDP): those inside, the
                  gradients between nodes once a step. hpZ: weights cross once a step, gradients every micro-step. ZeRO-1 and 2: gradients and
@@ -33,6 +33,7 @@ from train.preflight.wire import bytes_a_step
 
 PCIE = 20e9  # bytes/s of a GPU and its host, pinned memory; 16 lanes of generation 4
 HEAD_BYTES = {"eager": 30, "partly": 24, "fused": 16}  # of a logit, read and written: cast to fp32, softmax, its gradient
+GATHER = 0.15e-3  # seconds of the host that a gather takes, between kernels: 0.1 to 0.2 ms; ZeRO-3 by matrices was 10% behind FSDP (DeepSpeed #5047)
 ADAPTER = 67  # copies of seven adapted products: inputs read again, outputs read and written, forward and backward
 LAUNCH = {"eager": 1.2e-3, "partly": 0.9e-3, "fused": 0.5e-3}  # seconds a layer, forward and backward
 
@@ -107,6 +108,8 @@ def predict(job: Job, cluster: Cluster, c: Constants) -> Times:
     elementwise = _elementwise(job, cluster, c)
     busy = products + attention + elementwise
     launches = max(0.0, job.sizes.layers / job.stages * LAUNCH[job.kernels] * (1 + job.again.elementwise / 3) - busy)
+    if cluster.gpus > 1 and job.sharding in ("zero3", "hpz"):
+        launches += GATHER * job.gathers * job.sizes.layers / job.stages
     computing = busy + launches + _tensor(job, cluster)
     sent = _sent(job, cluster, c)
     computing += c.taken * sent.nbytes / cluster.gpu.hbm
@@ -208,7 +211,7 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
         zero["stage3_max_reuse_distance"] = KEEP_WHOLE if job.sizes.parameters <= KEEP_WHOLE and job.keeps_small else 0
         step = bytes_a_step([round(elements)], zero, max(2, round(group)), math.ceil(nodes), m, 2)
         sent = (step.weights + step.gradients / 4 * (gradients / elements)) / m * shared / (cluster.network * c.network)
-        collectives = 1 + 1 / m if job.sharding == "hpz" else 3 if gradients else 2
+        collectives = (job.gathers / 2 / m if job.sharding == "hpz" else job.gathers) + (1 if gradients else 0)
         return _Sent(max(inside(2 * weights + gradients), sent + ring(collectives)), nbytes=2 * weights + gradients)
     if job.sharding == "in node":
         return _Sent(
