@@ -11,7 +11,7 @@ from train.guard import outcome
 from train.recipe.load import load
 from train.recipe.vocabulary import RecipeError
 
-EPILOG = """exit codes: the run's own (0 finished; 75 preempted: give the same command again; other: failed); 3: it trains still, or died
+EPILOG = """exit codes: the run's own (0 finished; 10 ended by a rule of its recipe; 75 preempted: give the same command again; other: failed); 3: it trains still, or died
 without a word; 4: nothing is known of it; 2 usage. With --launcher CODE: the code that the launcher should have given.
 
 example:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.work.errors import message
-from train.guard.outcome import PREEMPTED
+from train.guard.outcome import PREEMPTED, RULED
 from train.guard.signals import Stops
 from train.world.launchers import WorldError, place_of
 from train.world.output import hush, lasting
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_RANKS = 1_000_000
 PAGE_SECONDS = 120.0  # more than a page takes on a busy disk
-EPILOG = """exit codes: 0 finished; 75 stopped by a signal or a time limit (give the same command again); 130 a second Ctrl-C; 1 failed; 2 usage.
+EPILOG = """exit codes: 0 finished; 10 ended by heldout.stop_if, saved; 75 stopped by a signal or a time limit (give the same command again); 130 a second Ctrl-C; 1 failed; 2 usage.
 
 example:
   {example}
@@ -187,9 +187,9 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
     ):
         outcome = run(recipe, world, args.resume, stops)
     world.log0(outcome.said)
-    if outcome.finished and world.rank == 0:
+    if (outcome.finished or outcome.rule) and world.rank == 0:
         _write_page(recipe.run_dir)
-    return 0 if outcome.finished else PREEMPTED
+    return 0 if outcome.finished else RULED if outcome.rule else PREEMPTED
 
 
 def _write_page(run: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_job_of_kubernetes_is_consistent():
     assert int(env["GPUS"]) == container["resources"]["limits"]["nvidia.com/gpu"]
     assert pod["restartPolicy"] == "Never", "podFailurePolicy needs it"
     on_codes = {tuple(r["onExitCodes"]["values"]): r["action"] for r in spec["podFailurePolicy"]["rules"] if "onExitCodes" in r}
-    assert on_codes == {(2,): "FailJob", (75,): "Ignore"}
+    assert on_codes == {(2, 10): "FailJob", (75,): "Ignore"}
     assert all(r["onExitCodes"]["containerName"] == container["name"] for r in spec["podFailurePolicy"]["rules"] if "onExitCodes" in r)
     script = container["args"][0]
     assert (ROOT / env["RECIPE"]).is_file() and f"{job['metadata']['name']}-0.{pod['subdomain']}:" in script

@@ -27,7 +27,7 @@ class RetentionError(RuntimeError):
 
 
 def to_delete(steps: dict[int, float | None], keep: Keep, newest_good: int | None = None) -> list[int]:
-    """Which steps go, given each step's mean held-out loss (None: not evaluated).
+    """Which steps go, given each step's held-out loss (None: not evaluated, or a rule broken).
 
     Args:
         newest_good: the newest step up to this one stays, too, and the oldest after it, which may come to be that one; None: there is no
@@ -51,7 +51,8 @@ def retain(root: Path, keep: Keep, newest: Path, world: World, newest_good: int 
 
     def heldout_loss(folder: Path) -> float | None:
         try:
-            return json.loads((folder / STATE).read_text()).get("heldout_loss")
+            state = json.loads((folder / STATE).read_text())
+            return state.get("judged_loss", state.get("heldout_loss"))
         except (OSError, ValueError):
             return None
 

@@ -41,11 +41,6 @@ class Evaluation:
     scores: dict[str, Score]
     answers: dict[str, str]
 
-    @property
-    def mean_loss(self) -> float | None:
-        """The unweighted mean over sources, by which the best checkpoint is kept."""
-        return sum(s.loss for s in self.scores.values()) / len(self.scores) if self.scores else None
-
 
 @dataclass(frozen=True)
 class Heldout:

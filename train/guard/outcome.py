@@ -1,6 +1,6 @@
 """How a run ended, in `runs/NAME/outcome.json`: a launcher may lose a rank's exit code, this file does not.
 
-    {"ended": "running | finished | preempted | failed", "exit_code": null | 0 | 75 | 1 | 130, "step": 500, "checkpoint": "runs/NAME/checkpoints/step_000500",
+    {"ended": "running | finished | stopped | preempted | failed", "exit_code": null | 0 | 10 | 75 | 1 | 130, "step": 500, "checkpoint": "runs/NAME/checkpoints/step_000500",
      "cause": "SIGTERM", "attempt": 3, "started": 1764176400.1, "time": "2026-11-26T17:05:09+00:00", "save_seconds": 4.2}
 
 Rank 0 writes it durably, as "running" once the run's folder is its own and for good when the run ends; a process that dies
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 FILE = "outcome.json"
 FINISHED = 0
 PREEMPTED = 75  # EX_TEMPFAIL: stopped before the end, what was complete stands; run the same command again
+RULED = 10  # a rule of the recipe ended it, saved: the same command would end at once
 FAILED = 1
 AT_ONCE = 130  # a second Ctrl-C: ended without saving
 CLOCKS_SECONDS = 5.0  # by which the clocks of two nodes may differ
-Ended = Literal["running", "finished", "preempted", "failed"]
+Ended = Literal["running", "finished", "stopped", "preempted", "failed"]
 
 
 @dataclass(frozen=True)

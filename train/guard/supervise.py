@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FINISHED, FAILED, USAGE, PREEMPTED, AT_ONCE = 0, 1, 2, 75, 130
+FINISHED, FAILED, USAGE, RULED, PREEMPTED, AT_ONCE = 0, 1, 2, 10, 75, 130
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def judge(history: Sequence[Ended], limits: Limits, step_before: int = 0) -> Ver
     last, vain = history[-1], in_vain(history, step_before)
     if last.code == FINISHED:
         return Verdict(False, "finished", code=FINISHED)
+    if last.code == RULED:
+        return Verdict(False, f"ended by its own rule: {last.cause}", code=RULED)
     if last.asked:
         return Verdict(False, "told to stop", code=last.code)
     if last.code == PREEMPTED and _TIME.search(last.cause):

@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from train.recipe import rules
 from train.recipe.typed_yaml import LENGTHS, section_of
 from train.recipe.vocabulary import Recipe, total_steps, warmup_steps
 from train.world.redact import has_secret, redacted
@@ -133,6 +134,14 @@ def _something_to_evaluate(r: Any) -> list[str]:
     return [f"heldout.every_steps={r.heldout.every_steps}: there are no heldout.sources to evaluate; add one or set it to 0"]
 
 
+def _rules(r: Any) -> list[str]:
+    h = r.heldout
+    found = [fault for key in ("stop_if", "warn_if") for fault in rules.faults(f"heldout.{key}", getattr(h, key), h.sources)]
+    if h.stop_if and not h.every_steps:
+        found.append("heldout.stop_if: heldout.every_steps=0 evaluates after the last step only, when there is nothing to stop; set it")
+    return found
+
+
 def _something_to_go_back_to(r: Any) -> list[str]:
     if not r.guard.max_rewinds or r.checkpoint.trainer_state:
         return []
@@ -166,4 +175,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("model.activation_budget", "model.activation_checkpointing"), _budget_of_selective),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),
     (("heldout.every_steps", "heldout.sources"), _something_to_evaluate),
+    (("heldout.every_steps", "heldout.sources", "heldout.stop_if", "heldout.warn_if"), _rules),
 )

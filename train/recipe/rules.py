@@ -80,5 +80,20 @@ def broken(texts: Iterable[str], losses: Mapping[str, float], before: Mapping[st
     return [said for text in texts if (said := Rule.parse(text).broken_by(losses, before))]
 
 
+def learned(names: Iterable[str], texts: Iterable[str]) -> list[str]:
+    """The sources to be learned: those that no rule wants kept, or all where every one has a rule."""
+    names = sorted(names)
+    return [name for name in names if name not in {Rule.parse(text).source for text in texts}] or names
+
+
+def judged_loss(losses: Mapping[str, float], before: Mapping[str, float], texts: Iterable[str]) -> float | None:
+    """By which the best checkpoint is known: the mean loss over the sources to be learned; None where a rule is broken, or nothing known."""
+    texts = list(texts)
+    if not losses or broken(texts, losses, before):
+        return None
+    names = learned(losses, texts)
+    return sum(losses[name] for name in names) / len(names)
+
+
 def _perplexity(loss: float) -> str:
     return f"{math.exp(min(loss, 700.0)):.4g}"

@@ -76,7 +76,8 @@ def build(kind: type, values: Any, prefix: str, lines: dict[str, str], faults: l
                 faults.append(Fault(f"{prefix}{name}", f"{prefix}{name}: missing; it has no default"))
             continue
         try:
-            value = _cast(hints[name], values[name], f"{prefix}{name}", lines, faults)
+            given = _alone(values[name], f"{prefix}{name}", faults) if f.metadata.get("alone") else values[name]
+            value = _cast(hints[name], given, f"{prefix}{name}", lines, faults)
             value = _at_home(value) if isinstance(value, Path) or f.metadata.get("path") and value else value
         except _CastError as error:
             blame(name, str(error))
@@ -131,6 +132,12 @@ def _written_out(value: Any, place: str, faults: list[Fault]) -> Any:
         return read(value.text, "command line", {}, faults)
     except yaml.YAMLError:
         return value
+
+
+def _alone(value: Any, place: str, faults: list[Fault]) -> Any:
+    """A list also where one value stands for it, or nothing."""
+    value = _written_out(value, place, faults)
+    return [] if value is None or _is_nothing(value) else value if isinstance(value, (list, dict)) else [value]
 
 
 def _cast_many(hint: Any, value: Any, place: str, lines: dict[str, str], faults: list[Fault]) -> Any:

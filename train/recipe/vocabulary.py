@@ -128,6 +128,10 @@ class Heldout:
     sources: dict[str, HeldoutSource] = field(default_factory=dict)  # shards that are never trained on, each under a name
     every_steps: Steps = field(default=0, metadata=_at_least(0))  # how often; 0: only before the first and after the last step
     max_rows: Rows | None = field(default=None, metadata=_at_least(1))  # rows of a source that are used; none: all
+    # rules on the perplexity of a source, `general > 1.05x` (times what it was before step 1) or `papers > 12.5`: one that is broken at an
+    # evaluation ends the run, saved; exit code 10
+    stop_if: tuple[str, ...] = field(default=(), metadata={"alone": True})
+    warn_if: tuple[str, ...] = field(default=(), metadata={"alone": True})  # the same, but the run goes on and says so
     prompts: tuple[str, ...] = ()  # answered greedily at every evaluation, into the log and TensorBoard
     prompt_tokens: Tokens = field(default=48, metadata=_at_least(1))  # longest answer to a prompt
 

@@ -6,11 +6,10 @@ break none of those rules the best has the lowest mean loss over the sources to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train.recipe.rules import Rule
-from train.report.records import Evaluated, Run
+from train.recipe.rules import Rule, judged_loss, learned
+from train.report.records import Run
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,15 @@ class Best:
 
 def rules_of(run: Run) -> list[Rule]:
     """Those of the recipe that can be read."""
-    rules = []
+    found = []
     for key in ("stop_if", "warn_if"):
-        for text in run.section("heldout").get(key) or []:
+        given = run.section("heldout").get(key)
+        for text in given if isinstance(given, list) else []:
             try:
-                rules.append(Rule.parse(str(text)))
+                found.append(Rule.parse(str(text)))
             except ValueError:
                 continue
-    return rules
+    return found
 
 
 def best(run: Run) -> Best | None:
@@ -39,19 +39,12 @@ def best(run: Run) -> Best | None:
     after = [one for one in run.evaluated if one.step > 0]
     if not after:
         return None
-    rules, first = rules_of(run), run.evaluated[0]
+    texts, first = [str(rule) for rule in rules_of(run)], run.evaluated[0]
     before = first.losses if first.step == 0 else {}
-    names = sorted({name for one in after for name in one.losses})
-    learned = [name for name in names if name not in {rule.source for rule in rules}] or names
-    said = f"lowest mean held-out loss over {', '.join(learned)}" + (f", none of {'; '.join(map(str, rules))} broken" if rules else "")
+    names = learned({name for one in after for name in one.losses}, texts)
+    said = f"lowest mean held-out loss over {', '.join(names)}" + (f", none of {'; '.join(texts)} broken" if texts else "")
     there = [one for one in after if one.step in run.checkpoints]
-    sound = [one for one in there or after if not any(rule.broken_by(one.losses, before) for rule in rules)]
-    if not sound:
+    judged = [(loss, one.step) for one in there or after if (loss := judged_loss(one.losses, before, texts)) is not None]
+    if not judged:
         return Best(None, said)
-    step = min(sound, key=lambda one: (_mean(one, learned), one.step)).step
-    return Best(step, said + (", of the checkpoints that are kept" if there else ""), saved=bool(there))
-
-
-def _mean(one: Evaluated, names: Sequence[str]) -> float:
-    known = [one.losses[name] for name in names if name in one.losses]
-    return sum(known) / len(known) if known else float("inf")
+    return Best(min(judged)[1], said + (", of the checkpoints that are kept" if there else ""), saved=bool(there))

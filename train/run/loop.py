@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from train.guard.spikes import stopped
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.folder import WeightsError
 from train.recipe.schedule import learning_rate
-from train.recipe.vocabulary import Recipe
+from train.recipe.vocabulary import Recipe, RecipeError
 from train.run.rates import StepNumbers
 from train.run.rewind import newest_to_go_back_to, rewind
 from train.run.start import Started, TrainState, start
@@ -31,12 +30,16 @@ from train.world.ranks import World
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. finished: all steps are done and evaluated; otherwise it was asked to stop, by what and with what is said."""
+    """How a run ended. finished: all steps are done and evaluated; otherwise it was asked to stop, by what and with what is said.
+
+    rule: the rule of heldout.stop_if that ended it, in words; empty where none did.
+    """
 
     state: TrainState
     finished: bool
     checkpoint: Path | None
     said: str
+    rule: str = ""
 
 
 def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | None = None) -> Outcome:
@@ -52,13 +55,15 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
         if not started.resumed:
             state, _ = _evaluate(started, state)
             _require_sane_start(recipe, state)
+        elif state.step < recipe.total_steps and (rule := "; ".join(state.broken(recipe.heldout.stop_if))):
+            return _outcome(started, stops, state, None, rule)
 
         stops.needed = lambda: limits.needed_seconds(_save_seconds(started), step_seconds)
-        step_seconds, evaluated, ended = 0.0, True, None
+        step_seconds, evaluated, ended, rule = 0.0, True, None, ""
         stops.train(world)
         pending = ladder.verdict(state.step).ends_here
         if started.resumed and state.step == recipe.total_steps and not pending and not (saver.newest / PROBE).is_file():
-            state, evaluated, ended = _after_step(started, stops, state, stop=False)  # its last evaluation was cut
+            state, evaluated, ended, _ = _after_step(started, stops, state, stop=False)  # its last evaluation was cut
 
         def own() -> dict[str, float]:
             slow = started.stragglers.mine(world.rank, loader.data_wait_seconds, started.products.taken())
@@ -69,7 +74,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
                 saver.finish()  # raises what the save behind the steps has ended in
             saver.before_update()
 
-        while not ended:
+        while not ended and not rule:
             state = _heed(started, state)
             if state.step == recipe.total_steps:
                 break
@@ -77,12 +82,12 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
             state, stop = _take_step(started, state, own, before_update)
             if ladder.verdict(state.step).ends_here and not stop:
                 continue  # what this step leaves is not worth an evaluation or a checkpoint
-            state, evaluated, ended = _after_step(started, stops, state, stop)
+            state, evaluated, ended, rule = _after_step(started, stops, state, stop)
             step_seconds = time.perf_counter() - begun
         saver.finish()
         started.goodput.spent("saving", time.time())
         whole = evaluated and state.step >= recipe.total_steps and (not ended or ended.save)
-        return _outcome(started, stops, state, None if whole else ended)
+        return _outcome(started, stops, state, None if whole or rule else ended, rule)
 
 
 def _heed(started: Started, state: TrainState) -> TrainState:
@@ -135,17 +140,22 @@ def _take_step(
     return state, totals.agreed["stop"] > 0
 
 
-def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -> tuple[TrainState, bool, Stop | None]:
-    """What is due: an evaluation, which a stop cuts short, and a save, which it does not. Returns whether it was evaluated, and the stop."""
+def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -> tuple[TrainState, bool, Stop | None, str]:
+    """What is due: an evaluation, which a stop cuts short, and a save, which it does not.
+
+    Returns whether it was evaluated, the stop, and the rule of the recipe that ends the run, in words.
+    """
     recipe, world, saver = started.recipe, started.world, started.saver
-    last, evaluated, ended = state.step == recipe.total_steps, False, None
+    last, evaluated, ended, rule = state.step == recipe.total_steps, False, None, ""
     if (last or _due(recipe.heldout.every_steps, state)) and not stop:
         state, evaluated = _evaluate(started, state, lambda: stops.agreed(world))
         stop = stops.agreed(world)
+        rule = "; ".join(state.broken(recipe.heldout.stop_if)) if evaluated and not last else ""
     if stop:
         measured = started.record.save_seconds
         ended = stops.agree(world, measured and measured * (1 + saver.busy), str(saver.newest) if saver.newest else None)
-    if (last or stop or _due(recipe.checkpoint.every_steps, state)) and not (ended and not ended.save):
+        rule = rule if ended.save else ""  # the next start evaluates again, and finds it
+    if (last or stop or rule or _due(recipe.checkpoint.every_steps, state)) and not (ended and not ended.save):
         # where it was evaluated, one forward more beside those of the evaluation
         recorded = probe.record(started.engine, started.loader.shards[0].tokens(0), world) if evaluated else {}
         saver.save(started.extras(state, recorded), newest_to_go_back_to(recipe, state.step, started.ladder.memory.in_a_row))
@@ -154,7 +164,7 @@ def _after_step(started: Started, stops: Stops, state: TrainState, stop: bool) -
             ended = Stop(stops.why(world), save=True)
         started.record.step, started.record.checkpoint = state.step, saver.newest
     started.record.save_seconds = saver.last_seconds or started.record.save_seconds
-    return state, evaluated, ended
+    return state, evaluated, ended, rule
 
 
 def _save_seconds(started: Started) -> float:
@@ -163,11 +173,17 @@ def _save_seconds(started: Started) -> float:
     return limits.save_seconds(started.record.save_seconds, nbytes)
 
 
-def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | None) -> Outcome:
+def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | None, rule: str = "") -> Outcome:
     """How it ended, in outcome.json and in a line."""
     record, newest = started.record, started.saver.newest
     record.step, record.checkpoint = state.step, newest
-    if not ended:
+    if rule:
+        record.end("stopped", outcome.RULED, f"heldout.stop_if: {rule}")
+        said = (
+            f"stopped at step {state.step} of {started.recipe.total_steps} by heldout.stop_if: {rule}; saved; model and checkpoint: {newest}; the same "
+            "command ends here again, one with another heldout.stop_if goes on; report.html names the best checkpoint"
+        )
+    elif not ended:
         record.end("finished", outcome.FINISHED, "")
         said = f"done: {state.step} steps, {state.tokens:,} tokens; model and checkpoint: {newest}"
     else:
@@ -180,7 +196,7 @@ def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | No
         started.goodput.write(time.time(), at_once=True)
     said += f"; {started.goodput.words()}"
     stops.over()
-    return Outcome(state, not ended, newest, said)
+    return Outcome(state, not ended and not rule, newest, said, rule)
 
 
 def _due(every: int, state: TrainState) -> bool:
@@ -196,7 +212,26 @@ def _evaluate(started: Started, state: TrainState, cut: Callable[[], bool] = lam
         return state, False
     started.log.answers(state.step, found.answers)
     started.log.heldout(state.step, state.tokens, found.scores)
-    return dataclasses.replace(state, heldout_loss=found.mean_loss) if found.scores else state, True
+    if not found.scores:
+        return state, True
+    return _judged(started, state.evaluated({name: score.loss for name, score in found.scores.items()}, started.recipe.heldout)), True
+
+
+def _judged(started: Started, state: TrainState) -> TrainState:
+    """The state as it is, once what its evaluation means for the recipe's rules is said.
+
+    Raises:
+        RecipeError: a rule of stop_if is broken before step 1.
+    """
+    heldout = started.recipe.heldout
+    stopping, warned = state.broken(heldout.stop_if), state.broken(heldout.warn_if)
+    if stopping and state.step == 0:
+        raise RecipeError(
+            started.recipe.name, [f"heldout.stop_if: {said}, and this is before step 1; raise it, or take it out" for said in stopping]
+        )
+    for said in [*(f"heldout.warn_if: {w}" for w in warned), *(f"heldout.stop_if: {s}" for s in stopping)]:
+        started.world.log0(f"warning: step {state.step}  {said}")
+    return state
 
 
 def _require_sane_start(recipe: Recipe, state: TrainState) -> None:

@@ -19,6 +19,7 @@ from train.world.ranks import World
 from train.world.voice import Bar, readable_time
 
 REWIND = '"event": "rewind"'  # in the line of one
+HELDOUT = '"heldout/'  # in the line of an evaluation
 ANSWERS = "answers.jsonl"  # a line a prompt and evaluation; of two for one step, the later counts
 
 
@@ -195,6 +196,18 @@ def _lines(path: Path) -> list[tuple[str, int]]:
             found.append((text, int(json.loads(text)["step"])))
         except (ValueError, KeyError, TypeError):
             continue
+    return found
+
+
+def heldout_before(folder: Path) -> dict[str, float]:
+    """Held-out losses before step 1, by source, as metrics.jsonl has them; empty where it does not."""
+    found: dict[str, float] = {}
+    for text, at in _lines(folder / "metrics.jsonl"):
+        if at == 0 and HELDOUT in text:
+            line = json.loads(text)
+            found |= {
+                key[8:-5]: line[key] for key in line if key.startswith("heldout/") and key.endswith("/loss") and line[key] is not None
+            }
     return found
 
 

@@ -69,7 +69,7 @@ def rewind(started: Started, state: TrainState) -> TrainState:
         f"step {state.step}  {skipped} steps in a row skipped: back to {found or 'the weights the run started with'}, {rows:,} rows are left out "
         f"(rewind {done.number} of {recipe.guard.max_rewinds}; documents in {recipe.run_dir / rewind_record.FOLDER})"
     )
-    return TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+    return TrainState.of(saved, state.heldout_before)
 
 
 def newest_to_go_back_to(recipe: Recipe, step: int, in_a_row: int) -> int | None:

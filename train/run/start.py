@@ -12,7 +12,7 @@ import dataclasses
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +54,12 @@ from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
 from train.preflight.memory_items import Shape
 from train.preflight.unready import beyond_positions
-from train.recipe import changes
+from train.recipe import changes, rules
+from train.recipe.vocabulary import Heldout as HeldoutRecipe
 from train.recipe.vocabulary import Recipe, RecipeError
 from train.run import rewind_record
 from train.run.goodput import Goodput, process_start
-from train.run.metrics_log import MetricsLog
+from train.run.metrics_log import MetricsLog, heldout_before
 from train.run.rates import Flops
 from train.run.trackers import Tracker
 from train.world import garbage
@@ -76,9 +77,29 @@ class TrainState:
     step: int = 0
     tokens: int = 0  # without padding
     heldout_loss: float | None = None  # of the last evaluation, mean over sources
+    heldout: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation, by source
+    heldout_before: dict[str, float] = dataclasses.field(default_factory=dict)  # before step 1
+    judged_loss: float | None = None  # by which the best checkpoint is kept; none where a rule was broken
+
+    @classmethod
+    def of(cls, saved: dict[str, Any], before: dict[str, float]) -> TrainState:
+        """As a checkpoint has it; one of an older version does not know of sources."""
+        known = {field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved}
+        return cls(**{**known, "heldout_before": saved.get("heldout_before") or before})
 
     def after(self, totals: StepTotals) -> TrainState:
-        return TrainState(self.step + 1, self.tokens + totals.tokens, self.heldout_loss)
+        return dataclasses.replace(self, step=self.step + 1, tokens=self.tokens + totals.tokens)
+
+    def evaluated(self, losses: dict[str, float], heldout: HeldoutRecipe) -> TrainState:
+        """With what an evaluation found."""
+        before = losses if self.step == 0 else self.heldout_before
+        mean = sum(losses.values()) / len(losses)
+        judged = rules.judged_loss(losses, before, (*heldout.stop_if, *heldout.warn_if))
+        return dataclasses.replace(self, heldout_loss=mean, heldout=losses, heldout_before=before, judged_loss=judged)
+
+    def broken(self, texts: Sequence[str]) -> list[str]:
+        """The rules that the last evaluation has broken, in words."""
+        return rules.broken(texts, self.heldout, self.heldout_before)
 
 
 @dataclass(frozen=True)
@@ -163,7 +184,7 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         if saved:
             trainer_state.load(engine, found, world)
             loader.load_state_dict(saved["loader"])
-            state = TrainState(saved["step"], saved["tokens"], saved["heldout_loss"])
+            state = TrainState.of(saved, world.broadcast(heldout_before(recipe.run_dir)))
             if not world.broadcast((recipe.run_dir / "recipe.yaml").is_file()):  # under a name of its own it is another run
                 _write_run_files(recipe, base, world)
             _keep_log(recipe, world)

@@ -32,7 +32,7 @@ from train.guard.watch.findings import Condition
 from train.guard.watch.peers import Peers, link_is_down
 from train.world import beat
 
-MEANT = {outcome.PREEMPTED: "done", outcome.AT_ONCE: "interrupted"}  # exit codes of a rank that was asked to end
+MEANT = {outcome.PREEMPTED: "done", outcome.RULED: "done", outcome.AT_ONCE: "interrupted"}  # exit codes of a rank that was asked to end
 POLL_SECONDS = 0.25
 BEAT_SECONDS = 2.0
 WAITS_SECONDS = 5.0  # without a sign of progress: time to ask how the others are
