@@ -137,6 +137,8 @@ def _written_out(value: Any, place: str, faults: list[Fault]) -> Any:
 def _alone(value: Any, place: str, faults: list[Fault]) -> Any:
     """A list also where one value stands for it, or nothing."""
     value = _written_out(value, place, faults)
+    if isinstance(value, Scalar) and value.text.startswith(("[", "{")):
+        return value  # a list that was not closed
     return [] if value is None or _is_nothing(value) else value if isinstance(value, (list, dict)) else [value]
 
 

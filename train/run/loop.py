@@ -22,7 +22,8 @@ from train.recipe.schedule import learning_rate
 from train.recipe.vocabulary import Recipe, RecipeError
 from train.run.rates import StepNumbers
 from train.run.rewind import newest_to_go_back_to, rewind
-from train.run.start import Started, TrainState, start
+from train.run.start import Started, start
+from train.run.state import TrainState
 from train.world import garbage
 from train.world.beat import DOCUMENTS_TOLD
 from train.world.ranks import World

@@ -25,7 +25,8 @@ from train.model_files.fetch import resolve
 from train.recipe.vocabulary import Recipe
 from train.run import rewind_record
 from train.run.rewind_record import Rewind
-from train.run.start import Started, TrainState
+from train.run.start import Started
+from train.run.state import TrainState
 from train.world.places import place
 from train.world.ranks import World
 

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,6 @@ from train.data.chat_format import ChatFormat
 from train.data.loader import Loader
 from train.engine import zero3
 from train.engine.deepspeed_json import merged_config
-from train.engine.step import StepTotals
 from train.engine.zero3 import Engine
 from train.evaluation.completion import Prompts, load_tokenizer
 from train.evaluation.heldout import Heldout
@@ -54,13 +53,13 @@ from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
 from train.preflight.memory_items import Shape
 from train.preflight.unready import beyond_positions
-from train.recipe import changes, rules
-from train.recipe.vocabulary import Heldout as HeldoutRecipe
+from train.recipe import changes
 from train.recipe.vocabulary import Recipe, RecipeError
 from train.run import rewind_record
 from train.run.goodput import Goodput, process_start
 from train.run.metrics_log import MetricsLog, heldout_before
 from train.run.rates import Flops
+from train.run.state import TrainState
 from train.run.trackers import Tracker
 from train.world import garbage
 from train.world.machine import peak_tflops
@@ -68,38 +67,6 @@ from train.world.output import keep_log
 from train.world.places import is_remote, local_copy, place, resolved, write_durably
 from train.world.ranks import World
 from train.world.voice import note
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """Where a run stands: positions, never buffers."""
-
-    step: int = 0
-    tokens: int = 0  # without padding
-    heldout_loss: float | None = None  # of the last evaluation, mean over sources
-    heldout: dict[str, float] = dataclasses.field(default_factory=dict)  # of the last evaluation, by source
-    heldout_before: dict[str, float] = dataclasses.field(default_factory=dict)  # before step 1
-    judged_loss: float | None = None  # by which the best checkpoint is kept; none where a rule was broken
-
-    @classmethod
-    def of(cls, saved: dict[str, Any], before: dict[str, float]) -> TrainState:
-        """As a checkpoint has it; one of an older version does not know of sources."""
-        known = {field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved}
-        return cls(**{**known, "heldout_before": saved.get("heldout_before") or before})
-
-    def after(self, totals: StepTotals) -> TrainState:
-        return dataclasses.replace(self, step=self.step + 1, tokens=self.tokens + totals.tokens)
-
-    def evaluated(self, losses: dict[str, float], heldout: HeldoutRecipe) -> TrainState:
-        """With what an evaluation found."""
-        before = losses if self.step == 0 else self.heldout_before
-        mean = sum(losses.values()) / len(losses)
-        judged = rules.judged_loss(losses, before, (*heldout.stop_if, *heldout.warn_if))
-        return dataclasses.replace(self, heldout_loss=mean, heldout=losses, heldout_before=before, judged_loss=judged)
-
-    def broken(self, texts: Sequence[str]) -> list[str]:
-        """The rules that the last evaluation has broken, in words."""
-        return rules.broken(texts, self.heldout, self.heldout_before)
 
 
 @dataclass(frozen=True)

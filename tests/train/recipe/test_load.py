@@ -195,7 +195,15 @@ def test_a_check_reads_no_key_but_those_it_states():
             at = view
             for section in sections:
                 at = at.setdefault(section, {})
-            at[last] = {} if last == "sources" else () if last == "allow" else None if last.startswith("warmup") or last == "to" else 2
+            at[last] = (
+                {}
+                if last == "sources"
+                else ()
+                if last in ("allow", "stop_if", "warn_if")
+                else None
+                if last.startswith("warmup") or last == "to"
+                else 2
+            )
         check(_namespace(view))
 
 
