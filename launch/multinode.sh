@@ -8,7 +8,7 @@
 #                   starts in a row that get no further end it with the run's exit code.
 # a dead node       the others end, start again and wait for it; after RESTARTS waits they give up. Start this file on it again, or on
 #                   another machine of the same name; to go on with fewer nodes use torchrun or `deepspeed --hostfile` (launch/README.md).
-# exit code         0 finished, 10 ended by heldout.stop_if, 75 saved before its end (give the same calls again), other: failed; on every node.
+# exit code         0 finished, 10 ended by heldout.stop_if, 75 saved before its end (the same calls again), other: failed; on every node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
