@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.made import adapters, tiny
 from tests.made.ranks import run_ranks
+from tests.train.checkpoint.test_save_faults import kill
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
 from train.export.exporter import export
 from train.export.plan import Request
@@ -150,3 +151,10 @@ def test_another_base_and_a_model_where_an_adapter_was_are_refused(ground, tmp_p
     assert len(said) == len(wanted)
     for got, part in zip(said, wanted, strict=True):
         assert part in got, (part, got)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_ranks_killed_at_any_write_of_an_adapter_lose_nothing(ground):
+    seen = kill(ground, kills=40, seed=7)
+    assert seen["killed"] == 40 and seen["folders compared"] > 40
