@@ -70,6 +70,18 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
     for part in ("offload_optimizer", "offload_param"):
         if zero.get(part, {}).get("device") == "nvme":
             faults.append(f"zero_optimization.{part}.device=nvme: not supported; use cpu")
+    if zero.get("zero_quantized_nontrainable_weights"):
+        faults.append(
+            "zero_optimization.zero_quantized_nontrainable_weights=true: DeepSpeed's int8 weights have one scale for thousands, and what is loaded "
+            "into them is not verified; set model.quantize=nf4 in the recipe, which is smaller and nearer"
+        )
+    if recipe.model.quantize != "none":
+        unfit = [part for part in ("offload_param", "offload_optimizer") if zero.get(part, {}).get("device") == "cpu"]
+        unfit += ["zero_hpz_partition_size"] * (zero.get("zero_hpz_partition_size", 1) > 1)
+        faults += [
+            f"zero_optimization.{part}: does not go with model.quantize={recipe.model.quantize}; take ds_configs/zero3.json"
+            for part in unfit
+        ]
     hpz = zero.get("zero_hpz_partition_size", 1)
     if hpz > 1 and world_size % hpz:
         faults.append(

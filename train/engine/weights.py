@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import nn
 
 from train.engine.bit_sums import checksum
+from train.engine.packed import blocks_of
+from train.model import nf4
 from train.model_files.bit_sums import fingerprint
 from train.model_files.dtypes import in_torch
 from train.model_files.folder import HARMLESS, WeightsError, read_folder
@@ -59,8 +61,8 @@ def match(parameters: dict[str, nn.Parameter], entries: dict[str, Entry], tied: 
         entry = entries.get(name) or next((entries[a] for a, target in tied.items() if target == name and a in entries), None)
         if entry is None:
             faults.append(f"{name}: missing")
-        elif tuple(entry.shape) != tuple(parameter.ds_shape):
-            faults.append(f"{name}: shape {list(entry.shape)} in {entry.file.name}, the config wants {list(parameter.ds_shape)}")
+        elif tuple(entry.shape) != nf4.shape_of(parameter):
+            faults.append(f"{name}: shape {list(entry.shape)} in {entry.file.name}, the config wants {list(nf4.shape_of(parameter))}")
         elif not entry.dtype.is_floating_point:
             faults.append(f"{name}: {entry.dtype} in {entry.file.name}; quantized weights cannot be trained, fetch the original ones")
         else:
@@ -86,19 +88,29 @@ def load(parameters: dict[str, nn.Parameter], tied: dict[str, str], folder: Path
     loaded = Loaded("", skipped=sorted(n for n in entries if HARMLESS.search(n)))
     sums = dict.fromkeys([*parameters, *extra], 0)
     loaded.as_loaded = dict.fromkeys(parameters, 0)
+    ranges = {n: slice_range(p.ds_numel, world.rank, world.size) for n, p in parameters.items()}
+    packed = {n: blocks for n, p in parameters.items() if (blocks := blocks_of(p, *ranges[n]))}
     wanted = [_wanted(n, e, parameters.get(n), world) for n, e in _in_file_order(found | extra)]
     with world.progress("loading weights", sum((w.stop - w.first) * w.entry.dtype.itemsize for w in wanted), "B") as advance:
         for what, at, piece in read_ahead(wanted):
             world.beat.mark()
+            loaded.bytes_read += piece.nbytes
+            if blocks := packed.get(what.name):
+                blocks.put(piece, at, parameters[what.name].ds_tensor.detach(), what.name)
+                skip = max(0, blocks.own - at)  # weights that another rank counts
+                sums[what.name] += checksum(piece[skip:], at + skip)
+                advance(piece.nbytes)
+                continue
             in_file = checksum(piece, at)
             sums[what.name] += in_file
-            loaded.bytes_read += piece.nbytes
             if what.name in parameters:
                 loaded.as_loaded[what.name] += _keep(piece, in_file, what, at, parameters[what.name], loaded)
             advance(piece.nbytes)
     for name, parameter in parameters.items():
-        first, stop = slice_range(found[name].numel, world.rank, world.size)
+        first, stop = ranges[name]
         parameter.ds_tensor[stop - first :].zero_()
+        if name in packed:
+            loaded.as_loaded[name] = checksum(parameter.ds_tensor.detach()[: stop - first], first)
     loaded.bytes_read += sum(header_bytes(f) for f in {e.file for e in entries.values()})
     totals = _add_up({n: s % (1 << 64) for n, s in sums.items()}, world)
     for alias in extra:
@@ -118,6 +130,8 @@ def _wanted(name: str, entry: Entry, parameter: nn.Parameter | None, world: Worl
     """What this rank reads of a tensor: straight into the slice where that is the same bits on the same device."""
     first, stop = slice_range(entry.numel, world.rank, world.size)
     into = None
+    if parameter is not None and (blocks := blocks_of(parameter, *slice_range(parameter.ds_numel, world.rank, world.size))):
+        return Wanted(name, entry, *blocks.wanted)
     if parameter is not None and not parameter.ds_tensor.is_cuda:
         if in_torch(entry.dtype) == parameter.ds_tensor.dtype or _waits(in_torch(entry.dtype), parameter) == "bits":
             into = parameter.ds_tensor.detach()[: stop - first].view(in_torch(entry.dtype))
@@ -183,6 +197,10 @@ def settle(
         in_file = loaded.waiting.get(name)
         if in_file is not None:
             set_master(parameter, _waited(parameter.ds_tensor, loaded.low_bits.pop(name, None), in_file, stop - first))
+        if blocks_of(parameter, first, stop):  # bytes, not numbers
+            if checksum(parameter.ds_tensor.detach()[: stop - first], first) != loaded.as_loaded[name]:
+                wrong.append(name)
+            continue
         weight, master = parameter.ds_tensor.detach()[: stop - first], get_master(parameter).detach().view(-1)[: stop - first]
         if fault := _fault(name, weight, master, in_file, loaded.as_loaded[name], first):
             wrong.append(fault)

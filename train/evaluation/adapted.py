@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from train.model_files import adapter as adapter_files
+from train.model_files import nf4
 from train.model_files.adapter import AdapterError
 from train.model_files.bit_sums import checksum, fingerprint
 from train.model_files.fetch import base_of_adapter
@@ -65,6 +66,9 @@ def add(model: Any, folder: Path, base: Path) -> None:
     of: Described = described(base / "config.json")
     found = adapter_files.read(folder, of)
     weights = dict(model.named_parameters())
+    for name in adapter_files.in_four_bits(folder, of):
+        held = torch.from_numpy(nf4.held(weights[name].float().cpu().reshape(-1).numpy()))
+        weights[name].copy_(held.view(weights[name].shape))
     for name, key in found.whole.items():
         weights[name].copy_(_values(found.entries[key]))
     for name, (a, b) in found.low.items():

@@ -20,6 +20,7 @@ from train.export.merge import aligned
 from train.export.source import ExportError, Opened, extent_of, fit, open_model
 from train.foreign.torch_save import folder as torch_folder
 from train.model_files import adapter as adapter_files
+from train.model_files import nf4
 from train.model_files.adapter import Folder
 from train.model_files.bit_sums import checksum, fingerprint
 from train.model_files.companions import companion_names
@@ -73,8 +74,10 @@ def merged(folder: Path, base: Path, model: Described) -> Merged:
         one, other = (stored.get(f"{adapter_files.PREFIX}{n}") for n in (alias, name))
         if one and other and not all(np.array_equal(a, b) for a, b in zip(aligned(one), aligned(other), strict=True)):
             raise ExportError(f"{folder}: holds two different tensors for {name} and {alias}, which the base ties; it cannot be merged")
+    coarse = adapter_files.in_four_bits(folder, model)
     tensors = {}
     for name, tensor in fitted.items():
+        tensor = _held(tensor) if name in coarse else tensor
         below = _instead(tensor, stored[adapter.whole[name]]) if name in adapter.whole else tensor
         if name in adapter.low:
             a, b = (stored[key] for key in adapter.low[name])
@@ -148,6 +151,16 @@ def _instead(tensor: Tensor, other: Tensor) -> Tensor:
         yield from other.parts()
 
     return Tensor(other.shape, other.dtype, parts)
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """What the run computed with, whose base was held in four bits."""
+
+    def parts() -> Iterator[np.ndarray]:
+        for part in aligned(tensor):  # whole blocks
+            yield nf4.held(part)
+
+    return Tensor(tensor.shape, FP32, parts)
 
 
 def _added(tensor: Tensor, a: Tensor, b: Tensor, scale: float, embedded: bool) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from train.model import nf4
 from train.model_files.adapter import A, B, Spec
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Adapted(nn.Linear):
     scale: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.weight, self.bias) + self.lora_B(self.lora_A(x)) * self.scale
+        return nf4.linear(self, x) + self.lora_B(self.lora_A(x)) * self.scale
 
 
 def attach(model: PackedCausalLM, spec: Spec) -> None:

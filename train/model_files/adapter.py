@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.model_files import nf4
 from train.model_files.folder import ModelError
 from train.model_files.header import Entry, read_header
 from train.model_files.shapes import Described, read_config
@@ -86,11 +87,11 @@ class Spec:
         """adapter_config.json, for peft."""
         rank, alpha = _commonest(self.ranks.values()), _commonest(map(_whole_number, self.alphas.values()))
         modules = [name.removesuffix(".weight") for name in model.shapes if name.endswith(".weight")]
-        linears = [module for module in modules if f"{module}.weight" in set(_linears(model))]
+        products = [name.removesuffix(".weight") for name in linears(model)]
         saved = [name.rpartition(".")[0] for name in (*self.whole, *(a for a, name in model.tied.items() if name in self.whole))]
         return {
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": None, "r": rank, "lora_alpha": alpha,
-            "target_modules": _short(self.ranks, [*linears, *(a.removesuffix(".weight") for a in model.tied)], "."), "use_rslora": self.rslora,
+            "target_modules": _short(self.ranks, [*products, *(a.removesuffix(".weight") for a in model.tied)], "."), "use_rslora": self.rslora,
             "rank_pattern": {re.escape(m): r for m, r in self.ranks.items() if r != rank},
             "alpha_pattern": {re.escape(m): _whole_number(a) for m, a in self.alphas.items() if a != alpha},
             "modules_to_save": _short(dict.fromkeys(saved), [*modules, *(a.removesuffix(".weight") for a in model.tied)], "") if saved else None,
@@ -115,7 +116,7 @@ def _short(chosen: Iterable[str], among: list[str], sign: str) -> list[str]:
     return last if meant == set(chosen) else chosen
 
 
-def _linears(model: Described) -> list[str]:
+def linears(model: Described) -> list[str]:
     """Weights of the linear layers of the decoder's blocks."""
     return [name for name, shape in model.shapes.items() if len(shape) == 2 and _IN_LAYERS.match(name)]
 
@@ -131,15 +132,15 @@ def spec(
     Raises:
         AdapterError: with all words that name nothing in this model.
     """
-    linears = [name.removesuffix(".weight") for name in _linears(model)]
-    known = sorted({module.rpartition(".")[2] for module in linears})
-    modules, faults = dict.fromkeys(linears if not targets else ()), []
+    all_linears = [name.removesuffix(".weight") for name in linears(model)]
+    known = sorted({module.rpartition(".")[2] for module in all_linears})
+    modules, faults = dict.fromkeys(all_linears if not targets else ()), []
     for word in targets:
-        found = [module for module in linears if module == word or module.endswith(f".{word}")]
+        found = [module for module in all_linears if module == word or module.endswith(f".{word}")]
         modules |= dict.fromkeys(found)
         if not found:
             faults.append(f"adapter.targets={word}: no linear layer of the decoder is called so; there are {', '.join(known)}")
-    ordered = [module for module in linears if module in modules]
+    ordered = [module for module in all_linears if module in modules]
     whole: dict[str, None] = {}
     for word in train_also:
         found = _whole(model, word, set(ordered))
@@ -321,6 +322,13 @@ def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
     return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), otherwise)
 
 
+def in_four_bits(folder: Path, model: Described) -> set[str]:
+    """The base's weights that it was trained on in four bits (model_files/nf4.py)."""
+    if (base_of(folder) or {}).get("quantize") != "nf4":
+        return set()
+    return {name for name in linears(model) if math.prod(model.shapes[name]) % nf4.ELEMENTS == 0}
+
+
 def base_of(folder: Path) -> dict[str, Any] | None:
-    """What base_model.json says of the weights it was trained on: path, folder, fingerprint; None: a foreign adapter says nothing."""
+    """What base_model.json says of the weights it was trained on: path, folder, fingerprint, how they were held; None: a foreign adapter says nothing."""
     return json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else None

@@ -11,12 +11,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from train.engine.gathering import sized
 from train.model.activations import kept, product_elements
-from train.model_files.adapter import Spec
+from train.model_files.adapter import Spec, linears
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
 from train.model_files.shapes import HEAD, Described
@@ -52,6 +52,7 @@ class Shape:
     adapter: int = 0  # of an adapter's A and B, in all
     frozen: int = 0  # of a base that is not trained
     head_trained: bool = True
+    products: int = field(default=0, compare=False)  # of the decoder's linear layers, which may be held in four bits
 
     @property
     def trained(self) -> int:
@@ -84,7 +85,7 @@ class Shape:
             hidden=config["hidden_size"], mlp=config["intermediate_size"],
             kv_width=head * (config.get("num_key_value_heads") or config["num_attention_heads"]), vocabulary=config["vocab_size"],
             adapter=sum(added.values()), frozen=sum(numels.values()) - sum(trained.values()) + sum(added.values()),
-            head_trained=model.tied.get(HEAD, HEAD) in trained,
+            products=sum(numels[name] for name in linears(model)), head_trained=model.tied.get(HEAD, HEAD) in trained,
         )  # fmt: skip
 
 

@@ -88,6 +88,19 @@ def _adapter_has_a_size(r: Any) -> list[str]:
     return []
 
 
+def _four_bits(r: Any) -> list[str]:
+    if r.model.quantize == "none":
+        return []
+    faults = []
+    if r.adapter is None:
+        faults.append(
+            "model.quantize=nf4: weights in four bits cannot be trained; give an adapter (adapter.rank=16), or leave quantize out"
+        )
+    if r.model.compile:
+        faults.append("model.quantize=nf4: does not go with model.compile=true, which would cut its layers up; set one of them otherwise")
+    return faults
+
+
 def _warmup_once(r: Any) -> list[str]:
     given = [key for key in WARMUPS if getattr(r.schedule, key) is not None]
     return [f"schedule.{', schedule.'.join(given)}: give the warm-up once"] if len(given) > 1 else []
@@ -171,6 +184,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
+    (("model.quantize", "model.compile", "adapter"), _four_bits),
     (("adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
     (("model.activation_budget", "model.activation_checkpointing"), _budget_of_selective),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),

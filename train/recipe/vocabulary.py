@@ -68,6 +68,8 @@ class Model:
     compile: bool = False  # torch.compile of each decoder layer: a minute more at the start, then faster
     fused_kernels: Literal["auto", "none"] = "auto"  # liger's RMSNorm, RoPE, SwiGLU and cross-entropy on CUDA, when installed
     loss_chunk: Tokens = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
+    # nf4: the linear layers of a frozen base in 4.5 bits a weight, as QLoRA has them; needs an adapter
+    quantize: Literal["none", "nf4"] = "none"
     fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it at its start
     # held-out loss above which the start is refused: wrong weights, or a wrong tokenizer
     max_start_loss: Loss | None = field(default=None, metadata=_POSITIVE)

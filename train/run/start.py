@@ -333,7 +333,8 @@ def _adapter_files(recipe: Recipe, base: BaseModel) -> dict[str, str]:
 
 
 def _base_identity(recipe: Recipe, base: BaseModel) -> dict[str, str]:
-    return {"path": recipe.model.path, "folder": str(base.weights), "fingerprint": base.fingerprint}
+    held = {"quantize": recipe.model.quantize} if recipe.model.quantize != "none" else {}
+    return {"path": recipe.model.path, "folder": str(base.weights), "fingerprint": base.fingerprint, **held}
 
 
 def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:

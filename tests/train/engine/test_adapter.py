@@ -9,6 +9,7 @@ import torch
 from tests.made import adapters, tiny
 from tests.made.ranks import run_ranks
 from tests.train.engine.test_step import cut, recipe_for, unequal_rows
+from train.model_files.nf4 import VALUES
 from train.recipe.vocabulary import Adapter
 
 pytestmark = pytest.mark.slow
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.slow
 STEPS, LR = 20, 3e-3
 
 
-def adapted(folder, section: Adapter):
-    return dataclasses.replace(recipe_for(folder), adapter=section)
+def adapted(folder, section: Adapter, quantize: str = "none"):
+    recipe = dataclasses.replace(recipe_for(folder), adapter=section)
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, quantize=quantize))
 
 
 def whole(engine, world, parameter) -> torch.Tensor:
@@ -26,7 +28,7 @@ def whole(engine, world, parameter) -> torch.Tensor:
     return torch.cat(parts)[: parameter.ds_numel].view(tuple(parameter.ds_shape))
 
 
-def train(world, folder, rows: list, masks: list, section: Adapter) -> dict:
+def train(world, folder, rows: list, masks: list, section: Adapter, quantize: str) -> dict:
     from train.engine import step
     from train.engine.bit_sums import checksum
     from train.engine.zero3 import start
@@ -34,7 +36,7 @@ def train(world, folder, rows: list, masks: list, section: Adapter) -> dict:
     rows_of = {1: 8, 2: 4, 4: 2}[world.size]
     found: dict = {"runs": []}
     for accumulation in (1, 2):
-        engine, _, _ = start(adapted(folder, section), world, folder, 1)
+        engine, _, _ = start(adapted(folder, section, quantize), world, folder, 1)
         frozen = {n: p for n, p in engine.parameters.items() if not p.requires_grad}
         before = {n: checksum(p.ds_tensor, 0) for n, p in frozen.items()}
         first = {n: whole(engine, world, p) for n, p in engine.trained.items()}
@@ -56,8 +58,11 @@ def train(world, folder, rows: list, masks: list, section: Adapter) -> dict:
     return found
 
 
-def in_plain_torch(folder, rows: list, masks: list, first: dict, scale: float, also: tuple[str, ...]) -> tuple[list, dict]:
+def in_plain_torch(rows: list, masks: list, first: dict, scale: float, also: tuple[str, ...], quantize: str) -> tuple[list, dict]:
     model = tiny.tiny_model()
+    for name, module in model.named_modules() if quantize == "nf4" else ():
+        if isinstance(module, torch.nn.Linear) and ".layers." in name:
+            module.weight.data = nearest(module.weight.data)
     model.requires_grad_(False)
     values = {n: v.clone().requires_grad_(True) for n, v in first.items() if ".lora_" in n}
     adapters.named_products(model, values, lambda name: scale)
@@ -81,16 +86,30 @@ def in_plain_torch(folder, rows: list, masks: list, first: dict, scale: float, a
     return steps, {n: v.detach() for n, v in values.items()}
 
 
+def nearest(weight: torch.Tensor) -> torch.Tensor:
+    """Each of 64 consecutive weights as the nearest of the sixteen values times their largest magnitude, by trying all."""
+    rows = weight.reshape(-1, 64)
+    most = rows.abs().amax(1, keepdim=True)
+    values = torch.tensor(VALUES)
+    index = ((rows / most)[..., None] - values).abs().argmin(-1)
+    return (values[index] * most).view_as(weight)
+
+
 @pytest.mark.parametrize(
-    "ranks, section",
-    [(1, Adapter(rank=4, alpha=6)), (2, Adapter(rank=3, alpha=6, scaling="rslora", train_also=("norms",))), (4, Adapter(rank=4, targets=("q_proj", "down_proj")))],
-    ids=["1 rank, all layers", "2 ranks, rslora and norms", "4 ranks, some layers"],
-)  # fmt: skip
-def test_twenty_steps_are_those_of_plain_torch_with_the_same_a_and_b(ranks, section, tmp_path):
+    "ranks, section, quantize",
+    [
+        (1, Adapter(rank=4, alpha=6), "none"),
+        (2, Adapter(rank=3, alpha=6, scaling="rslora", train_also=("norms",)), "none"),
+        (2, Adapter(rank=4, targets=("q_proj", "up_proj")), "nf4"),
+        (4, Adapter(rank=4, targets=("q_proj", "down_proj")), "none"),
+    ],
+    ids=["1 rank, all layers", "2 ranks, rslora and norms", "2 ranks, base in 4 bits", "4 ranks, some layers"],
+)
+def test_twenty_steps_are_those_of_plain_torch_with_the_same_a_and_b(ranks, section, quantize, tmp_path):
     folder = tiny.save_tiny(tmp_path / "model")
     rows, masks = unequal_rows(np.random.default_rng(11))
     masks = [[np.ones_like(m) for m in row] for row in masks]
-    ranked = run_ranks(train, ranks, folder, rows, masks, section)
+    ranked = run_ranks(train, ranks, folder, rows, masks, section, quantize)
     scale = section.alpha / section.rank**0.5 if section.scaling == "rslora" else (section.alpha or 2 * section.rank) / section.rank
     also = ("norm.weight",) if section.train_also else ()
     one, two = ranked[0]["runs"]
@@ -99,7 +118,7 @@ def test_twenty_steps_are_those_of_plain_torch_with_the_same_a_and_b(ranks, sect
     assert len(shapes) == 2 * layers and all(v.numel() for v in one["last"].values())
     assert {s[0] for n, s in shapes.items() if ".lora_A." in n} == {section.rank} == {s[1] for n, s in shapes.items() if ".lora_B." in n}
     assert len(one["first"]) == 2 * layers + (5 if also else 0)
-    steps, values = in_plain_torch(folder, rows, masks, one["first"], scale, also)
+    steps, values = in_plain_torch(rows, masks, one["first"], scale, also, quantize)
     for run in (one, two):
         assert all(torch.equal(run["first"][n], v) for n, v in one["first"].items())  # the same at every start, at any number of ranks
         assert np.abs(np.array(run["steps"]) - np.array(steps)).max() <= 1e-6

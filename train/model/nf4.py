@@ -1,0 +1,101 @@
+"""A frozen base in four bits: each linear layer of the decoder keeps its weight as packed bytes and computes with what they stand for.
+
+`attach`, on the meta device, gives every frozen linear layer of the decoder a flat `weight` of packed bytes under the compute dtype, so that
+ZeRO-3 cuts, gathers and releases it like any other; engine/packed.py fills it from the files. Forward and backward unpack it when they need it:
+nothing but the bytes is kept. (The format: model_files/nf4.py.)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from train.model_files import nf4
+
+
+class Packed(nn.Linear):
+    """A linear layer whose `weight` is packed: (bytes / bytes of an element,) of the compute dtype."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(self, x)
+
+
+def linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """W x + bias, of a layer whose weight is packed or not."""
+    if layer.weight.dim() == 2:
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    product = _Product.apply(x, layer.weight, layer.out_features, layer.in_features)
+    return product if layer.bias is None else product + layer.bias
+
+
+def attach(layers: Sequence[nn.Module]) -> int:
+    """Pack what is frozen and can be cut into whole blocks; returns how many weights are left as they are."""
+    left = 0
+    for block in layers:
+        for name, module in list(block.named_modules()):
+            if not isinstance(module, nn.Linear) or module.weight.requires_grad:
+                continue
+            if module.weight.numel() % nf4.ELEMENTS:
+                left += 1
+                continue
+            dtype, shape = module.weight.dtype, tuple(module.weight.shape)
+            if type(module) is nn.Linear:
+                with torch.device("meta"):
+                    packed = Packed(module.in_features, module.out_features, bias=False, dtype=dtype)
+                packed.bias = module.bias
+                parent, _, own = name.rpartition(".")
+                setattr(block.get_submodule(parent), own, packed)
+                module = packed
+            elements = nf4.packed_bytes(shape[0] * shape[1]) // dtype.itemsize
+            module.weight = nn.Parameter(torch.empty(elements, dtype=dtype, device="meta"), requires_grad=False)
+            module.packed_shape = shape
+    return left
+
+
+def mark(model: nn.Module) -> None:
+    """Let each packed parameter say, as `packed_shape`, what it stands for; sharding has put new ones into the modules."""
+    for module in model.modules():
+        if shape := getattr(module, "packed_shape", None):
+            module.weight.packed_shape = shape
+
+
+def shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Of the tensor that a sharded parameter stands for."""
+    return getattr(parameter, "packed_shape", None) or tuple(parameter.ds_shape)
+
+
+def numel_of(parameter: nn.Parameter) -> int:
+    return torch.Size(shape_of(parameter)).numel()
+
+
+@functools.cache
+def _table(device: torch.device) -> torch.Tensor:
+    """(256, 2) fp32: the two values of a byte."""
+    values = torch.tensor(nf4.VALUES, dtype=torch.float32, device=device)
+    byte = torch.arange(256, device=device)
+    return torch.stack([values[byte >> 4], values[byte & 15]], dim=1)
+
+
+def unpack(weight: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """(rows, columns) in the dtype that the packed (elements,) weight lies in."""
+    blocks = weight.detach().view(torch.uint8).view(-1, nf4.BYTES)
+    most = blocks[:, nf4.CODE_BYTES :].contiguous().view(torch.float32)
+    pairs = _table(weight.device)[blocks[:, : nf4.CODE_BYTES].long()].view(len(blocks), nf4.ELEMENTS)
+    return (pairs * most).to(weight.dtype).view(rows, columns)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T with a packed W, which has no gradient; the backward unpacks it once more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        ctx.weight, ctx.shape = weight, (rows, columns)  # the parameter itself: ZeRO-3 gathers it again before the backward
+        return nn.functional.linear(x, unpack(weight, rows, columns))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        return grad @ unpack(ctx.weight, *ctx.shape) if ctx.needs_input_grad[0] else None, None, None, None
