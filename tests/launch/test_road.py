@@ -41,6 +41,8 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"\bsrun\b|launch/supervise\.py|launch/outcome\.py|launch/doctor\.py|^bash |^sbatch |^kubectl ": "a cluster, or a run that goes wrong: tests of their own",
     r"--web\b": "serves until it is stopped: tests/launch/talk",
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
+    r"_lora/checkpoints": "an adapter: tests/train/run/test_adapter.py, tests/train/export/test_lora.py",
+    r"name=quickstart_lora": "the same, of a tiny model: tests/train/run/test_adapter.py",
     r"s3://": "an object store: tests/train/checkpoint/test_object_store.py",
     r"data_tools\.show --step": "tests/launch/test_documents.py",
     r"export_hf\.py old-model": "weights in torch's files: tests/train/foreign/torch_save",

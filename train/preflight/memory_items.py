@@ -16,6 +16,7 @@ from typing import Any
 
 from train.engine.gathering import sized
 from train.model.activations import kept, product_elements
+from train.model_files import nf4
 from train.model_files.adapter import Spec, linears
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
@@ -161,9 +162,12 @@ def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> I
     share, element = shape.trained / ranks, _element(recipe)  # of what has gradients, masters and moments
     offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
     away = "host" if offloaded else "device"
+    weights = element * (shape.parameters + shape.adapter)
+    if recipe.model.quantize == "nf4":
+        weights += (nf4.BYTES / nf4.ELEMENTS - element) * shape.products
     yield Item(
         STATES[0],
-        element * (shape.parameters + shape.adapter) / ranks,
+        weights / ranks,
         "held",
         "host" if zero.get("offload_param", {}).get("device") == "cpu" else "device",
     )

@@ -121,7 +121,8 @@ def test_twenty_steps_are_those_of_plain_torch_with_the_same_a_and_b(ranks, sect
     steps, values = in_plain_torch(rows, masks, one["first"], scale, also, quantize)
     for run in (one, two):
         assert all(torch.equal(run["first"][n], v) for n, v in one["first"].items())  # the same at every start, at any number of ranks
-        assert np.abs(np.array(run["steps"]) - np.array(steps)).max() <= 1e-6
+        # of the value, since sums of 150 losses of 6 in fp32, here and there, are no nearer
+        assert (np.abs(np.array(run["steps"]) - np.array(steps)) / np.maximum(1, np.array(steps))).max() <= 1e-6
         assert max(float((run["last"][n] - v).abs().max()) for n, v in values.items()) <= 1e-6
         assert all(v.count_nonzero() == 0 for n, v in run["first"].items() if ".lora_B." in n)
         assert all(v.count_nonzero() > 0 for n, v in run["after_one"].items() if ".lora_B." in n)

@@ -29,7 +29,7 @@ ROOMY = FreeBytes(host=2000 * GIB, device=80 * GIB, disk=1e16)
 def planned(name: str, ranks: int, *words: str, on_cuda: bool = True, local: int = 8):
     recipe = load(f"launch/recipes/{name}.yaml", words)
     zero = merged_config(recipe, ranks, on_cuda)["zero_optimization"]
-    return plan(recipe, shape_of_path(recipe.model.path), ranks, min(ranks, local), zero, on_cuda)
+    return plan(recipe, shape_of_path(recipe.model.path, recipe.adapter), ranks, min(ranks, local), zero, on_cuda)
 
 
 def item(p, part: str) -> float:
@@ -119,6 +119,14 @@ def test_fp32_training_keeps_weights_gradients_masters_and_two_moments():
     assert p.state("device") == 20 * 6_738_415_616 / 8
 
 
+def test_a_frozen_base_has_two_bytes_a_parameter_and_its_adapter_eighteen():
+    base, adapter = 68_976_648_192, 207_093_760
+    p = planned("sft_70b_lora", 8)
+    assert p.state("device") == (2 * base + 18 * adapter) / 8 and p.checkpoint_bytes == 16 * adapter
+    linear = 80 * (2 * 8192 * 8192 + 2 * 1024 * 8192 + 3 * 28672 * 8192)
+    assert planned("sft_70b_lora", 8, "model.quantize=nf4").state("device") == (0.5625 * linear + 2 * (base - linear) + 18 * adapter) / 8
+
+
 def test_activations_are_a_blocks_published_bytes_a_token_times_layers():
     """2 x (6h + 2gh) + 6f bytes a token and layer: 32.1 hidden states for the 7B."""
     none, full = planned("cpt_7b", 8, "model.activation_checkpointing=none"), planned("cpt_7b", 8)
@@ -174,6 +182,8 @@ def refused(name: str, ranks: int, there: FreeBytes, *words: str) -> str:
 def test_the_recipes_fit_the_machines_their_headers_name():
     for name, ranks in (("cpt_7b", 8), ("cpt_70b", 64), ("sft_7b", 8), ("sft_70b", 16)):
         assert not short_of(planned(name, ranks), ROOMY, sure=False), name
+    for name, ranks, gib in (("cpt_7b_lora", 4, 40), ("sft_70b_lora", 8, 80)):
+        assert not short_of(planned(name, ranks), dataclasses.replace(ROOMY, device=gib * GIB), sure=False), name
 
 
 def test_a_refused_70b_is_told_what_it_needs_what_there_is_and_what_fits_and_that_does_fit():
