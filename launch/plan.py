@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(args: argparse.Namespace) -> int:
     from train.preflight.planner import said
     from train.preflight.planner.clusters import GIB, HOURS_BETWEEN_FAILURES, cluster, gpu_named, with_memory
-    from train.preflight.planner.forecast import Setting, forecast
+    from train.preflight.planner.forecast import Setting, attended, forecast
     from train.preflight.planner.measured import factor
     from train.preflight.planner.models import of_recipe
     from train.preflight.planner.search import search
@@ -93,12 +93,9 @@ def _plan(args: argparse.Namespace) -> int:
     where = cluster(with_memory(gpu, args.gpu_memory) if args.gpu_memory else gpu, args.gpus, args.nodes, args.network)
     measured = factor(args.measured, recipe, model.sizes, gpu) if args.measured else 1.0
     setting = Setting(
-        args.price,
-        args.host_memory * GIB if args.host_memory else None,
-        args.disk * 1e9,
-        measured,
-        args.failure_hours or HOURS_BETWEEN_FAILURES,
-    )
+        price=args.price, host=args.host_memory * GIB if args.host_memory else None, disk=args.disk * 1e9, measured=measured,
+        failure_hours=args.failure_hours or HOURS_BETWEEN_FAILURES, attended=attended(recipe),
+    )  # fmt: skip
     made = forecast(recipe, model, where, setting)
     found = search(recipe, model, where, setting) if args.search else []
     if args.json:

@@ -22,7 +22,7 @@ from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
 from train.preflight.memory_items import Plan, Shape, plan
 from train.preflight.planner.clusters import cluster, gpu_named
-from train.preflight.planner.forecast import forecast, of_some_length
+from train.preflight.planner.forecast import Setting, attended, forecast, of_some_length
 from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_recipe
 from train.preflight.unready import beyond_positions, nearest, unready
 from train.recipe.vocabulary import Adapter, Recipe
@@ -173,7 +173,8 @@ def _speed(recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
         model = of_recipe(recipe)
     except ModelUnknown:
         return []
-    rates = (f"{forecast(recipe, model, cluster(gpu_named(name), ranks)).rate:,.0f} on {name}" for name in ("A100", "H100"))
+    here = Setting(attended=attended(recipe))
+    rates = (f"{forecast(recipe, model, cluster(gpu_named(name), ranks), here).rate:,.0f} on {name}" for name in ("A100", "H100"))
     return [("speed", f"about {' or '.join(rates)}, tokens/s a GPU; python launch/plan.py tells the time, the cost and faster settings")]
 
 

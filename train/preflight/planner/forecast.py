@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from data_tools.shards.reader import Shards
 from train.engine.deepspeed_json import merged_config
 from train.engine.gathering import sized
 from train.model_files.dtypes import OF_RECIPE
@@ -35,6 +36,7 @@ class Setting:
     host: float | None = None
     disk: float = 2e9
     measured: float = 1.0
+    attended: float | None = None  # tokens a token's attention is counted over; None: whole rows
     failure_hours: float = HOURS_BETWEEN_FAILURES  # of one GPU
 
 
@@ -105,7 +107,7 @@ def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = 
     recipe = of_some_length(recipe)
     on_cuda = cluster.on_cuda
     config: dict[str, Any] = merged_config(recipe, cluster.gpus, on_cuda)
-    job = of_recipe(recipe, model.sizes, cluster.gpus, on_cuda)
+    job = of_recipe(recipe, model.sizes, cluster.gpus, on_cuda, setting.attended)
     memory = plan(recipe, model.shape, cluster.gpus, cluster.here, config["zero_optimization"], on_cuda)
     device = cluster.gpu.gib * GIB if on_cuda else None
     there = FreeBytes(host=math.inf if setting.host is None else setting.host, device=device, disk=math.inf)
@@ -144,6 +146,22 @@ def peak(memory: Plan, job: Job) -> float:
     left = [i for i in memory.items if i.where == where and (job.kernels == "fused" and i.what == UNFUSED or i.nbytes == LIBRARIES)]
     kept = tuple(i for i in memory.items if i not in left)
     return process + dataclasses.replace(memory, items=kept).need(where, sure=False)
+
+
+def attended(recipe: Recipe) -> float | None:
+    """Tokens a token's attention is counted over, sum(L^2) / sum(L) over documents cut to rows; None where not all shards are here."""
+    sources, row = recipe.data.sources.values(), recipe.data.seq_len
+    if not all(source.path.exists() for source in sources):
+        return None
+    weighted = of_all = 0.0
+    for source in sources:
+        lengths = Shards.open(source.path, verify="size").lengths.astype("float64")
+        tokens = float(lengths.sum())
+        rest = lengths % row
+        share = tokens if source.weight is None else source.weight
+        weighted += share * float(((lengths - rest) * row + rest * rest).sum()) / max(1.0, tokens)
+        of_all += share
+    return weighted / of_all if weighted else None
 
 
 def of_some_length(recipe: Recipe) -> Recipe:

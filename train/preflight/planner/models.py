@@ -57,6 +57,7 @@ LLAMAS = {
     "yi-34b": (64000, 7168, 20480, 60, 56, 8, False), "baichuan2-7b": (125696, 4096, 11008, 32, 32, 32, False),
     "baichuan2-13b": (125696, 5120, 13696, 40, 40, 40, False), "deepseek-7b": (102400, 4096, 11008, 30, 32, 32, False),
     "deepseek-67b": (102400, 8192, 22016, 95, 64, 8, False), "phi3-3.8b": (32064, 3072, 8192, 32, 32, 32, False),
+    "phi3-14b": (32064, 5120, 17920, 40, 40, 10, False),
     "phi-4-14b": (100352, 5120, 17920, 40, 40, 10, False), "gemma-2b": (256000, 2048, 16384, 18, 8, 1, True),
     "gemma-7b": (256000, 3072, 24576, 28, 16, 16, True), "gemma2-9b": (256000, 3584, 14336, 42, 16, 8, True),
     "gemma2-27b": (256000, 4608, 36864, 46, 32, 16, True), "granite-8b": (49152, 4096, 14336, 36, 32, 8, True),
@@ -66,7 +67,7 @@ LLAMAS = {
 GPTS = {
     "mpt-125m": (50432, 768, 12), "mpt-350m": (50432, 1024, 24), "mpt-760m": (50432, 1536, 24), "mpt-1b": (50432, 2048, 24),
     "mpt-3b": (50432, 2560, 32), "mpt-7b": (50432, 4096, 32), "mpt-13b": (50432, 5120, 40), "mpt-30b": (50432, 7168, 48),
-    "mpt-70b": (50432, 8192, 80), "gpt2-1.5b": (50304, 1600, 48), "gpt3-175b": (51200, 12288, 96), "gpt-neox-20b": (50432, 6144, 44),
+    "mpt-70b": (50432, 8192, 80), "gpt2-124m": (50257, 768, 12), "gpt2-1.5b": (50304, 1600, 48), "gpt3-175b": (51200, 12288, 96), "gpt-neox-20b": (50432, 6144, 44),
     "pythia-6.9b": (50432, 4096, 32), "pythia-12b": (50688, 5120, 36), "pythia-1.4b": (50304, 2048, 24), "pythia-2.8b": (50304, 2560, 32),
     "opt-6.7b": (50272, 4096, 32), "opt-13b": (50272, 5120, 40), "opt-30b": (50272, 7168, 48), "opt-66b": (50272, 9216, 64),
     "opt-1.3b": (50272, 2048, 24), "falcon-7b": (65024, 4544, 32), "falcon-40b": (65024, 8192, 60), "bloom-7b": (250880, 4096, 30),
@@ -77,7 +78,7 @@ SAME = (  # of other names: in their order, on the plain name
     (r"codellama-?", "llama2-"), (r"^llama-?(6\.7b|7b|13b)$", r"llama2-\1"), (r"^llama-?(30b|32\.5b|33b)$", "llama1-30b"), (r"^llama-?65b$", "llama1-65b"),
     (r"^llama-?70b$", "llama2-70b"), (r"^llama-?1-?(7b|13b)", r"llama2-\1"), (r"6\.7b$", "7b") , (r"^llama-?v?([123])(\.\d)?-?", r"llama\1-"), (r"^l([23])-", r"llama\1-"),
     (r"^llama2-33b", "llama2-34b"), (r"qwen-?1\.5-", "qwen1-"), (r"^gpt-?3-", "gpt3-"), (r"qwen-?([23])(\.5)?-?", r"qwen\1-"), (r"qwen2-(\d)", r"qwen2-\1"), (r"olmo-?([23])-?", r"olmo\1-"), (r"internlm-?2-?", "internlm2-"),
-    (r"smollm-?2?-", "smollm2-"), (r"^(mistral-7b).*", r"\1"), (r"tinyllama.*", "tinyllama-1.1b"), (r"phi-?3-?(mini)?.*", "phi3-3.8b"), (r"phi-?4$", "phi-4-14b"),
+    (r"smollm-?2?-", "smollm2-"), (r"^(mistral-7b).*", r"\1"), (r"tinyllama.*", "tinyllama-1.1b"), (r"^phi-?3(\.5)?(-mini.*)?$", "phi3-3.8b"), (r"^phi-?3(\.5)?-medium.*", "phi3-14b"), (r"^gpt2$", "gpt2-124m"), (r"^gpt2-xl$", "gpt2-1.5b"), (r"phi-?4$", "phi-4-14b"),
     (r"gemma-?2-(9|27)b", r"gemma2-\1b"), (r"mistral-nemo.*", "mistral-nemo-12b"), (r"deepseek-llm-", "deepseek-"), (r"baichuan-?2?-", "baichuan2-"),
 )  # fmt: skip
 EXPERTS = re.compile(
@@ -143,7 +144,7 @@ def _plain(name: str) -> str:
     plain = re.sub(r"[\s_]+", "-", name.strip().lower())
     for old, new in SAME:
         plain = re.sub(old, new, plain)
-    return re.sub(r"-(hf|instruct|chat|base|it|v0\.\d|python|full|bf16|gqa)\b.*$", "", plain)
+    return re.sub(r"[-(]*\b(hf|instruct|chat|base|it|v0\.\d|python|full|bf16|gqa|q?lora|sft|cpt|dense)\b.*$", "", plain)
 
 
 def _config_named(name: str, plain: str) -> tuple[dict[str, Any], str]:

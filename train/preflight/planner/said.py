@@ -31,6 +31,8 @@ def lines(f: Forecast, measured: bool = False) -> list[str]:
         ("bound by", WORDS[f.bottleneck]),
         ("time", ", ".join(f"{name} {share:.0%}" for name, share in sorted(f.times.parts.items(), key=lambda p: -p[1]) if share >= 0.005)),
     ]
+    if f.job.attended:
+        rows.append(("documents", f"a token attends to {f.job.attended / 2:,.0f} tokens on average, in rows of {f.job.seq_len:,}"))
     if c.gpus > 1:
         rows.append(
             (
@@ -96,7 +98,7 @@ def as_json(f: Forecast) -> dict[str, Any]:
         "fits": f.fits, "tokens_per_second_per_gpu": f.rate, "mfu": f.mfu, "mfu_causal": f.mfu_causal, "bottleneck": f.bottleneck,
         "peak_memory_gib": f.peak / GIB, "host_memory_gib_per_node": f.cluster.here * f.memory.need("host", sure=False) / GIB,
         "verdict": _verdict(f), "remedies": list(f.remedies), "seconds_per_step": f.times.total * f.job.micro_steps, "shares": f.times.parts,
-        "wire_bytes_per_node_and_step": f.wire.total, "communication_seconds_per_step": f.times.wire * f.job.micro_steps, "useful": f.useful,
+        "wire_bytes_per_node_and_step": f.wire.total, "communication_seconds_per_step": f.times.wire * f.job.micro_steps, "useful": f.useful, "attended": f.job.attended,
         "cost": dataclasses.asdict(f.cost) if f.cost else None,
         "checkpoint": {"gb": s.nbytes / 1e9, "seconds": s.seconds, "save_every_seconds": s.every, "failure_hours": s.failure_hours, "lost": s.lost},
         "memory": [{"what": i.what, "gib": i.nbytes / GIB, "when": i.when, "where": i.where, "sure": i.sure} for i in f.memory.items],

@@ -1,12 +1,15 @@
 """A recipe on a cluster: what fits, what would, the fastest settings, and what a measured run corrects."""
 
+import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
 
+from tests.made import tiny
 from train.preflight.planner.clusters import cluster, gpu_named
-from train.preflight.planner.forecast import Setting, forecast
+from train.preflight.planner.forecast import Setting, attended, forecast
 from train.preflight.planner.measured import MeasuredError, factor
 from train.preflight.planner.models import of_recipe
 from train.preflight.planner.said import as_json, lines
@@ -82,6 +85,25 @@ def test_what_a_node_sends_is_the_arithmetic_of_the_wire():
     """4 micro-steps of 2 x 138 GB of bf16 weights, less two layers of 80 that stay, and 276 GB of gradients in fp32; 63 of 64 parts of it."""
     assert made("cpt_70b", 64, "H100").wire.total == pytest.approx((16 - 4 * 2 / 80) * 2 * 68_976_648_192 * 63 / 64, rel=1e-2)
     assert made("cpt_7b", 8, "H100").wire.total == 0
+
+
+def test_attention_is_counted_over_the_documents_of_shards_that_are_here(tmp_path):
+    """Documents of 100, 300 and 2,500 tokens in rows of 1,000: pieces of 100, 300, 1,000, 1,000, 500."""
+    lengths = {"a": [100, 300], "b": [2500]}
+    tiny.write_tokenizer(tmp_path / "model")
+    for name, those in lengths.items():
+        tiny.write_shards(tmp_path / name, tmp_path / "model", [np.full(n, 5) for n in those])
+    words = ["data.seq_len=1000", "tokens_per_step=64000", "model.path=models/Llama-2-7b-hf"]
+    here = load(tiny.write_recipe(tmp_path), words)
+    sources = {name: dataclasses.replace(next(iter(here.data.sources.values())), path=tmp_path / name, weight=None) for name in lengths}
+    here = dataclasses.replace(here, data=dataclasses.replace(here.data, sources=sources))
+    assert attended(here) == pytest.approx((100**2 + 300**2 + 2 * 1000**2 + 500**2) / 2900)
+    weighed = {"a": dataclasses.replace(sources["a"], weight=3), "b": dataclasses.replace(sources["b"], weight=1)}
+    here = dataclasses.replace(here, data=dataclasses.replace(here.data, sources=weighed))
+    assert attended(here) == pytest.approx(3 / 4 * (100**2 + 300**2) / 400 + 1 / 4 * (2 * 1000**2 + 500**2) / 2500)
+    assert attended(load("cpt_7b")) is None
+    whole, short = made("cpt_7b", 8, "H100"), made("cpt_7b", 8, "H100", setting=Setting(attended=300.0))
+    assert short.times.attention == pytest.approx(whole.times.attention * 300 / 4096) and short.rate > whole.rate
 
 
 def test_search_proposes_what_fits_and_is_no_slower_in_words_that_a_recipe_takes():
