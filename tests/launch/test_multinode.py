@@ -142,22 +142,27 @@ def on_slurm(ground) -> slurm.Slurm:
     return ground.slurm
 
 
-def test_slurm_saves_before_the_time_limit_and_queues_the_job_again(ground, on_slurm):
-    job = ground.submit(2, "limit", "steps=9999", "checkpoint.every_steps=0")
-    ground.wait_for_step("limit", 5)
-    on_slurm.run("scancel", "--signal=USR1", "--batch", job)  # what --signal=B:USR1@300 sends
-    processes.wait_until(lambda: "back into the queue" in ground.said("limit"), seconds=PATIENCE)
-    saved = ground.lines("limit")[-1]["step"]
-    assert [p.name for p in (ground.folder / "runs" / "limit" / "checkpoints").glob("step_*")] == [f"step_{saved:06}"]
-    ground.wait_for_step("limit", saved + 3)  # by itself
+@pytest.mark.parametrize("limit", ["told", "real"])
+def test_slurm_saves_before_the_time_limit_and_queues_the_job_again(ground, on_slurm, limit):
+    """told: the signal alone, as --signal=B:USR1@300 has it sent. real: SLURM's own clock; it signals up to a minute early."""
+    name = f"limit_{limit}"
+    options = ("--time=3", "--signal=B:USR1@45") if limit == "real" else ()
+    job = ground.submit(2, name, "steps=9999", "checkpoint.every_steps=0", options=options)
+    ground.wait_for_step(name, 5)
+    if limit == "told":
+        on_slurm.run("scancel", "--signal=USR1", "--batch", job)
+    processes.wait_until(lambda: "back into the queue" in ground.said(name), seconds=PATIENCE)
+    saved = ground.lines(name)[-1]["step"]
+    assert [p.name for p in (ground.folder / "runs" / name / "checkpoints").glob("step_*")] == [f"step_{saved:06}"]
+    ground.wait_for_step(name, saved + 3)  # by itself
     on_slurm.run("scancel", job)
-    assert ground.ended(job) == "CANCELLED", ground.said("limit")
-    processes.wait_until(lambda: not ground.ranks("limit"), seconds=60)
-    steps = [r["step"] for r in ground.lines("limit")]
+    assert ground.ended(job) == "CANCELLED", ground.said(name)
+    processes.wait_until(lambda: not ground.ranks(name), seconds=60)
+    steps = [r["step"] for r in ground.lines(name)]
     assert steps == list(range(1, len(steps) + 1))
-    newest = max(p.name for p in (ground.folder / "runs" / "limit" / "checkpoints").glob("step_*"))
+    newest = max(p.name for p in (ground.folder / "runs" / name / "checkpoints").glob("step_*"))
     assert newest == f"step_{steps[-1]:06}", "scancel saved"
-    assert json.loads((ground.folder / "runs" / "limit" / "outcome.json").read_text())["exit_code"] == 75
+    assert json.loads((ground.folder / "runs" / name / "outcome.json").read_text())["exit_code"] == 75
 
 
 def test_a_dead_rank_under_slurm_and_a_dead_node_are_started_again_without_a_human_act(ground, on_slurm):

@@ -102,7 +102,7 @@ class Watcher:
         self._asked, self._began, self._started = 0.0, time.monotonic(), time.time()
         self._end = _end_of(watched.pid)
         self._memory: list[tuple[float, float]] = []
-        self._oom_kills = process.out_of_memory_kills()
+        self._oom_kills: list[int] = []  # of the last ten seconds: one of hours ago explains no death
 
     # -- watching
 
@@ -157,6 +157,7 @@ class Watcher:
         heard, seen = beat.said(self.block), process.look(self.watched.pid)
         if memory := process.memory_gib():
             self._memory = [*self._memory[-40:], memory]
+        self._oom_kills = [*self._oom_kills[-40:], process.out_of_memory_kills()]
         if seen.dead:
             # its last words may still lie in the pipe
             self._listen(0.05)
@@ -197,7 +198,7 @@ class Watcher:
         if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             least = min(self._memory, default=None)
             free = f"; the host had {least[0]:.1f} of {least[1]:.0f} GiB left just before" if least else ""
-            if process.out_of_memory_kills() > self._oom_kills:
+            if process.out_of_memory_kills() > min(self._oom_kills):
                 return f"{said}, out of memory: the kernel ends processes for it{free}"
             return f"{said}{free}"
         return said

@@ -1,5 +1,6 @@
 """Real ranks over gloo, one of which does what ranks do: every rank ends soon, and one report names it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -37,12 +38,45 @@ def fail() -> None:
     raise TypeError("unsupported operand")
 
 
+def limited_memory() -> Path | None:
+    """A group of processes with little memory, where one can be made here (Linux, root)."""
+    for root, name in ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max")):
+        group = root / f"astrollama_test_{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if (group / name).exists():
+                (group / name).write_text(str(64 << 20))
+                for swap in ("memory.swap.max", "memory.swappiness"):
+                    if (group / swap).exists():
+                        (group / swap).write_text("0")
+                return group
+        with contextlib.suppress(OSError):
+            group.rmdir()
+    return None
+
+
+def use_up_memory() -> None:
+    """Until the kernel ends this process."""
+    if group := limited_memory():
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        held = [bytearray(1 << 20) for _ in range(512)]
+        held.clear()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def may_limit_memory() -> bool:
+    if group := limited_memory():
+        group.rmdir()
+    return group is not None
+
+
 DOES = {
     "raises": (fail, "raised", "TypeError: unsupported operand (tests/train/guard/watch/test_watcher.py"),
     "refuses": (refuse, "raised", "shards/00003.arrow: changed while the run read it; copy it again"),
     "exits": (lambda: os._exit(0), "exited", "ended with exit code 0 before the run did"),
     "leaves": (lambda: exit(0), "raised", "asked to exit with 0 from within"),
     "dies": (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed", "killed by SIGKILL"),
+    "uses up memory": (use_up_memory, "killed", "killed by SIGKILL, out of memory" if may_limit_memory() else "killed by SIGKILL"),
     "stops": (lambda: os.kill(os.getpid(), signal.SIGSTOP), "stopped", "stopped by a signal"),
     "hangs": (deadlock, "stuck", "in deadlock"),
 }
@@ -78,6 +112,9 @@ def train(world, folder: Path, guilty: int, does: str) -> None:
 def ended(folder: Path, does: str, guilty: int) -> tuple[list[int], float]:
     folder.mkdir()
     codes = ranks.exit_codes(train, 2, folder, guilty, does, seconds=200)
+    for group in (g for root in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup") for g in Path(root).glob("astrollama_test_*")):
+        with contextlib.suppress(OSError):
+            group.rmdir()
     return codes, time.time()
 
 
@@ -100,7 +137,7 @@ def test_all_ranks_end_and_one_report_names_who_did_not_arrive(all_ended, does, 
     found = {k: report[k] for k in ("rank", "ranks", "host", "step", "phase", "kind", "documents", "checkpoint")}
     if report["kind"] == "gone":  # whoever started it was faster and has taken its exit status
         kind = found["kind"] = "gone"
-        cause = "its launcher took the exit status" if does in ("exits", "dies") else cause
+        cause = "its launcher took the exit status" if does in ("exits", "dies", "uses up memory") else cause
     assert found == {
         "rank": guilty, "ranks": [guilty], "host": os.uname().nodename, "step": 6, "phase": "forward", "kind": kind,
         "documents": [f"papers/{guilty}-6"], "checkpoint": "checkpoints/step_000005",
