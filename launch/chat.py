@@ -27,21 +27,28 @@ examples:
   python launch/chat.py runs/sft_7b/checkpoints/step_000500
   python launch/chat.py MODEL --prompt "What is a blazar?" --temperature 0 > answer.txt
   python launch/chat.py MODEL --web --compare OTHER_MODEL --port 8080
+  python launch/chat.py MODEL --web --compare SECOND THIRD FOURTH --host 0.0.0.0     # many visitors, two models each, drawn by chance
+  python launch/chat.py --results --ratings runs/ratings.jsonl                       # who won: a page and a JSON beside the file
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    from launch.talk.model import Sampling, Talker
-
-    sampling = Sampling(args.max_new_tokens, args.temperature, args.seed)
     try:
+        if args.results:
+            from launch.talk.reading import write_results
+
+            print("\n".join(write_results(args.ratings)))
+            return 0
+        from launch.talk.model import Sampling, Talker
+
+        sampling = Sampling(args.max_new_tokens, args.temperature, args.seed)
         if args.web:
             from launch.talk.ratings import require_writable
             from launch.talk.web import serve
 
             require_writable(args.ratings)
-            talkers = [Talker.load(folder, args.template, args.dtype) for folder in (args.model, args.compare) if folder is not None]
+            talkers = [Talker.load(folder, args.template, args.dtype) for folder in (args.model, *args.compare)]
             for talker in talkers:
                 _say(f"{talker.name}: {talker.format}")
             return serve(talkers, sampling, args.ratings, args.host, args.port)
@@ -182,7 +189,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", type=Path, help="a checkpoint folder of this trainer, or any Hugging Face model folder")
+    add("model", type=Path, nargs="?", help="a checkpoint folder of this trainer, or any Hugging Face model folder")
     add("--prompt", metavar="TEXT", help="one answer on stdout, then exit; - reads the text from stdin")
     add("--system", metavar="TEXT", help="system prompt")
     add("--template", choices=NAMES, help="chat format (default: the tokenizer's own; plain completion where it has none)")
@@ -191,12 +198,25 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=_between(int, 0, 2**63 - 1), metavar="N", help="the same answers again")
     add("--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="default: as saved on a GPU, fp32 on a CPU")
     add("--web", action="store_true", help="a page to talk on and to rate answers (needs the extra: pip install 'astrollama-trainer[web]')")
-    add("--compare", type=Path, metavar="OTHER_MODEL", help="with --web: a second model beside the first, names hidden until rated")
+    add(
+        "--compare",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="OTHER",
+        help="with --web: models beside the first, two at a time, names hidden until rated",
+    )
+    add("--results", action="store_true", help="sum up --ratings: win rates, Bradley-Terry, and a page to read every conversation")
     add("--host", default="127.0.0.1", help="with --web (default 127.0.0.1: this machine only)")
     add("--port", type=_between(int, 0, 65535), default=8080, help="with --web (default 8080; 0: any free one)")
     add("--ratings", type=Path, default=Path("runs/ratings.jsonl"), metavar="FILE", help="with --web (default runs/ratings.jsonl)")
     args = parser.parse_args(argv)
-    if args.compare is not None and not args.web:
+    if args.results == (args.model is not None):
+        parser.error("--results takes --ratings and no model" if args.results else "which model? give its folder")
+    folders = [args.model, *args.compare]
+    if twice := [str(folder) for folder in args.compare if folders.count(folder) > 1]:
+        parser.error(f"--compare {twice[0]}: named twice; a model cannot be compared with itself")
+    if args.compare and not args.web:
         parser.error("--compare goes with --web")
     if args.web and (args.prompt is not None or args.system is not None):
         parser.error("--prompt and --system are for the terminal; on the page they are typed")

@@ -82,6 +82,7 @@ section.preferred { border-color: var(--accent); outline: 1px solid var(--accent
 .mark.cut { opacity: 1; border-left: 3px solid light-dark(#b26a00, #ffb454); padding-left: .5rem; }
 footer { position: relative; display: flex; flex-wrap: wrap; gap: .5rem .6rem; align-items: center; justify-content: center; }
 #rating { display: flex; flex-wrap: wrap; gap: .6rem; justify-content: center; width: 100%; }
+#comment { flex: 1 0 100%; max-height: 20vh; }
 [hidden] { display: none !important; }
 #note, #size { margin: 0; text-align: center; overflow-wrap: anywhere; }
 #note:empty, #size:empty { display: none; }

@@ -133,6 +133,10 @@ const draw = () => {
     button.onclick = () => rate(choice);
     return button;
   }));
+  const comment = make("textarea");
+  Object.assign(comment, { id: "comment", rows: 1, maxLength: 4000, placeholder: "Why? (may be left empty)" });
+  comment.setAttribute("aria-label", "Why, in a sentence; may be left empty");
+  at("rating").prepend(comment);
   if (kept.rated) {
     kept.rated.models.forEach((name, side) => { columns[side].title.textContent += ": " + name; });
     const better = { left: [0], right: [1], tie: [0, 1], neither: [] }[kept.rated.choice];
@@ -225,6 +229,11 @@ async function stream(text, written, signal) {
     for (const line of lines.map((line) => JSON.parse(line))) {
       if (line.error) throw new Refused(line.error, 200);
       if (line.end) return;
+      if (line.waiting !== undefined) {
+        say(`${line.waiting === 1 ? "One question is" : `${line.waiting} questions are`} in line before yours.`);
+        continue;
+      }
+      if (line.tokens !== undefined) say("");
       const { exchange, answer, mark, told, paint, grow } = written[line.side];
       if (line.tokens !== undefined) Object.assign(exchange, { tokens: line.tokens, left_out: line.left_out });
       else if (line.done) { exchange.cut = line.cut; answer.classList.remove("writing"); paint(); told(); }
@@ -295,7 +304,7 @@ async function rate(choice) {
   busy = true;
   state();
   try {
-    const { models } = await (await known("/api/rate", { id: kept.id, choice })).json();
+    const { models } = await (await known("/api/rate", { id: kept.id, choice, comment: at("comment").value })).json();
     kept.rated = { models, choice };
     draw();
     say("Saved, thank you.");

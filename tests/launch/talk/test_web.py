@@ -15,6 +15,8 @@ pytest.importorskip("uvicorn", reason="the extra `web` is not installed")
 import uvicorn
 
 from data_tools.chat.conversations import Turn, read_record
+from launch.talk import ratings as chat_ratings
+from launch.talk import room as chat_room
 from launch.talk import web as chat_web
 from launch.talk.model import Sampling, Talker
 from tests.made import processes
@@ -79,16 +81,16 @@ def test_a_rating_holds_the_preferred_conversation_and_both_answers(talkers, ser
         side: "".join(e["piece"] for e in events[events.index({"end": True}) + 1 :] if e.get("side") == side and "piece" in e)
         for side in (0, 1)
     }
-    assert line["meta"]["preferred"] == [models[1]] and sorted(Path(name).name for name in models) == sorted(NAMES)
+    assert [Path(name).name for name in line["meta"]["preferred"]] == [models[1]] and sorted(models) == sorted(NAMES), "no folder is told"
     assert [turn["role"] for turn in line["messages"]] == ["system", "user", "assistant", "user", "assistant"]
     assert line["messages"][-1]["content"] == said[1].strip() != said[0].strip()
     for side, name in enumerate(models):
-        (talker,) = (talker for talker in talkers if talker.name == name)
+        (talker,) = (talker for talker in talkers if Path(talker.name).name == name)
         turns = [Turn("system", "Be brief."), Turn("user", "Why is the sky dark?")]
         first = line["meta"]["answers"][side]["messages"][2]["content"]
         assert first == "".join(talker.answer(turns, Sampling(24, 0.0))).strip()  # all of it, on both sides
     left, right = line["meta"]["answers"]
-    assert (left["model"], right["model"]) == tuple(models) and left["messages"][-1]["content"] == said[0].strip()
+    assert (Path(left["model"]).name, Path(right["model"]).name) == tuple(models) and left["messages"][-1]["content"] == said[0].strip()
     assert right["messages"] == line["messages"]
     (read,) = read_record(line)
     assert [(turn.role, turn.text) for turn in read.turns] == [(m["role"], m["content"]) for m in line["messages"]]
@@ -118,8 +120,8 @@ def test_ratings_that_prefer_nothing_stay_out_of_the_training_file(talkers, serv
         id, _ = converse(url, "Why?")
         assert post(url, "/api/rate", id=id, choice=choice).status_code == 200
     assert [line["meta"]["rating"] for line in lines(ratings)] == ["tie", "left"]
-    assert [line["meta"]["rating"] for line in lines(chat_web.unpreferred(ratings))] == ["neither", "neither"]
-    assert len(lines(ratings)[0]["meta"]["preferred"]) == 2 and lines(chat_web.unpreferred(ratings))[0]["meta"]["preferred"] == []
+    assert [line["meta"]["rating"] for line in lines(chat_ratings.unpreferred(ratings))] == ["neither", "neither"]
+    assert len(lines(ratings)[0]["meta"]["preferred"]) == 2 and lines(chat_ratings.unpreferred(ratings))[0]["meta"]["preferred"] == []
 
 
 def test_a_conversation_is_rated_once_and_only_after_an_answer(talkers, serve, ratings):
@@ -127,7 +129,8 @@ def test_a_conversation_is_rated_once_and_only_after_an_answer(talkers, serve, r
     id = post(url, "/api/start").json()["id"]
     assert post(url, "/api/rate", id=id, choice="left").status_code == 409
     id, _ = converse(url, "Why?")
-    assert [post(url, "/api/rate", id=id, choice="left").status_code for _ in range(2)] == [200, 409]
+    told = [post(url, "/api/rate", id=id, choice=choice) for choice in ("left", "left", "right")]
+    assert [one.status_code for one in told] == [200, 200, 409] and told[0].json() == told[1].json(), "asked again after a lost answer"
     assert post(url, "/api/ask", id=id, text="More?").status_code == 409 and len(lines(ratings)) == 1
 
 
@@ -135,7 +138,7 @@ def test_one_model_alone_can_be_rated_good_or_not_good(talkers, serve, ratings):
     url = serve(talkers[:1])
     id, _ = converse(url, "Why?")
     assert post(url, "/api/rate", id=id, choice="right").status_code == 400
-    assert post(url, "/api/rate", id=id, choice="left").json() == {"models": [talkers[0].name]}
+    assert post(url, "/api/rate", id=id, choice="left").json() == {"models": [Path(talkers[0].name).name]}
 
 
 @pytest.mark.parametrize(
@@ -173,15 +176,15 @@ def test_a_page_closed_while_the_answer_is_written_leaves_the_conversation_as_it
 
 
 def test_half_a_line_in_the_ratings_does_not_spoil_the_next(ratings):
-    chat_web.append_durably(ratings, {"a": 1})
+    chat_ratings.append_durably(ratings, {"a": 1})
     with open(ratings, "ab") as file:
         file.write(b'{"half": ')
-    chat_web.append_durably(ratings, {"b": 2})
+    chat_ratings.append_durably(ratings, {"b": 2})
     assert ratings.read_bytes().splitlines() == [b'{"a": 1}', b'{"half": ', b'{"b": 2}']
 
 
 def test_old_conversations_are_forgotten(talkers, ratings, monkeypatch):
-    monkeypatch.setattr(chat_web, "MOST_CONVERSATIONS", 3)
+    monkeypatch.setattr(chat_room, "MOST_CONVERSATIONS", 3)
     room = chat_web.Room(talkers, Sampling(4, 0.0), ratings)
     ids = [room.start("").id for _ in range(5)]
     assert list(room.comparisons) == ids[2:]
@@ -217,7 +220,7 @@ def test_in_a_browser_two_models_are_compared_blind_and_the_rating_tells_them(br
     browser.wait("document.getElementById('note').textContent.startsWith('Saved')")
     titles = browser.js("[...document.querySelectorAll('h2')].map(h => h.textContent)")
     (line,) = lines(ratings)
-    assert titles[0].startswith("Model A: ") and titles[1] == f"Model B: {line['meta']['preferred'][0]}"
+    assert titles[0].startswith("Model A: ") and titles[1] == f"Model B: {Path(line['meta']['preferred'][0]).name}"
     assert line["messages"][-1]["content"] == shown[3].strip() and "<img src=x" in line["messages"][0]["content"]
     assert browser.js("document.querySelectorAll('section.preferred').length") == 1
     assert not browser.js("document.getElementById('ask').checkVisibility()")

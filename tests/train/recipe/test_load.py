@@ -191,6 +191,8 @@ def test_a_check_reads_no_key_but_those_it_states():
     for keys, check in CHECKS:
         view: dict = {}
         for key in keys:
+            if any(other.startswith(f"{key}.") for other in keys):
+                continue  # a section, which its keys make
             *sections, last = key.split(".*")[0].split(".")
             at = view
             for section in sections:
