@@ -16,7 +16,7 @@ STYLE = """
 :root{color-scheme:light dark;--ink:light-dark(#1c2330,#e6e9ef);--paper:light-dark(#fff,#14171c);--line:light-dark(#dfe3e9,#323844);
 --soft:light-dark(#f5f6f8,#1c2027);--dim:light-dark(#5a6472,#a3adba);--bad:light-dark(#9a3412,#fdba74);--good:light-dark(#1f6b40,#86d9a8);
 --accent:light-dark(#1f5fbf,#7fb0ff)}
-*{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:0 auto;padding:1.2rem 1rem 3rem;color:var(--ink);background:var(--paper)}
+*{box-sizing:border-box}body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:0 auto;padding:1.2rem 1rem 3rem;overflow-wrap:anywhere;color:var(--ink);background:var(--paper)}
 h1{margin:.2rem 0 .1rem;font-size:1.7rem;overflow-wrap:anywhere}h2{margin:2.2rem 0 .6rem;padding-top:.6rem;border-top:1px solid var(--line);font-size:1.25rem}
 h3{margin:1.3rem 0 .4rem;font-size:1rem}p{margin:.5rem 0;max-width:60rem;overflow-wrap:anywhere}.dim{color:var(--dim)}.bad{color:var(--bad)}.good{color:var(--good)}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.8rem 0}a{color:var(--accent)}
