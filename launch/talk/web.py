@@ -107,19 +107,23 @@ def build_app(room: Room, hosts: list[str]) -> Any:
     routes = [Route(path, page) for path in _PAGE]
     routes += [Route(f"/vendor/{name}", vendor) for name in formatted.VENDOR]
     floods = Floods()
-
-    def fair(call: Any) -> Any:
-        async def answered(request: Request) -> Response:
-            if wait := floods.refuse(request.client.host if request.client else "", COSTS.get(call.__name__, 1), time.monotonic()):
-                told = {"error": f"Too many requests from your address; try again in {wait:.0f} s."}
-                return JSONResponse(told, status_code=429, headers={**_HEADERS, "Retry-After": f"{wait:.0f}"})
-            return await call(request)
-
-        return answered
-
-    routes += [Route(f"/api/{call.__name__}", fair(call), methods=["POST"]) for call in (start, restore, count, ask, stop, rate)]
+    routes += [Route(f"/api/{call.__name__}", _fair(call, floods), methods=["POST"]) for call in (start, restore, count, ask, stop, rate)]
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=hosts)  # a foreign page must not reach us under a name of its own
     return Starlette(routes=routes, middleware=[guard], exception_handlers={RefusedRequest: refuse})
+
+
+def _fair(call: Any, floods: Floods) -> Any:
+    """The call, or 429 for an address that asks for more than its share."""
+    from starlette.responses import JSONResponse
+
+    async def answered(request: Any) -> Any:
+        address = request.client.host if request.client else ""
+        if wait := floods.refuse(address, COSTS.get(call.__name__, 1), time.monotonic()):
+            told = {"error": f"Too many requests from your address; try again in {wait} s."}
+            return JSONResponse(told, status_code=429, headers={**_HEADERS, "Retry-After": str(wait)})
+        return await call(request)
+
+    return answered
 
 
 async def _body(request: Any) -> dict[str, Any]:
