@@ -1,9 +1,11 @@
 """Whole runs that train an adapter: checkpoints that peft loads, resumed at other numbers of ranks, never on another base."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -111,6 +113,64 @@ def test_a_run_starts_from_a_folder_that_was_written_by_hand(ground, tmp_path):
     ids, wanted = engine_logits(folder)
     by_hand = adapters.logits(adapters.read_plainly(tmp_path / "foreign", ground / "model"), ids)
     assert (by_hand - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_a_base_in_four_bits_is_merged_as_it_was_held_and_half_as_large(ground, tmp_path):
+    assert run_ranks(starts, 2, ground / "recipe.yaml", ["name=coarse", "steps=2", "model.quantize=nf4"]) == [(2, True)] * 2
+    folder = checkpoint_of(ground, 2, "coarse")
+    export(Request(checkpoint=folder, out=tmp_path / "merged", dtype=OF_RECIPE["fp32"], merge_adapter=True))
+    from transformers import AutoModelForCausalLM
+
+    from train.evaluation.loaded import load
+
+    ids, wanted = engine_logits(folder)
+    merged = adapters.logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval(), ids)
+    assert (merged - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert torch.equal(adapters.logits(load(folder, "fp32", torch.device("cpu"))[0], ids), merged)
+    fine = losses_of(ground / "runs" / "uncut")
+    assert all(0 < abs(loss - fine[step]) < 0.1 for step, loss in losses_of(ground / "runs" / "coarse").items())
+
+
+def held_bytes(world, recipe_path: Path, overrides: list[str]) -> tuple[float, float, int, int]:
+    """What tensors of this process hold after a step, and what was planned; parameters of base and adapter."""
+    from tests.made.tiny import pack_by_hand, random_documents
+    from train.engine import step, zero3
+    from train.engine.deepspeed_json import merged_config
+    from train.model.adapter_spec import spec_of
+    from train.model_files.shapes import described
+    from train.preflight.memory_items import Shape, plan
+    from train.recipe.load import load
+
+    def tensors() -> dict[int, int]:
+        found = {}
+        for one in gc.get_objects():
+            if isinstance(one, torch.Tensor):
+                found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        return found
+
+    recipe = load(recipe_path, overrides)
+    before = tensors()
+    engine, _, _ = zero3.start(recipe, world, Path(recipe.model.path), 1)
+    batch = pack_by_hand(random_documents(np.random.default_rng(world.rank), [20, 30]), 64)
+    step.take(engine, [batch], ["a"], world)
+    engine.release()
+    del batch
+    gc.collect()
+    held = sum(n for at, n in tensors().items() if at not in before)
+    model = described(Path(recipe.model.path) / "config.json")
+    shape = Shape.of(model, spec_of(recipe.adapter, model))
+    planned = plan(recipe, shape, world.size, world.size, merged_config(recipe, world.size, False)["zero_optimization"], False)
+    return held, planned.held("host"), shape.parameters, shape.trained
+
+
+def test_a_rank_holds_its_share_of_the_frozen_base_and_the_adapters_states_as_planned(ground, tmp_path):
+    tiny.save_tiny(tmp_path / "wide", hidden_size=512, intermediate_size=1536, num_hidden_layers=4)
+    words = [f"model.path={tmp_path / 'wide'}", "model.dtype=bf16", "adapter.train_also=[]", "adapter.rank=8"]
+    for held, planned, base, adapter in run_ranks(held_bytes, 2, ground / "recipe.yaml", words):
+        share = (2 * base + 18 * adapter) / 2  # weights, and of what is trained gradients, masters and moments
+        buffer = 4 * adapter  # gradients on their way to the other ranks
+        assert held <= 1.05 * (share + buffer), (held, share, buffer)
+        assert abs(held - planned) <= 0.05 * planned, (held, planned)
 
 
 def refusals(world, recipe_path: Path, runs: list[tuple[list[str], str]]) -> list[str]:
