@@ -44,6 +44,7 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
     r"_lora/checkpoints": "an adapter: tests/train/run/test_adapter.py, tests/train/export/test_lora.py",
     r"name=quickstart_lora": "the same, of a tiny model: tests/train/run/test_adapter.py",
+    r"launch/plan\.py.* --(table|measured|calibrate)": "a table, a measured run: tests/launch/test_plan.py, tests/train/preflight/planner",
     r"s3://": "an object store: tests/train/checkpoint/test_object_store.py",
     r"data_tools\.show --step": "tests/launch/test_documents.py",
     r"export_hf\.py old-model": "weights in torch's files: tests/train/foreign/torch_save",
