@@ -104,7 +104,7 @@ def _plan(args: argparse.Namespace) -> int:
         return 0
     print("\n".join([*([f"note: {model.note}"] if model.note else []), *said.memory_lines(made), *said.lines(made, bool(args.measured))]))
     if args.search:
-        print("\n".join(["", *said.search_lines(found)]))
+        print("\n".join(["", *said.search_lines(found, recipe, where)]))
     return 0
 
 
@@ -120,7 +120,7 @@ def _settled(recipe, file: str):
 def _table(args: argparse.Namespace) -> int:
     from train.preflight.planner.table import TableError, predicted
 
-    if fault := write_fault(args.out):
+    if fault := write_fault(args.out) or ("" if args.out.absolute().parent.is_dir() else "no such folder"):
         raise TableError(f"--out {args.out}: cannot be written ({fault}); give another file")
     try:
         text = args.table.read_text(encoding="utf-8-sig")

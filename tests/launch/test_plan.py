@@ -37,6 +37,11 @@ def test_a_run_that_does_not_fit_is_planned_all_the_same(capsys):
     assert found["fits"] is False and found["remedies"] and "DOES NOT FIT" in found["verdict"]
 
 
+def test_more_gpus_than_rows_are_told_of(capsys):
+    assert main(["cpt_70b", "--gpus", "1024", "--gpu-type", "H100", "--search"]) == 0
+    assert "tokens_per_step=2097152: 512 rows a step for 1024 GPUs; raise it" in capsys.readouterr().out
+
+
 def test_ranks_of_a_cpu_are_planned_in_main_memory(capsys):
     assert main(["quickstart", "--gpus", "2", "--gpu-type", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -61,6 +66,7 @@ def test_a_table_is_written_whole_beside_what_it_says(tmp_path, capsys):
         (["cpt_7b", "micro_batch=0", "--gpus", "8", "--gpu-type", "H100"], "micro_batch=0"),
         (["cpt_7b", "model.path=models/mixtral-8x7b", "--gpus", "8", "--gpu-type", "H100"], "mixture of experts"),
         ([*CPT, "--measured", "none.json"], "--measured none.json: cannot be read"),
+        (["--table", "none.csv", "--out", "no/x.csv"], "--out no/x.csv: cannot be written (no such folder)"),
         (["--table", "none.csv", "--out", "x.csv"], "--table none.csv: cannot be read"),
         (
             ["cpt_70b", "deepspeed=ds_configs/zero3_hpz.json", "--gpus", "12", "--gpu-type", "H100"],

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from train.preflight import memory_plan
-from train.preflight.planner.clusters import GBIT, GIB
+from train.preflight.planner.clusters import GBIT, GIB, Cluster
 from train.preflight.planner.forecast import Forecast
 from train.preflight.planner.search import Found
+from train.recipe.vocabulary import Recipe
 
 WORDS = {
     "products": "matrix products", "attention": "attention", "elementwise": "the memory's rate: norms, rotations, activations, loss",
@@ -82,7 +83,11 @@ def memory_lines(f: Forecast) -> list[str]:
     return memory_plan.lines(f.memory, f.model.shape)
 
 
-def search_lines(found: list[Found], most: int = 5) -> list[str]:
+def search_lines(found: list[Found], recipe: Recipe, cluster: Cluster, most: int = 5) -> list[str]:
+    if recipe.rows_per_step < cluster.gpus:
+        return [
+            f"tokens_per_step={recipe.tokens_per_step}: {recipe.rows_per_step} rows a step for {cluster.gpus} GPUs; raise it, or take fewer GPUs"
+        ]
     if not found:
         return ["nothing that was tried fits: more GPUs, or larger ones"]
     text = [f"{'tokens/s a GPU':>15}  {'MFU':>5}  {'GiB':>5}  words after the recipe"]
