@@ -173,10 +173,9 @@ def _added(tensor: Tensor, a: Tensor, b: Tensor, scale: float, embedded: bool) -
         product = high @ low
         change = ((product.T if embedded else product) * scale).reshape(-1).numpy()
         at = 0
-        for part in aligned(tensor):
-            part += change[at : at + len(part)]
+        for part in aligned(tensor):  # each valid until the next alone: what is yielded has to last longer
+            yield part + change[at : at + len(part)]
             at += len(part)
-            yield part
 
     return Tensor(tensor.shape, FP32, parts)
 

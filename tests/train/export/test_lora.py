@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.made import adapters, tiny
 from train.export.exporter import export
+from train.export.merge import ELEMENTS
 from train.export.plan import Request
 from train.export.source import ExportError
 from train.model_files.adapter import AdapterError
@@ -48,6 +49,17 @@ def test_a_merge_is_what_plain_torch_gives_bit_by_bit(base, tmp_path, kept, dtyp
     wanted = by_hand(weights(base), tensors, lambda name: 7 / 5, {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
     assert len(got) == len(wanted) == 21
     assert all(torch.equal(got[n], t) and got[n].dtype == t.dtype for n, t in wanted.items())
+
+
+def test_tensors_of_many_pieces_are_merged_bit_by_bit_too(tmp_path):
+    wide = {"hidden_size": 768, "intermediate_size": 2304, "tie_word_embeddings": True}
+    model = adapters.tiny_base(tmp_path / "base", **wide)
+    tensors = adapters.write(tmp_path / "adapter", model)
+    for dtype, kept in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        got = merged(tmp_path / "adapter", tmp_path / "base", tmp_path / dtype, dtype)
+        wanted = by_hand(weights(tmp_path / "base"), tensors, lambda name: 1.5, kept)
+        assert max(t.numel() for t in wanted.values()) > 6 * ELEMENTS
+        assert all(torch.equal(got[n], t) for n, t in wanted.items())
 
 
 def test_a_merge_computes_what_base_and_adapter_compute_side_by_side(base, tmp_path):
