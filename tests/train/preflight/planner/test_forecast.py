@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.made import tiny
-from train.preflight.planner.clusters import cluster, gpu_named
+from train.preflight.planner.clusters import cluster, gpu_named, with_memory
 from train.preflight.planner.forecast import Setting, attended, forecast
 from train.preflight.planner.measured import MeasuredError, factor
 from train.preflight.planner.models import of_recipe
@@ -42,6 +42,20 @@ def test_what_does_not_fit_says_so_with_remedies_that_fit_by_the_same_arithmetic
     [more] = [r for r in no.remedies if "ranks on" in r]
     assert made("cpt_70b", int(more.split()[0]), "H100").fits
     assert "DOES NOT FIT" in "\n".join(lines(no)) and as_json(no)["fits"] is False
+
+
+def test_a_run_that_would_fit_at_least_but_not_as_expected_does_not_fit():
+    """By what is sure alone it fits (a run is refused for that alone, once it is there); the plan counts what is expected, too."""
+    recipe, gpu, plain = load("cpt_7b"), gpu_named("A100"), made("cpt_7b", 8, "A100")
+    sure, expected = plain.memory.need("device") / GIB, plain.peak / GIB
+    assert sure + 1 < expected
+
+    def of(gib: float):
+        return forecast(recipe, of_recipe(recipe), cluster(with_memory(gpu, gib), 8))
+
+    assert "will take about" in of((sure + expected) / 2).short[0] and of((sure + expected) / 2).remedies
+    assert of(1.02 * expected).fits and "near the limit" in of(1.02 * expected).near[0]
+    assert of(1.2 * expected).fits and not of(1.2 * expected).near
 
 
 def test_main_memory_is_judged_where_it_is_said():

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from train.preflight.planner.calibrated import constants
-from train.preflight.planner.clusters import GBIT, Cluster, cluster, gpu_named
+from train.preflight.planner.clusters import GBIT, Cluster, ClusterError, cluster, gpu_named
 from train.preflight.planner.job import AGAIN, Job
 from train.preflight.planner.models import sizes_of
 from train.preflight.planner.timing import Constants, predict
@@ -104,6 +104,24 @@ def test_parts_are_the_whole_and_the_bottleneck_is_the_largest():
     assert sum(slow.parts.values()) == pytest.approx(1) and slow.bottleneck == "network"
     assert predict(job(), on(64, gigabits=3200), constants()).bottleneck == "products"
     assert predict(job(SEVEN, offload="optimizer", micro_steps=1, micro_batch=1), on(8), constants()).bottleneck == "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A100-40GB", "A100-40"), ("NVIDIA A100-SXM4-40GB", "A100-40"), ("a100_80gb", "A100"), ("8x A100 80GB", "A100"), ("A100 PCIe 80GB", "A100 PCIe"),
+        ("NVIDIA H100 80GB HBM3", "H100"), ("H100-96GB(500W)", "H100 (500 W)"), ("h100 pcie", "H100 PCIe"), ("H200", "H200"), ("GH200", "GH200"),
+        ("NVIDIA L40S", "L40S"), ("L4", "L4"), ("RTX A6000", "A6000"), ("MI250", "MI250X"), ("AMD Instinct MI300X", "MI300X"), ("Tesla V100-SXM2-32GB", "V100"),
+        ("RTX 4090", "RTX 4090"), ("cpu", "CPU"),
+        ("H1000", None), ("A1000", None), ("TPU v5p", None), ("T4", None), ("", None), ("CPU cluster", None),
+    ],
+)  # fmt: skip
+def test_gpus_go_by_the_names_that_drivers_tables_and_people_give_them(text, name):
+    if name is None:
+        with pytest.raises(ClusterError, match="not known; one of"):
+            gpu_named(text)
+    else:
+        assert gpu_named(text).name == name
 
 
 def test_nodes_are_whole_and_get_the_network_that_is_said():
