@@ -1,5 +1,6 @@
 """What a step computes on: one micro-batch of packed rows as tensors, cut from `PackedRows` without a copy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -44,5 +45,15 @@ class PackedBatch:
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> "PackedBatch":
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if f.type is torch.Tensor}
-        return replace(self, **moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PackedBatch":
+        """In memory that a GPU can read by itself, so that `to` need not wait for the copy."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Tell the allocator of another stream that reads it."""
+        self._each(lambda tensor: tensor.record_stream(stream) or tensor)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PackedBatch":
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self) if f.type is torch.Tensor})

@@ -7,6 +7,7 @@ loader stands is an epoch and a row of its plan, so that a resume seeks and repl
 state never counts what the caller has not been given.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -75,6 +76,13 @@ class Loader:
         self._last, self._used = step, step.after
         self.data_wait_seconds += time.perf_counter() - begun
         return step.batches
+
+    def next_targets(self) -> float:
+        """Targets in this rank's part of the next step; nan where it is not built yet, or not to be built."""
+        coming = self._ahead[0] if self._ahead else None
+        if coming is None or not coming.done() or coming.exception() is not None:
+            return math.nan
+        return sum(batch.supervised for batch in coming.result().batches)
 
     def step_documents(self) -> list[tuple[str, str, int, int]]:
         """(source, document id, start, stop) of every segment of the step last returned, of all ranks, in order."""

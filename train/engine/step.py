@@ -1,15 +1,17 @@
 """One optimizer step, the same for a run and for every benchmark.
 
 1. how many targets the whole global batch has, over all ranks, so that packing and masks cannot skew the loss;
-2. forward and backward of this rank's micro-batches;
-3. one all-reduce: loss, loss per source, counts, and what the caller wants agreed on (stop, a failed save, waiting time);
+2. forward and backward of this rank's micro-batches, each copied to the device while the one before is computed;
+3. one all-reduce: loss, loss per source, counts, and what the caller wants agreed on (stop, a failed save, waiting time, the next step's
+   targets, so that its forward need not wait for the ranks to count them);
 4. the update, which a gradient norm that is not finite, or a loss or norm the caller does not accept, turns into none.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,8 @@ from train.data.batch import PackedBatch
 from train.data.packing import IGNORED
 from train.engine.zero3 import Engine
 from train.world.ranks import World
+
+NEXT_TARGETS = "next targets"
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,14 @@ def take(
 
     Args:
         sources: names, in the order of `PackedBatch.source`.
-        own: this rank's numbers for the all-reduce, asked when the gradients are there; the same keys on every rank.
+        own: this rank's numbers for the all-reduce, asked when the gradients are there; the same keys on every rank. NEXT_TARGETS among them:
+            of this rank's part of the step that follows, or nan where they are not known yet.
         before_update: called with their sums when all ranks know of each other; what it raises leaves the weights as they are.
         accept: asked with loss and gradient norm, the same on every rank, whether to make the update.
     """
-    [supervised] = world.sum([sum(b.supervised for b in batches)])
+    supervised, engine.next_targets = engine.next_targets, None
+    if supervised is None:
+        [supervised] = world.sum([sum(b.supervised for b in batches)])
     losses, per_source = forward_backward(engine, batches, int(supervised), world)
     counts, tokens, squares = _contents(batches, len(sources))
     world.beat.phase("agreement")
@@ -75,6 +82,8 @@ def take(
         sums[-2:],
     )
     agreed_on = dict(zip(mine, agreed, strict=True))
+    if not math.isnan(ahead := agreed_on.get(NEXT_TARGETS, math.nan)):
+        engine.next_targets = int(ahead)
     before_update(agreed_on)
     loss = total / max(supervised, 1)
     grad_norm = engine.step(lambda norm: accept(loss, norm))
@@ -95,12 +104,35 @@ def forward_backward(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Sums of token losses and their parts per source, a micro-batch each, on the device: reading them is the caller's synchronisation."""
     losses, per_source = [], []
-    for k, batch in enumerate(batches):
+    for k, batch in enumerate(on_device(batches, world.device)):
         # a step without a single target still runs, so that every rank makes the same calls; its gradient is zero
-        loss, parts = engine.backward(batch.to(world.device), max(supervised, 1), last=k == len(batches) - 1)
+        loss, parts = engine.backward(batch, max(supervised, 1), last=k == len(batches) - 1)
         losses.append(loss)
         per_source.append(parts)
     return losses, per_source
+
+
+def on_device(batches: Sequence[PackedBatch], device: torch.device) -> Iterator[PackedBatch]:
+    """The batches, in order; on CUDA each is copied from pinned memory on a stream of its own while the one before is computed."""
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    stream, coming = _copies(device), None
+    for batch in [*batches, None]:
+        here, coming = coming, None
+        if batch is not None:
+            with torch.cuda.stream(stream):
+                coming = batch.pinned().to(device), stream.record_event()
+        if here is not None:
+            moved, copied = here
+            torch.cuda.current_stream(device).wait_event(copied)
+            moved.used_by(torch.cuda.current_stream(device))  # its memory is the copies' stream's, and must not be taken again too early
+            yield moved
+
+
+@functools.cache
+def _copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def _contents(batches: Sequence[PackedBatch], sources: int) -> tuple[np.ndarray, float, float]:

@@ -73,6 +73,7 @@ class Engine:
         self._traces = Traces(self._zero.parameter_offload.get_param_coordinator())
         self.grad_norm = float("nan")
         self.updated = False  # whether the last step changed the weights
+        self.next_targets: int | None = None  # of all ranks, where the last step has told; None: to be counted
         self._accept: Callable[[float], bool] = lambda norm: True
         # DeepSpeed asks for the norms between backward and update; one that is not finite makes it drop the gradients and change nothing
         self._norm_groups, self._zero._get_norm_groups = self._zero._get_norm_groups, self._accepted_norm_groups

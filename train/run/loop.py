@@ -68,7 +68,7 @@ def run(recipe: Recipe, world: World, resume_from: str = "auto", stops: Stops | 
 
         def own() -> dict[str, float]:
             slow = started.stragglers.mine(world.rank, loader.data_wait_seconds, started.products.taken())
-            return {"stop": stops.wanted(), "save failed": saver.failed, **slow}
+            return {"stop": stops.wanted(), "save failed": saver.failed, step.NEXT_TARGETS: loader.next_targets(), **slow}
 
         def before_update(agreed: dict[str, float]) -> None:
             if agreed["save failed"]:
@@ -103,6 +103,7 @@ def _heed(started: Started, state: TrainState) -> TrainState:
         raise stopped(state.step, follows.stop, [f"{source}/{id}" for source, id, _, _ in documents])
     if follows.rewind:
         state = rewind(started, state)
+        started.engine.next_targets = None  # of another step
         started.goodput.spent("rewound", time.time())
     return state
 

@@ -42,6 +42,10 @@ class World:
         """The launcher's variables, which deepspeed reads too; alone without them. Raises WorldError where they contradict each other."""
         place = place_of(os.environ)
         _ninja_of_this_python()
+        if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+            os.environ["PYTORCH_CUDA_ALLOC_CONF"] = (
+                "expandable_segments:True"  # layers gathered and let go leave no holes; read at first use
+            )
         if torch.cuda.is_available():
             device = torch.device("cuda", place.local_rank)
             torch.cuda.set_device(device)

@@ -149,6 +149,19 @@ def test_supervised_tokens_of_a_step_add_up_to_the_same_at_any_world_size():
     assert min(supervised(1)) > 0
 
 
+def test_the_targets_of_the_next_step_are_known_once_it_is_built():
+    ahead = loader(prefetch_steps=1, rank=1, world_size=2)
+    assert math.isnan(ahead.next_targets()), "nothing is built before the first step is asked for"
+    for _ in range(6):
+        ahead.next_step()
+        ahead._ahead[0].result(timeout=60)
+        told = ahead.next_targets()
+        assert told == sum(batch.supervised for batch in ahead._ahead[0].result().batches) > 0
+    ahead.load_state_dict(ahead.state_dict())
+    assert math.isnan(ahead.next_targets()), "another place may follow"
+    ahead.close()
+
+
 def test_places_beyond_the_steps_rows_are_padding_without_labels():
     four = [loader(rank=r, world_size=4, micro_batch_rows=3, rows_per_step=8) for r in range(4)]
     last = four[3].next_step()
