@@ -24,6 +24,22 @@ class Kept:
     def layers(self) -> int:
         return self.all + self.products + self.input
 
+    def words(self) -> str:
+        parts = (
+            (self.all, "all of them"),
+            (self.products, "those of matrix products and attention"),
+            (self.input, "their input alone"),
+        )
+        return ", ".join(f"{count} layers keep {what}" for count, what in parts if count)
+
+    def more_work(self, layer: int, computed: int) -> float:
+        """The share of a step's FLOPs that computing again adds: a forward, a third of them, of the layers that keep their input alone.
+
+        Args:
+            layer: elements of a layer. computed: of all but an untied input embedding.
+        """
+        return self.input * layer / (3 * computed)
+
 
 def kept(wanted: str, layers: int, budget: float | None = None, layer_bytes: float = 0.0) -> Kept:
     """What `model.activation_checkpointing` means for so many layers.

@@ -108,7 +108,7 @@ def build(config: Any, recipe: Model, device: torch.device, sources: int, rank_t
     keep = _kept(config, recipe, dtype.itemsize * rank_tokens)
     set_checkpointing(layers, keep)
     if recipe.activation_checkpointing == "selective":
-        said += f"; activations: {keep.products} layers keep matrix products and attention, {keep.input} their input alone"
+        said += f"; activations: {keep.words()}"
     for buffer_owner in hf.modules():
         for name, buffer in list(buffer_owner._buffers.items()):
             if buffer is not None:

@@ -6,8 +6,9 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
@@ -15,16 +16,18 @@ from data_tools.shards.reader import Shards
 from train.data.mixture import SourceSpec, tokens_available
 from train.data.plans import Plans
 from train.engine.deepspeed_json import adam_kernel, meant_for_cuda, merged_config
+from train.engine.gathering import sized
 from train.model.adapter_spec import spec_of
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
-from train.preflight.memory_items import Plan, Shape, plan
+from train.preflight.memory_items import Plan, Shape, activations_kept, plan
 from train.preflight.planner.clusters import cluster, gpu_named
 from train.preflight.planner.forecast import Setting, attended, forecast, of_some_length
 from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_recipe
 from train.preflight.unready import beyond_positions, nearest, unready
+from train.preflight.wire import bytes_a_step, cheaper
 from train.recipe.vocabulary import Adapter, Recipe
 from train.world.machine import FreeBytes
 
@@ -133,7 +136,13 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
             "optimizer",
             f"AdamW ({adam_kernel(recipe, config['zero_optimization'], on_cuda)}), betas {recipe.optim.betas}, eps {recipe.optim.eps:g}, decay {recipe.optim.weight_decay:g}, clip {recipe.optim.clip:g}",
         ),
-        ("engine", f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}"),
+        (
+            "engine",
+            f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}, a layer gathered at a time{' and compiled' * recipe.model.compile}, "
+            f"gradients sent in {recipe.optim.reduce_dtype}",
+        ),
+        *(_work(recipe, shape) if shape else []),
+        *(_between_nodes(recipe, shape, ranks, config, accumulation) if shape and on_cuda and ranks > GPUS_OF_A_NODE else []),
         *facts,
         *(_sizes(recipe, shape, memory) if shape else []),
         *(_speed(recipe, ranks) if shape and on_cuda else []),
@@ -146,6 +155,30 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
     faults = [*unready(recipe, memory, asked.elsewhere), *_too_large(recipe, shape, memory, asked.gpu_bytes, on_cuda)]
     text += ["not here yet:"] + [f"  - {m}" for m in missing] if missing else ["all inputs are here"] if not faults else []
     return Explained("\n".join(text), faults)
+
+
+def _work(recipe: Recipe, shape: Shape) -> list[tuple[str, str]]:
+    keep = activations_kept(recipe, shape)
+    more = keep.more_work(shape.layer, shape.parameters - shape.vocabulary * shape.hidden)
+    return [("activations", f"{recipe.model.activation_checkpointing}: {keep.words()}" + (f"; {more:.0%} more work" if more else ""))]
+
+
+def _between_nodes(recipe: Recipe, shape: Shape, ranks: int, config: dict[str, Any], accumulation: int) -> list[tuple[str, str]]:
+    """What crosses between nodes, and what would make it less."""
+    zero = sized(config["zero_optimization"], shape.layer, shape.parameters) | {"stage3_param_persistence_threshold": 0}
+    element = OF_RECIPE[recipe.model.dtype].itemsize
+    sent = {"fp32": 4, "bf16": 2}
+    of = partial(
+        bytes_a_step, [shape.parameters], ranks=ranks, nodes=-(-ranks // GPUS_OF_A_NODE), micro_steps=accumulation, element=element
+    )
+    now, gradient = of(zero, gradient=sent[recipe.optim.reduce_dtype]), sent[recipe.optim.reduce_dtype]
+    possible = (
+        zero.get("zero_hpz_partition_size", 1) == 1 and zero.get("offload_param", {}).get("device") != "cpu" and not ranks % GPUS_OF_A_NODE
+    )
+    hpz = of(zero | {"zero_hpz_partition_size": GPUS_OF_A_NODE}, gradient=gradient) if possible else None
+    low = of(zero, gradient=2) if gradient > 2 else None
+    first, *more = cheaper(now, hpz, low, element * shape.parameters / GPUS_OF_A_NODE)
+    return [("between nodes", first), *(("", line) for line in more)]
 
 
 def _length(recipe: Recipe, written: Recipe) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.engine.gathering import sized
-from train.model.activations import kept, product_elements
+from train.model.activations import Kept, kept, product_elements
 from train.model_files import nf4
 from train.model_files.adapter import Spec, linears
 from train.model_files.dtypes import OF_RECIPE
@@ -209,6 +209,13 @@ def of_a_block(hidden: int, kv_width: int, mlp: int) -> int:
     return 6 * hidden + 2 * kv_width + 3 * mlp
 
 
+def activations_kept(recipe: Recipe, shape: Shape) -> Kept:
+    """How many layers keep which activations."""
+    model, tokens = recipe.model, recipe.micro_batch * recipe.data.seq_len
+    products = tokens * _element(recipe) * product_elements(shape.hidden, shape.mlp, shape.kv_width)
+    return kept(model.activation_checkpointing, shape.layers, model.activation_budget and model.activation_budget * 2**30, products)
+
+
 def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     """What the backward pass needs of the forward: at least what fused kernels keep, at most what was measured of eager modules.
 
@@ -220,8 +227,7 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     least = tokens * element * of_a_block(shape.hidden, shape.kv_width, shape.mlp)
     most = max(least, tokens * element * 28 * shape.hidden)
     products = tokens * element * product_elements(shape.hidden, shape.mlp, shape.kv_width)
-    model = recipe.model
-    keep = kept(model.activation_checkpointing, shape.layers, model.activation_budget and model.activation_budget * 2**30, products)
+    keep = activations_kept(recipe, shape)
     whole = keep.all + (keep.all < shape.layers)  # and one while it is computed again
     inputs = tokens * element * shape.hidden * (shape.layers - whole + 4)  # and the last hidden state, its norm, their gradients
     if keep.products:

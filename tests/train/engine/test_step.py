@@ -296,3 +296,32 @@ def test_a_step_whose_targets_were_told_by_the_last_one_is_the_same_and_waits_on
         counted, told = found[:6], found[6:]
         assert [f[:3] for f in counted] == [f[:3] for f in told] and len({f[2] for f in told}) > 3
         assert [a[3] - b[3] for a, b in zip(counted, told, strict=True)] == [0, 1, 0, 1, 1, 1]
+
+
+def steps_sent_in(world, folder: Path, rows: list, masks: list, dtype: str) -> tuple[list, bool]:
+    """Losses and norms of twelve steps of two micro-batches, and whether gradients are summed up in fp32."""
+    import dataclasses
+
+    from train.engine import step
+    from train.engine.zero3 import start
+
+    recipe = recipe_for(folder)
+    recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, reduce_dtype=dtype))
+    engine, _, _ = start(recipe, world, folder, 1)
+    found = []
+    for number in range(12):
+        engine.set_lr(1e-3)
+        some = slice(4 * (number % 4), 4 * (number % 4) + 4)
+        totals = step.take(engine, cut(rows[some], masks[some], world, 1), ["a"], world)
+        found.append((totals.loss, totals.grad_norm))
+    return found, engine._zero.grad_partitions_flat_buffer.dtype == torch.float32
+
+
+def test_gradients_sent_in_bf16_are_rounded_and_lead_to_the_same_losses(tmp_path):
+    folder = tiny.save_tiny(tmp_path / "model")
+    rows, masks = mixed_rows()
+    (exact, in_fp32), (rounded, too) = (run_ranks(steps_sent_in, 2, folder, rows, masks, dtype)[0] for dtype in ("fp32", "bf16"))
+    assert in_fp32 and too
+    apart = [max(abs(a - b) / a for a, b in zip(x, y, strict=True)) for x, y in zip(zip(*exact), zip(*rounded), strict=True)]
+    print(f"\nbf16 on the wire, 12 steps: losses within {apart[0]:.1e}, norms within {apart[1]:.1e} of fp32")
+    assert 1e-7 < apart[0] <= 1e-3 and 1e-5 < apart[1] <= 1e-2, apart  # a bf16 number has 8 bits: rounded by 2e-3 each, not all one way
