@@ -3,6 +3,7 @@
 # make check        ruff, the layout, and the tests that start no ranks or commands: a minute or two
 # make test         all but the longest, two at once: under 12 minutes on 2 cores, without a GPU
 # make soak         the longest tests: many kills, many launches
+# make gpu          the tests that need a GPU, which skip themselves where there is none
 # make lint         ruff
 # INPUT=file.jsonl make quickstart         on your own documents, one JSON object with "text" a line
 # INPUT=file.jsonl make quickstart-chat    on your own conversations, one JSON object with "messages" a line
@@ -17,7 +18,7 @@ CORES ?= 2
 TOGETHER = -n $(CORES) --dist loadfile --no-loadscope-reorder
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: setup quickstart quickstart-chat check test soak lint clean
+.PHONY: setup quickstart quickstart-chat check test soak gpu lint clean
 setup: $(READY)
 
 $(READY): constraints.txt setup.py launch/setup.sh
@@ -39,6 +40,9 @@ test: setup
 
 soak: setup
 	$(PY) -m pytest -m soak
+
+gpu: setup
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} DS_ACCELERATOR=$$(nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu) $(PY) -m pytest -q -m gpu
 
 lint: setup
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -137,7 +137,7 @@ def enter_world(rank: int, size: int, port: int) -> Any:
     """A connected World in this process."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(size), LOCAL_SIZE=str(size), MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1",
+        MASTER_PORT=str(port), DS_ACCELERATOR=os.environ.get("DS_ACCELERATOR", "cpu"), OMP_NUM_THREADS="1",
     )  # fmt: skip
     import torch
 
