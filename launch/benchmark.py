@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ if not __package__:  # run as a script: put the checkout, not launch/, on the im
 from data_tools.files.atomic import write_fault
 from data_tools.work.errors import message
 from train.benchmark.circumstances import circumstances, keep, require_keepable
+from train.world.launchers import place_of
 
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
 PARTS = {
@@ -31,13 +34,15 @@ PARTS = {
     "export": "train.benchmark.export",
     "checkpoint": "train.benchmark.checkpoint",
 }
+UNPRINTED = ("recipe", "job", "steps_taken", "runs", "tokens_per_second_per_gpu", "mfu", "peak_memory_gib")  # for programs
+REGRESSION = 3  # exit code of a comparison whose second result is slower
 EXAMPLE = """example:
   python launch/benchmark.py {part} {words}--json {part}.json
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _without_local_rank(list(sys.argv[1:] if argv is None else argv))
     parts = [part for part, module in PARTS.items() if importlib.util.find_spec(module)]
     parser = argparse.ArgumentParser(
         prog="benchmark.py",
@@ -48,6 +53,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("part", choices=parts, help="what to measure; PART --help tells its options")
     part = parser.parse_args(words[:1]).part
     module = importlib.import_module(PARTS[part])
+    args = _parser(part, module).parse_intermixed_args(words[1:])  # options may stand between key=value words
+    rank = place_of(os.environ).rank
+    if args.json and (fault := write_fault(args.json) or ("" if args.json.absolute().parent.is_dir() else "no such folder")):
+        return _complain(f"--json {args.json}: cannot be written ({fault}); give another file", rank)
+    begun = datetime.now(UTC)
+    try:
+        if args.keep:
+            require_keepable(args.keep)
+        result = module.run(args)
+    except (ValueError, OSError) as error:
+        if (said := message(error, "the folder for temporary files")) is None:
+            raise
+        return _complain(said, rank)
+    except KeyboardInterrupt:
+        return 130
+    if rank == 0:
+        report = {
+            "command": shlex.join(["python", "launch/benchmark.py", *words]),
+            **circumstances(),
+            "date": begun.isoformat(timespec="seconds"),
+        } | result
+        _tell(report, result, part, args)
+    _leave_group()
+    return REGRESSION if result.get("verdict") == "slower" else 0
+
+
+def _parser(part: str, module: Any) -> argparse.ArgumentParser:
     parser = _Counts(
         prog=f"benchmark.py {part}",
         description=(module.__doc__ or "").strip(),
@@ -61,39 +93,47 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--keep", metavar="NAME", help="also keep them in the repository: launch/results/NAME.json and a line of the table there"
     )
-    args = parser.parse_args(words[1:])
-    if args.json and (fault := write_fault(args.json) or ("" if args.json.absolute().parent.is_dir() else "no such folder")):
-        print(f"error: --json {args.json}: cannot be written ({fault}); give another file", file=sys.stderr)
-        return 1
-    begun = datetime.now(UTC)
-    try:
-        if args.keep:
-            require_keepable(args.keep)
-        result = module.run(args)
-    except (ValueError, OSError) as error:
-        if (said := message(error, "the folder for temporary files")) is None:
-            raise
-        print(f"error: {said}", file=sys.stderr)
-        return 1
-    report = {
-        "command": shlex.join(["python", "launch/benchmark.py", *words]),
-        **circumstances(),
-        "date": begun.isoformat(timespec="seconds"),
-    }
-    print(_table(result))
+    return parser
+
+
+def _tell(report: dict[str, Any], result: dict[str, Any], part: str, args: argparse.Namespace) -> None:
+    print(_tables(result))
     print(f"{report['machine']}; commit {report['commit']}; {report['date']}")
     if args.json:
-        args.json.write_text(json.dumps(report | result, indent=1) + "\n")
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"{part}: {len(result.get('rows', []))} rows, written to {args.json}")
     if args.keep:
-        print(f"{part}: kept as {keep(report | result, part, args.keep)}, with a line in the README.md beside it")
-    return 0
+        print(f"{part}: kept as {keep(report, part, args.keep)}, with a line in the README.md beside it")
+
+
+def _without_local_rank(words: list[str]) -> list[str]:
+    """What DeepSpeed's launcher puts in front goes into the environment, where torchrun has it, too."""
+    for word in [word for word in words if word.startswith("--local_rank=")]:
+        words.remove(word)
+        os.environ.setdefault("LOCAL_RANK", word.partition("=")[2])
+    return words
+
+
+def _complain(said: str, rank: int) -> int:
+    """One message: the other ranks give rank 0, and the launcher that ends them, a head start."""
+    if rank:
+        time.sleep(5)
+    print(f"{f'rank {rank}: ' if rank else ''}error: {said}", file=sys.stderr)
+    return 1
+
+
+def _leave_group() -> None:
+    """Ranks that a launcher started end together."""
+    dist = sys.modules.get("torch.distributed")
+    if dist and dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 class _Counts(argparse.ArgumentParser):
     """Whose numbers are counts and sizes: above 0, but for those of which there may be none."""
 
-    MAY_BE_NONE = ("--warmup", "--local_rank")
+    MAY_BE_NONE = ("--warmup",)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         if (kind := options.get("type")) in (int, float) and not set(names) & set(self.MAY_BE_NONE):
@@ -112,16 +152,35 @@ def _above_0(kind: type) -> Callable[[str], Any]:
     return cast
 
 
-def _table(result: dict[str, Any]) -> str:
-    """`rows` as aligned columns, everything else as `name: value` lines above them."""
-    lines = [f"{key}: {value}" for key, value in result.items() if key != "rows"]
-    rows = result.get("rows", [])
+def _tables(result: dict[str, Any]) -> str:
+    """Values as `name: value` lines, then what comes in rows as aligned columns, the main table last; what is for programs is left out."""
+    lines = [f"{key}: {_words(value)}" for key, value in result.items() if key not in UNPRINTED and not _is_table(value)]
+    tables = {key: value for key, value in result.items() if key not in UNPRINTED and key != "rows" and _is_table(value)}
+    for name, rows in tables.items():
+        lines += ["", f"{name}:", *_table(rows)]
+    if tables and result.get("rows"):
+        lines.append("")
+    return "\n".join([*lines, *_table(result.get("rows", []))])
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+def _words(value: Any) -> str:
+    return (
+        ", ".join(f"{k} {_cell(v)}" for k, v in value.items()) if isinstance(value, dict) else _cell(value) if value is None else str(value)
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Aligned; a table of few rows and many columns lies on its side."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows)]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
-    for row in cells if rows else []:
-        lines.append("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]))
-    return "\n".join(lines)
+    if len(columns) > 10 and len(rows) <= 4:
+        cells = [list(row) for row in zip(*cells)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in cells if rows]
 
 
 def _cell(value: Any) -> str:

@@ -29,6 +29,22 @@ class BenchError(ValueError):
 
 def launch(module: str, job: dict[str, Any], ranks: int) -> dict[str, Any]:
     """`module.measure(job, world)` in `ranks` processes of this machine, by the deepspeed launcher; rank 0's result."""
+    with tempfile.TemporaryDirectory() as folder:
+        command, result, env = prepared(module, job, ranks, Path(folder))
+        subprocess.run(command, env=env, stdout=sys.stderr, check=False)
+        if not result.exists():
+            raise BenchError(f"{ranks} ranks did not finish; the message of the first to fail stands above")
+        found = json.loads(result.read_text())
+        if "error" in found:
+            raise BenchError(found["error"])
+        return found
+
+
+def prepared(module: str, job: dict[str, Any], ranks: int, folder: Path) -> tuple[list[str], Path, dict[str, str]]:
+    """The command that measures in processes of their own, where it will leave rank 0's result or its error, and its environment.
+
+    One rank is a plain process, several are started by the deepspeed launcher.
+    """
     import torch
 
     from train.world.ranks import free_port
@@ -36,14 +52,11 @@ def launch(module: str, job: dict[str, Any], ranks: int) -> dict[str, Any]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if not torch.cuda.is_available():
         env = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))} | env
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(json.dumps({"module": module, "job": job, "result": f"{folder}/result.json"}))
-        words = ["--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "train.benchmark.ranks", str(path)]
-        subprocess.run([sys.executable, "-m", "deepspeed.launcher.runner", *words], env=env, stdout=sys.stderr, check=False)
-        if not (Path(folder) / "result.json").exists():
-            raise BenchError(f"{ranks} ranks did not finish; the message of the first to fail stands above")
-        return json.loads((Path(folder) / "result.json").read_text())
+    path = folder / "job.json"
+    path.write_text(json.dumps({"module": module, "job": job, "result": f"{folder}/result.json"}))
+    own = ["-m", "train.benchmark.ranks", str(path)]
+    words = ["--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "train.benchmark.ranks", str(path)]
+    return [sys.executable, *(own if ranks == 1 else ["-m", "deepspeed.launcher.runner", *words])], folder / "result.json", env
 
 
 def small_recipe(job: dict[str, Any], world: Any) -> Recipe:
@@ -136,6 +149,8 @@ def main(argv: list[str]) -> int:
         if not type(error).__module__.startswith(("train.", "data_tools.")):
             raise
         world.log0(str(error))
+        if world.rank == 0:
+            Path(given["result"]).write_text(json.dumps({"error": str(error)}))
         return 1
     if world.rank == 0:
         Path(given["result"]).write_text(json.dumps(result))

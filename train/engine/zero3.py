@@ -243,30 +243,9 @@ def start(
     Args:
         config_folder: where config.json is, when the weights are not on a disk. adapter_from: an adapter's folder or checkpoint, to start from.
     """
-    config = merged_config(recipe, world.size, world.device.type == "cuda")
-    if OF_RECIPE[recipe.model.dtype] is BF16 and world.device.type == "cpu":
-        world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
-    if world.device.type == "cpu" and not world.threads_set_by_user:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
-    model, said = model_room.build(
-        model_room.config_of(config_folder or folder), recipe.model, world.device, sources, recipe.micro_batch * recipe.data.seq_len
-    )
     base = described((config_folder or folder) / "config.json") if recipe.adapter else None
-    if base:
-        spec = spec_of(recipe.adapter, base, adapter_from)
-        lora.attach(model, spec)
-        zero = config["zero_optimization"]  # its buffer is made at full size, whatever there is to reduce
-        config["zero_optimization"] = zero | {"reduce_bucket_size": min(int(zero.get("reduce_bucket_size", 5e8)), lora.trained(model))}
-        said += f"; adapter: {spec.words()}"
-        if recipe.model.quantize == "nf4":
-            left = nf4.attach(model_room.decoder_layers(model.hf))
-            said += "; base in 4 bits (nf4)" + (f", but for {left} weights that make no whole blocks of 64" if left else "")
-    layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
-    sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
-    config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
-    gathering.by_layer(model, layers, zero)
-    model_room.shard(model, config, world.device)
-    nf4.mark(model)
+    spec = spec_of(recipe.adapter, base, adapter_from) if base else None
+    model, config, said = sharded(recipe, world, model_room.config_of(config_folder or folder), sources, spec)
     loaded = _load(model, recipe, world, folder)
     with _building(recipe, world, config):
         engine = Engine(recipe, world, model, config)
@@ -276,6 +255,35 @@ def start(
         adapter.fill(engine.trained, engine.set_master, base, adapter_from, recipe.seed, world)
     engine.release()
     return engine, loaded, f"{said}; Adam: {engine.kernel}"
+
+
+def sharded(recipe: Recipe, world: World, shape: Any, sources: int, adapter: Any = None) -> tuple[model_room.PackedCausalLM, dict, str]:
+    """The model of a transformers config in slices of uninitialised memory, the engine's config for it, and what was chosen.
+
+    Args:
+        adapter: what is attached to it (adapter_spec.Spec).
+    """
+    config = merged_config(recipe, world.size, world.device.type == "cuda")
+    if OF_RECIPE[recipe.model.dtype] is BF16 and world.device.type == "cpu":
+        world.log0("model.dtype=bf16 on a CPU: correct, but slower than fp32 on processors without bf16 units")
+    if world.device.type == "cpu" and not world.threads_set_by_user:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+    model, said = model_room.build(shape, recipe.model, world.device, sources, recipe.micro_batch * recipe.data.seq_len)
+    if adapter:
+        lora.attach(model, adapter)
+        zero = config["zero_optimization"]  # its buffer is made at full size, whatever there is to reduce
+        config["zero_optimization"] = zero | {"reduce_bucket_size": min(int(zero.get("reduce_bucket_size", 5e8)), lora.trained(model))}
+        said += f"; adapter: {adapter.words()}"
+        if recipe.model.quantize == "nf4":
+            left = nf4.attach(model_room.decoder_layers(model.hf))
+            said += "; base in 4 bits (nf4)" + (f", but for {left} weights that make no whole blocks of 64" if left else "")
+    layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
+    config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
+    gathering.by_layer(model, layers, zero)
+    model_room.shard(model, config, world.device)
+    nf4.mark(model)
+    return model, config, said
 
 
 def _of_base(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

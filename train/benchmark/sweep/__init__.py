@@ -1,0 +1,1 @@
+"""Many measurements of a step, each in fresh processes: over values of a recipe's keys, or for the largest micro-batch."""
