@@ -33,6 +33,7 @@ PARTS = {
     "load": "train.benchmark.load",
     "export": "train.benchmark.export",
     "checkpoint": "train.benchmark.checkpoint",
+    "gpu": "train.benchmark.gpu.calls",
 }
 UNPRINTED = ("recipe", "job", "steps_taken", "runs", "tokens_per_second_per_gpu", "mfu", "peak_memory_gib")  # for programs
 REGRESSION = 3  # exit code of a comparison whose second result is slower
