@@ -25,7 +25,7 @@ MARK = "ASTROLLAMA_BENCHMARK"  # in the environment of all processes of an attem
 DEVICE_MEMORY = re.compile(r"OutOfMemoryError|(CUDA|HIP|NCCL)\b.{0,40}out of memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
 HOST_MEMORY = re.compile(r"\bMemoryError|[Cc]annot allocate memory|can't allocate memory|std::bad_alloc|not enough memory")
 KILLED = re.compile(r"return code = -9\b|exitcode\s*: -9\b|Signal 9\b")
-Outcome = Literal["measured", "out of device memory", "out of host memory", "crashed", "hung", "refused", "would not fit"]
+Outcome = Literal["measured", "out of device memory", "out of host memory", "crashed", "hung", "refused", "would not fit", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ def attempt(job: Job, ranks: int, limit: float, log: Path) -> Attempt:
         return watched(command, env, result, limit, log)
 
 
-def watched(command: list[str], env: dict[str, str], result: Path, limit: float, log: Path) -> Attempt:
+def watched(command: list[str], env: dict[str, str], result: Path, limit: float, log: Path, cwd: Path | None = None) -> Attempt:
     """The command with all it starts, until it has left its result, failed, or `limit` seconds are over."""
     begun, mark = time.monotonic(), uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
+    result.unlink(missing_ok=True)  # of a call before
     with open(log, "wb") as out:
         process = subprocess.Popen(
             command,
