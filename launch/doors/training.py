@@ -186,9 +186,9 @@ def _open(args: argparse.Namespace, check: Callable | None, rank: int, stops: St
         watched(world, recipe.run_dir, guard.hang_seconds, guard.timeout_seconds, partial(message, place=recipe.run_dir)),
     ):
         outcome = run(recipe, world, args.resume, stops)
-    world.log0(outcome.said)
     if (outcome.finished or outcome.rule) and world.rank == 0:
         _write_page(recipe.run_dir)
+    world.log0(outcome.said)  # last: what was made, and where
     return 0 if outcome.finished else RULED if outcome.rule else PREEMPTED
 
 
