@@ -72,8 +72,8 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
             faults.append(f"zero_optimization.{part}.device=nvme: not supported; use cpu")
     if zero.get("zero_quantized_nontrainable_weights"):
         faults.append(
-            "zero_optimization.zero_quantized_nontrainable_weights=true: DeepSpeed's int8 weights have one scale for thousands, and what is loaded "
-            "into them is not verified; set model.quantize=nf4 in the recipe, which is smaller and nearer"
+            "zero_optimization.zero_quantized_nontrainable_weights=true: what is loaded into DeepSpeed's int8 slices cannot be verified here; "
+            "take it out, or set model.quantize=nf4 in the recipe"
         )
     if recipe.model.quantize != "none":
         unfit = [part for part in ("offload_param", "offload_optimizer") if zero.get(part, {}).get("device") == "cpu"]
