@@ -21,6 +21,7 @@ PARTS = {
     "mcq": "launch.measures.mcq",
     "embedding": "launch.measures.embedding",
     "sweep": "launch.measures.sweep",
+    "completion": "launch.measures.completion",
 }
 EPILOG = """One process computes on this machine's CPU, or on all its GPUs with the model spread over them; --processes N, or
 deepspeed and torchrun before this command, give each process a model and a GPU of its own, and a share of the work. Given again

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, world: World) -> list[str]:
         if args.endpoint:
             name = f"{args.endpoint_model} at {args.endpoint}"
             folder = folder_of(journals, {"endpoint": args.endpoint, "model": args.endpoint_model}, papers)
-            write(papers, kinds, Endpoint(args.endpoint, args.endpoint_model), folder, world, name)
+            write(papers, kinds, Endpoint(args.endpoint, args.endpoint_model).embeddings, folder, world, name)
             if world.rank == 0:
                 found[name] = verdict(folder, papers)
         return _write(args, papers, left_out, found) if world.rank == 0 else []

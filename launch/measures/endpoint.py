@@ -1,4 +1,4 @@
-"""Embeddings of an OpenAI-compatible endpoint: POST /embeddings, tried again where that may help; the key is read from OPENAI_API_KEY."""
+"""Embeddings and answers of an OpenAI-compatible endpoint, asked again where that may help; the key is read from OPENAI_API_KEY."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from train.evaluation.texts import EvaluationError
 
+T = TypeVar("T")
 ATTEMPTS = 6
 TIMEOUT_SECONDS = 120
 LONGEST_WAIT = 60.0  # seconds between two attempts
@@ -22,41 +25,53 @@ AGAIN = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # what may pass
 LARGEST_REPLY = 256 * 2**20  # bytes
 
 
+@dataclass(frozen=True)
 class Endpoint:
-    """Called with texts, it gives their vectors (texts, width) fp32. Raises EvaluationError."""
+    """base_url: such as http://localhost:8000/v1. model: its name there."""
 
-    def __init__(self, base_url: str, model: str, first_wait: float = 1.0):
-        self.url, self.model, self._first_wait = checked_url(base_url), model, first_wait
-        self._key = os.environ.get("OPENAI_API_KEY", "")
+    base_url: str
+    model: str
+    first_wait: float = 1.0
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        body = json.dumps({"model": self.model, "input": list(texts), "encoding_format": "float"}).encode()
-        said = ""
+    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
+        """(texts, width) fp32. Raises EvaluationError."""
+        body = {"model": self.model, "input": list(texts), "encoding_format": "float"}
+        return self._ask("embeddings", body, lambda reply: _vectors(reply, len(texts)))
+
+    def answer(self, prompt: str, most: int) -> str:
+        """What it says, in at most so many tokens, as little by chance as it can. Raises EvaluationError."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": most, "temperature": 0}
+        return self._ask("chat/completions", body, _content)
+
+    def _ask(self, path: str, body: dict[str, Any], read: Callable[[bytes], T]) -> T:
+        url, said = checked_url(self.base_url, path), ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(min(LONGEST_WAIT, self._first_wait * 2 ** (attempt - 1)))
+                time.sleep(min(LONGEST_WAIT, self.first_wait * 2 ** (attempt - 1)))
             try:
-                vectors = _vectors(self._post(body), len(texts))
+                return read(_post(url, json.dumps(body).encode()))
             except urllib.error.HTTPError as error:
-                said = f"HTTP {error.code}: {self._clean(error.read(2000).decode('utf-8', 'replace'))[:300].strip()}"
+                said = f"HTTP {error.code}: {_clean(error.read(2000).decode('utf-8', 'replace'))[:300].strip()}"
                 if error.code not in AGAIN:
-                    raise EvaluationError(f"{self.url}: {said}; check --endpoint, --endpoint-model and the key in OPENAI_API_KEY") from None
+                    raise EvaluationError(f"{url}: {said}; check --endpoint, --endpoint-model and the key in OPENAI_API_KEY") from None
             except (OSError, http.client.HTTPException) as error:  # URLError, timeouts, a reply that is cut
-                said = self._clean(f"{type(error).__name__}: {getattr(error, 'reason', error)}")
+                said = _clean(f"{type(error).__name__}: {getattr(error, 'reason', error)}")
             except (ValueError, LookupError, TypeError) as error:
-                said = self._clean(f"no embeddings in its reply ({type(error).__name__}: {error})")[:300]
-            else:
-                return vectors
-        raise EvaluationError(f"{self.url}: {said} ({ATTEMPTS} attempts); give the same command again when it answers")
+                said = _clean(f"a reply of another kind ({type(error).__name__}: {error})")[:300]
+        raise EvaluationError(f"{url}: {said} ({ATTEMPTS} attempts); give the same command again when it answers")
 
-    def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as reply:
-            return reply.read(LARGEST_REPLY)
 
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+def _post(url: str, body: bytes) -> bytes:
+    key = os.environ.get("OPENAI_API_KEY", "")
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as reply:
+        return reply.read(LARGEST_REPLY)
+
+
+def _clean(text: str) -> str:
+    key = os.environ.get("OPENAI_API_KEY", "")
+    return text.replace(key, "***") if key else text
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -77,7 +92,14 @@ def _vectors(reply: bytes, count: int) -> np.ndarray:
     return vectors
 
 
-def checked_url(base_url: str) -> str:
+def _content(reply: bytes) -> str:
+    content = json.loads(reply)["choices"][0]["message"]["content"]
+    if not isinstance(content, str):
+        raise ValueError(f"content is {str(content)[:40]!r}")
+    return content
+
+
+def checked_url(base_url: str, what: str = "embeddings") -> str:
     """The address to post to. Raises EvaluationError, which does not repeat what may be a key."""
     parts = urllib.parse.urlsplit(base_url)
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -85,4 +107,4 @@ def checked_url(base_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EvaluationError(f"--endpoint {base_url}: no http address; give one such as http://localhost:8000/v1")
     path = parts.path.rstrip("/")
-    return urllib.parse.urlunsplit(parts._replace(path=path if path.endswith("/embeddings") else f"{path}/embeddings"))
+    return urllib.parse.urlunsplit(parts._replace(path=f"{path.removesuffix(f'/{what}')}/{what}"))

@@ -81,14 +81,14 @@ def test_base_ours_and_an_endpoint_side_by_side_with_a_figure(ground, server, tm
 
 
 def test_rows_in_any_order_are_put_right(server):
-    vectors = Endpoint(server[0], "m", first_wait=0.0)(["aaa", "e", "tt"])
+    vectors = Endpoint(server[0], "m", first_wait=0.0).embeddings(["aaa", "e", "tt"])
     assert np.array_equal(vectors[:, [0, 1, 5]], [[3, 0, 0], [0, 1, 0], [0, 0, 2]])
 
 
 def test_a_refusal_ends_at_once_without_the_key(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     with pytest.raises(EvaluationError, match="HTTP 401") as told:
-        Endpoint(server[0], "forbidden")(["a"])
+        Endpoint(server[0], "forbidden").embeddings(["a"])
     assert "sk-canary" not in str(told.value) and len(server[1]) == 1
 
 

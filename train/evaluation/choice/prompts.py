@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,13 +71,14 @@ def fill(template: str, question: Question) -> str:
     return re.sub(r"\{question\}|\{options\}", lambda found: put_in[found[0]], template)
 
 
-def letter_in(text: str, letters: Sequence[str]) -> int | None:
-    """Which letter a written answer gives; None where it gives none of them."""
+def letter_in(text: str, question: Question) -> int | None:
+    """Which choice a written answer gives, by its letter, or by naming it and no other; None where it does neither."""
     for form in FORMS:
         for found in form.findall(text):
-            if found.upper() in letters:
-                return letters.index(found.upper())
-    return None
+            if found.upper() in question.letters:
+                return question.letters.index(found.upper())
+    named = [k for k, choice in enumerate(question.choices) if re.search(rf"(?<!\w){re.escape(choice.strip())}(?!\w)", text)]
+    return named[0] if len(named) == 1 else None
 
 
 def _as_mmlu(question: Question) -> str:

@@ -22,7 +22,7 @@ def chosen(figure: str, question: Question, given: Given) -> int | None:
     if figure == "letters":
         return int(np.argmax(given.letters[0]))
     if figure == "generated":
-        return letter_in(given.text, question.letters)
+        return letter_in(given.text, question)
     weights = [max(len(choice), 1) for choice in question.choices] if figure == "answers_norm" else [1] * len(question.choices)
     return int(np.argmax([log / weight for log, weight in zip(given.answers, weights, strict=True)]))
 

@@ -104,12 +104,15 @@ def test_articles_widen_the_interval_and_pairs_are_compared_exactly():
         ("C. Saturn has rings", "C"),
         (" B", "B"),
         ("Well, I do not know", None),
+        ("The planet with rings is Saturn.", "C"),
+        ("Either Saturn or Mars", None),
         ("Answer: E", None),
         ("", None),
     ],
 )
 def test_a_written_letter_is_read(text, letter):
-    assert letter_in(text, "ABCD") == (None if letter is None else "ABCD".index(letter))
+    question = Question("", "q", ("Mars", "Venus", "Saturn", "Io"), None)
+    assert letter_in(text, question) == (None if letter is None else "ABCD".index(letter))
 
 
 def test_a_prompt_of_ones_own_keeps_its_other_braces():
