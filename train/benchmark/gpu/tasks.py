@@ -2,7 +2,7 @@
 
 call 1  the tests marked `gpu`
 call 2  a 1B model and layers of a 7B's shape: micro-batches, checkpointing, fused kernels, compile; the peer at the best of them
-call 3  a 7B with its optimizer in host memory, beside the peer; a 7B loaded and saved
+call 3  a 7B with its optimizer in host memory, beside the peer; a 7B loaded, a 2B saved
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def tasks(small: bool) -> list[Task]:
         _peer("1b-peer", 2, small, ("--size", "1m" if small else "1b")),
         Task("7b-offload", 3, 300, job=offloaded, needs=("host memory 100 GiB", *_needs(offloaded))),
         _peer("7b-offload-peer", 3, small, ("--size", "1m" if small else "7b", "--offload", "--checkpointing"), needs=("host memory 100 GiB",)),
-        Task("7b-load", 3, 180, words=_part("load", small), needs=("disk 20 GiB",)),
-        Task("7b-save", 3, 240, words=_part("checkpoint", small), needs=("disk 20 GiB",)),
+        Task("7b-load", 3, 180, words=_part("load", small, "6.7e9"), needs=("disk 20 GiB",)),
+        Task("2b-save", 3, 240, words=_part("checkpoint", small, "2e9"), needs=("disk 40 GiB",)),
     ]  # fmt: skip
 
 
@@ -94,5 +94,7 @@ def _peer(name: str, call: int, small: bool, words: tuple[str, ...], needs: tupl
     )  # fmt: skip
 
 
-def _part(part: str, small: bool) -> tuple[str, ...]:
-    return ("launch/benchmark.py", part, "--parameters", "1e6" if small else "6.7e9")
+def _part(part: str, small: bool, parameters: str) -> tuple[str, ...]:
+    """Random weights loaded into a card's slices, or saved with their moments."""
+    size = ("--parameters", "1e6") if small else ("--parameters", parameters, "--dtype", "bf16")
+    return ("launch/benchmark.py", part, *size, "--ranks", "1", *(("--repeats", "1") if part == "checkpoint" else ()))
