@@ -23,6 +23,7 @@ from train.benchmark.circumstances import circumstances
 from train.benchmark.gpu.tasks import Task, tasks
 from train.benchmark.ranks import BenchError
 from train.benchmark.sweep.attempts import Attempt, attempt, watched
+from train.benchmark.sweep.sweeper import ended_by_exception
 from train.recipe.load import ROOT
 from train.world.machine import host_available
 from train.world.voice import say
@@ -57,10 +58,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise BenchError(f"--only {args.only}: no part has that in its name; there are {', '.join(t.name for t in tasks(small))}")
     rows: list[dict[str, Any]] = []
     ends: dict[int, float] = {}
-    for task in wanted:
-        end = ends.setdefault(task.call, time.monotonic() + 60 * args.minutes)
-        rows.append(_row(task, *_done(task, end - time.monotonic(), folder, rows)))
-        (folder / "summary.json").write_text(json.dumps({**circumstances(), "rows": rows}, indent=1) + "\n")
+    with ended_by_exception():
+        for task in wanted:
+            end = ends.setdefault(task.call, time.monotonic() + 60 * args.minutes)
+            rows.append(_row(task, *_done(task, end - time.monotonic(), folder, rows)))
+            (folder / "summary.json").write_text(json.dumps({**circumstances(), "rows": rows}, indent=1) + "\n")
     return {"figure": _figure(rows), "folder": str(folder), **_beside(rows), "rows": rows}
 
 
