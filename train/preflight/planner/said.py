@@ -66,10 +66,11 @@ def lines(f: Forecast, measured: bool = False) -> list[str]:
     )
     width = max(len(name) for name, _ in rows)
     text = [f"{name:<{width}}  {value}" for name, value in rows]
-    if not c.on_cuda:
+    if not c.on_cuda and not measured:
         return [*text, "rates of CPUs are guesses: measure with `python launch/benchmark.py train`, and give the result to --measured"]
-    exact = "a measured run corrects it" if not measured else "as corrected by the measured run"
-    return [*text, f"rates are within 10% of published ones on average, a third off at worst; {exact}"]
+    if measured:
+        return [*text, "rates are corrected by the measured run"]
+    return [*text, "rates are within 10% of published ones on average, a third off at worst; a measured run corrects them (--measured)"]
 
 
 def _verdict(f: Forecast) -> str:
