@@ -35,7 +35,7 @@ def test_without_a_card_it_says_so_and_how_to_try_it(capsys):
 def test_an_unknown_part_is_named_with_the_known_ones(capsys, tmp_path, monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.setenv(name, "")  # put back afterwards
-    assert main(["gpu", "--device", "cpu", "--only", "2b", "--out", str(tmp_path)]) == 1
+    assert main(["gpu", "--device", "cpu", "--only", "no such part", "--out", str(tmp_path)]) == 1
     assert "1b-mb8-compile" in capsys.readouterr().err
 
 
