@@ -171,7 +171,7 @@ def _door(world, folder: str, module: str, words: list[str]) -> int:
 
 def as_typed(command: str) -> list[str]:
     """The shell's work: variables, patterns, redirection; and a reader's: placeholders."""
-    words = shlex.split(re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command).split(" > ")[0])
+    words = shlex.split(re.split(r" > (?=[\w./-]+$)", re.sub(r"^(?:[A-Z_]+=\S+ )+", "", command))[0])
     words = [PLACEHOLDERS.get(word, word) for word in words]
     return [found for word in words for found in (sorted(glob.glob(word)) if "*" in word and "'" not in command else [word])]
 
