@@ -132,8 +132,8 @@ def outcome(command: str) -> str:
     elif "--executor" not in rest and module == "data_tools.prepare" and rest[0] in ("arxiv", "corpus", "chat"):
         rest = [*rest, "--workers", "1", *(["--buckets", "2"] if rest[0] == "arxiv" else [])] if len(rest) > 1 else [*rest, "--help"]
     fault = end_of(module, rest)
-    if " > " in command and not fault:
-        Path(command.split(" > ")[1]).write_text(end_of.said)
+    if (into := re.search(r" > ([\w./-]+)$", command)) and not fault:
+        Path(into[1]).write_text(end_of.said)
     return fault
 
 
