@@ -82,6 +82,9 @@ def settle(run_dir: Path, root: Path, world: World) -> list[Rewind]:
     """The run's rewinds; what one that was killed has left is finished. Every rank calls it, before a checkpoint is looked for."""
 
     def act() -> list[Rewind]:
+        for folder in (run_dir, run_dir / FOLDER):
+            for unfinished in folder.glob(".*.json.tmp-*"):  # of a start that was killed while it wrote
+                unfinished.unlink(missing_ok=True)
         made = of_run(run_dir)
         _delete_taken_back(root, made)
         return made

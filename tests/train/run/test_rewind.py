@@ -228,3 +228,16 @@ def test_steps_that_are_not_finite_send_the_run_back_too_to_its_first_weights_if
     assert not rewinds["replay"] and not rewinds["on"] and len(rewinds["twice"]) == 1
     assert weights(folder / "runs" / "replay", 8) == weights(folder / "runs" / "anew", 8)
     assert [step for step, line in steps(folder / "runs" / "on").items() if line["skipped"]] == [5, 6, 7]
+
+
+def test_what_a_killed_start_had_half_written_is_cleared_away(tmp_path):
+    from train.run import rewind_record
+    from train.world.ranks import World
+
+    (tmp_path / "run" / "rewinds").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    for left in ("rewinds/.0001.json.tmp-21037", ".outcome.json.tmp-7"):
+        (tmp_path / "run" / left).write_text('{"number": 1, "st')
+    (tmp_path / "run" / "outcome.json").write_text("{}")
+    assert rewind_record.settle(tmp_path / "run", tmp_path / "run" / "checkpoints", World(0, 1, 0, None)) == []
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*") if p.is_file()) == ["outcome.json"]
