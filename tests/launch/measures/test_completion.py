@@ -13,6 +13,8 @@ from launch.evaluate import main
 from tests.made.papers import sentences
 from tests.made.tiny import save_tiny, write_shards
 
+pytestmark = pytest.mark.timeout(300)  # several models are loaded in one test, which takes a while on a loaded machine
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Path:

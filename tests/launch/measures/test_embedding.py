@@ -14,6 +14,8 @@ from tests.made.papers import sentences
 from tests.made.tiny import save_tiny
 from train.evaluation.texts import EvaluationError
 
+pytestmark = pytest.mark.timeout(300)  # several models are loaded in one test, which takes a while on a loaded machine
+
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory) -> Path:

@@ -10,6 +10,8 @@ import pytest
 from launch.evaluate import main
 from tests.made.tiny import save_tiny
 
+pytestmark = pytest.mark.timeout(300)  # several models are loaded in one test, which takes a while on a loaded machine
+
 LETTERS_TASK = """task: ours_letters
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
