@@ -40,6 +40,7 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"^python -c ": "network",
     r"\bsrun\b|launch/supervise\.py|launch/outcome\.py|launch/doctor\.py|^bash |^sbatch |^kubectl ": "a cluster, or a run that goes wrong: tests of their own",
     r"--web\b": "serves until it is stopped: tests/launch/talk",
+    r"heldout\.stop_if": "needs evaluations along the run: tests/train/run/test_rules.py",
     r"chat\.py --results": "reads ratings: tests/launch/talk/test_many.py",
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
     r"_lora/checkpoints": "an adapter: tests/train/run/test_adapter.py, tests/train/export/test_lora.py",
