@@ -27,6 +27,7 @@ from train.world.launchers import place_of
 # each module has `add_arguments(parser)` and `run(args) -> {"rows": [{column: value}], …}`, and says its purpose on its first line
 PARTS = {
     "train": "train.benchmark.train",
+    "peers": "train.benchmark.peers",
     "tokenize": "data_tools.corpus.bench",
     "loader": "train.benchmark.loader",
     "packing": "train.benchmark.packing",
