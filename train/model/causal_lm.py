@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from train.model import attention, compiled, kernels
+from train.model import attention, compiled, kernels, products
 from train.model.activations import Kept, kept, product_elements
 from train.model.loss import LossHead
 from train.model.recompute import set_checkpointing
@@ -104,6 +104,9 @@ def build(config: Any, recipe: Model, device: torch.device, sources: int, rank_t
     if device.type == "cuda" and recipe.fused_kernels == "auto":
         said += "; " + kernels.apply(hf, recipe.compile, recipe.activation_checkpointing == "selective")
     _put_loss_into_head(hf, recipe.loss_chunk, device.type == "cuda" and recipe.fused_kernels == "auto" and kernels.available())
+    if device.type == "cpu" and dtype == torch.float32 and recipe.fused_kernels == "auto" and products.chosen():
+        said += "; " + products.apply(hf)
+        hf.get_output_embeddings().onednn = True
     layers = decoder_layers(hf)
     keep = _kept(config, recipe, dtype.itemsize * rank_tokens)
     set_checkpointing(layers, keep)
