@@ -18,9 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from train.benchmark import train as training
 from train.benchmark.made_models import shape_of, write
 from train.benchmark.ranks import BenchError, launch
+from train.benchmark.step import measure
+from train.benchmark.step.job import Job
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec
 from train.data.plans import DataSettings
@@ -51,16 +52,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Raises BenchError, or the ValueErrors of the trainer's parts."""
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or _made(args, Path(folder) / "model")
-        job = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("json", "keep")}
-        job |= {
-            "model": str(model), "size": None, "micro_batch": 1, "accumulation": 1, "packing": "whole", "compare": None, "mean_tokens": 1,
-            "deepspeed": None, "dtype": "fp32", "attention": "auto", "activation_checkpointing": "none", "compile": False, "peak_tflops": None,
-        }  # fmt: skip
-        rows = _rows(args, job)
+        words = (
+            f"data.seq_len={args.seq_len}",
+            "micro_batch=1",
+            "data.packing=whole",
+            "data.long_documents=drop",
+            "model.activation_checkpointing=none",
+            "deepspeed=cpu",
+        )
+        job = Job(
+            model=str(model), shards=str(args.shards), overrides=words, accumulation=1, steps=args.steps, warmup=args.warmup, phases=False,
+        )  # fmt: skip
+        rows = _rows(args, model)
         rates: dict[str, list[float]] = {}
         versions: dict[str, str] = {}
         for pair in range(args.pairs):
-            result = launch("train.benchmark.train", job, args.ranks)
+            result = launch("train.benchmark.step.measure", job.to_dict(), args.ranks)
             rates.setdefault(OURS, []).append(result["rows"][0]["useful tokens/s"])
             for peer in args.peers:
                 told = _peer(args, peer, model, rows, Path(folder))
@@ -87,10 +94,10 @@ def _made(args: argparse.Namespace, folder: Path) -> Path:
     return write(folder, shape_of(args.parameters, vocabulary), torch.float32)
 
 
-def _rows(args: argparse.Namespace, job: dict[str, Any]) -> list[list[list[int]]]:
+def _rows(args: argparse.Namespace, model: Path) -> list[list[list[int]]]:
     """Each step's rows, rank by rank, as lists of documents' ids."""
-    vocabulary = json.loads((Path(job["model"]) / "config.json").read_text())["vocab_size"]
-    shards = training._open(str(args.shards), vocabulary)
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    shards = measure.opened(args.shards, vocabulary)
     settings = DataSettings(
         specs=[SourceSpec("documents")], seq_len=args.seq_len, packing="whole", long_documents="drop", seed=0, rows_per_step=args.ranks, micro_batch_rows=1
     )  # fmt: skip

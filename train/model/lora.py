@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from train.model import nf4
+from train.model import nf4, products
 from train.model_files.adapter import A, B, Spec
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Adapted(nn.Linear):
     lora_A: nn.Linear  # (rank, in)
     lora_B: nn.Linear  # (out, rank)
     scale: float
+    onednn: bool = False  # whether the products are oneDNN's: products.py
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nf4.linear(self, x) + self.lora_B(self.lora_A(x)) * self.scale
@@ -44,10 +45,12 @@ def attach(model: PackedCausalLM, spec: Spec) -> None:
 
 
 def _adapted(base: nn.Linear, rank: int, scale: float) -> Adapted:
+    kind = products.Linear if type(base) is products.Linear else nn.Linear
     with torch.device("meta"):
         layer = Adapted(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)
-        layer.lora_A = nn.Linear(base.in_features, rank, bias=False, dtype=base.weight.dtype)
-        layer.lora_B = nn.Linear(rank, base.out_features, bias=False, dtype=base.weight.dtype)
+        layer.lora_A = kind(base.in_features, rank, bias=False, dtype=base.weight.dtype)
+        layer.lora_B = kind(rank, base.out_features, bias=False, dtype=base.weight.dtype)
+    layer.onednn = kind is products.Linear
     layer.weight, layer.bias, layer.scale = base.weight, base.bias, scale
     return layer.train(base.training)
 

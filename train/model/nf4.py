@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from train.model import products
 from train.model_files import nf4
 
 
@@ -27,7 +28,8 @@ class Packed(nn.Linear):
 def linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """W x + bias, of a layer whose weight is packed or not."""
     if layer.weight.dim() == 2:
-        return nn.functional.linear(x, layer.weight, layer.bias)
+        how = products.linear if getattr(layer, "onednn", False) else nn.functional.linear
+        return how(x, layer.weight, layer.bias)
     product = _Product.apply(x, layer.weight, layer.out_features, layer.in_features)
     return product if layer.bias is None else product + layer.bias
 
@@ -43,7 +45,7 @@ def attach(layers: Sequence[nn.Module]) -> int:
                 left += 1
                 continue
             dtype, shape = module.weight.dtype, tuple(module.weight.shape)
-            if type(module) is nn.Linear:
+            if type(module) in (nn.Linear, products.Linear):
                 with torch.device("meta"):
                     packed = Packed(module.in_features, module.out_features, bias=False, dtype=dtype)
                 packed.bias = module.bias

@@ -26,9 +26,20 @@ def chosen(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(vendor and vendor[1] != "GenuineIntel" and wide and torch.backends.mkldnn.is_available() and _op() is not None)
 
 
+@torch.library.custom_op("astrollama::product", mutates_args=())
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a (m, k) times b (n, k) transposed, by oneDNN: (m, n). One operation for a compiler, which has rules of its own for torch's."""
+    return _op()(a, b, None, "none", [], "")
+
+
+@product.register_fake
+def _(a, b):
+    return a.new_empty(a.shape[0], b.shape[0])
+
+
 def times_transposed(a: torch.Tensor, b: torch.Tensor, onednn: bool) -> torch.Tensor:
     """a (m, k) times b (n, k) transposed: (m, n). Both may be views with their dimensions exchanged; gradients are the caller's."""
-    return _op()(a, b, None, "none", [], "") if onednn else a @ b.t()
+    return product(a, b) if onednn else a @ b.t()
 
 
 def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -200,7 +200,7 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
     if zero.get("offload_optimizer", {}).get("device") != "cpu":
         group = min(shape.trained / ranks, int(zero.get("sub_group_size", 1e9)))
         yield Item("gradients of a group, flat", 4 * group, "update")
-        if kernel == "torch" or kernel == "auto" and not on_cuda:
+        if kernel == "torch" and on_cuda:  # a CPU's is one pass over the masters, without any
             yield Item("torch AdamW's temporaries", 8 * group, "update", sure=False)
 
 

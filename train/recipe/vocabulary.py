@@ -66,7 +66,8 @@ class Model:
     # of a rank, for what selective layers keep: those that find no room keep their input alone; none: all layers are selective
     activation_budget: Gibibytes | None = field(default=None, metadata=_at_least(0))
     compile: bool = False  # torch.compile of each decoder layer: a minute more at the start, then faster
-    fused_kernels: Literal["auto", "none"] = "auto"  # liger's RMSNorm, RoPE, SwiGLU and cross-entropy on CUDA, when installed
+    # CUDA: liger's RMSNorm, RoPE, SwiGLU and cross-entropy, when installed; CPU: oneDNN's products where MKL leaves AVX-512 unused
+    fused_kernels: Literal["auto", "none"] = "auto"
     loss_chunk: Tokens = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
     # nf4: the linear layers of a frozen base in 4.5 bits a weight, as QLoRA has them; needs an adapter
     quantize: Literal["none", "nf4"] = "none"

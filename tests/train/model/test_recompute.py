@@ -40,9 +40,11 @@ def one_pass(**recipe) -> tuple[Counter, dict[str, torch.Tensor]]:
 def test_selective_layers_compute_no_product_and_no_attention_again_but_all_that_is_cheap():
     (none, grads), (full, _), (selective, found) = (one_pass(activation_checkpointing=kind) for kind in ("none", "full", "selective"))
     products = LAYERS * 7  # q, k, v, o, gate, up, down
-    assert full["aten::mm"] >= none["aten::mm"] + products - LAYERS, "the last product of a layer is not needed again"
+    for seen in (none, full, selective):  # whose products they are depends on the processor
+        seen["products"] = seen["aten::mm"] + seen["astrollama::product"]
+    assert full["products"] >= none["products"] + products - LAYERS, "the last product of a layer is not needed again"
     assert full["astrollama::by_document"] == 2 * LAYERS and none["astrollama::by_document"] == LAYERS
-    assert selective["aten::mm"] == none["aten::mm"] and selective["astrollama::by_document"] == LAYERS
+    assert selective["products"] == none["products"] and selective["astrollama::by_document"] == LAYERS
     assert selective["aten::silu"] == full["aten::silu"] == 2 * none["aten::silu"] > 0
     assert selective["aten::rsqrt"] > none["aten::rsqrt"] > 0
     assert all(torch.equal(found[name], grad) for name, grad in grads.items())

@@ -91,12 +91,12 @@ def _started(job: Job, recipe: Recipe, world: World) -> tuple[Any, Loader, str]:
     settings = data_settings(recipe)
     shards: dict[str, Any] = {}
     if job.shards:
-        shards = {"documents": _open(Path(job.shards), shape.vocab_size)}
+        shards = {"documents": opened(Path(job.shards), shape.vocab_size)}
     elif job.size or not job.recipe:
         places = 1.5 * recipe.tokens_per_step * (job.steps + job.warmup + CLOCKED + PROFILED + settings.prefetch_steps)
         shards = {"documents": made.MadeDocuments(made.lengths(places, job.mean_tokens, recipe.data.seq_len), shape.vocab_size)}
     else:
-        shards = {name: _open(source.path, shape.vocab_size) for name, source in recipe.data.sources.items()}
+        shards = {name: opened(source.path, shape.vocab_size) for name, source in recipe.data.sources.items()}
     if list(shards) != [spec.name for spec in settings.specs]:
         settings = dataclasses.replace(settings, specs=[SourceSpec(name) for name in shards])
     if folder:
@@ -106,7 +106,7 @@ def _started(job: Job, recipe: Recipe, world: World) -> tuple[Any, Loader, str]:
     return engine, Loader(shards, settings, world.rank, world.size), said
 
 
-def _open(folder: Path, vocabulary: int) -> Any:
+def opened(folder: Path, vocabulary: int) -> Any:
     from data_tools.shards.reader import Shards
 
     shards = Shards.open(folder, verify="size")
