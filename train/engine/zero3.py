@@ -28,7 +28,7 @@ from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
 from train.model_files.shapes import described
 from train.recipe.vocabulary import Recipe
-from train.world import allocator, jit_lock
+from train.world import garbage, jit_lock
 from train.world.ranks import World
 
 OPS = {"cpu": "cpu_adam", "fused": "fused_adam"}  # what DeepSpeed builds for an Adam
@@ -54,7 +54,7 @@ class Engine:
         import deepspeed
 
         if world.device.type == "cpu":
-            allocator.keep_freed()
+            garbage.keep_freed()
         kernel = adam_kernel(recipe, config["zero_optimization"], world.device.type == "cuda")
         if kernel == "cpu" and world.device.type == "cpu":
             config = config | {"zero_force_ds_cpu_optimizer": True}
