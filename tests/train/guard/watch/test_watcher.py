@@ -80,7 +80,9 @@ DOES = {
     "stops": (lambda: os.kill(os.getpid(), signal.SIGSTOP), "stopped", "stopped by a signal"),
     "hangs": (deadlock, "stuck", "in deadlock"),
 }
-CASES = [(does, k % 2) for k, does in enumerate(DOES)] + [("dies", 1), ("hangs", 1)]
+KERNELS = "uses up memory"  # which limits the memory of a group of processes: not beside all other tests
+CASES = [(does, k % 2) for k, does in enumerate(does for does in DOES if does != KERNELS)] + [("dies", 1), ("hangs", 1)]
+assert len(set(CASES)) == len(CASES)
 
 
 def train(world, folder: Path, guilty: int, does: str) -> None:
@@ -130,7 +132,16 @@ def all_ended(tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize(("does", "guilty"), CASES)
 def test_all_ranks_end_and_one_report_names_who_did_not_arrive(all_ended, does, guilty):
-    folder, codes, at = all_ended[does, guilty]
+    check(*all_ended[does, guilty], does, guilty)
+
+
+@pytest.mark.soak
+def test_a_rank_that_the_kernel_ends_for_want_of_memory_is_named_so(tmp_path):
+    ranks.start_server()
+    check(tmp_path / "x", *ended(tmp_path / "x", KERNELS, 1), KERNELS, 1)
+
+
+def check(folder: Path, codes: list[int], at: float, does: str, guilty: int) -> None:
     _, kind, cause = DOES[does]
     [file] = (folder / "runs" / "tiny" / "faults").glob("*.json")
     report = json.loads(file.read_text())
