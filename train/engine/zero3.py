@@ -28,7 +28,7 @@ from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
 from train.model_files.shapes import described
 from train.recipe.vocabulary import Recipe
-from train.world import garbage, jit_lock
+from train.world import jit_lock
 from train.world.ranks import World
 
 OPS = {"cpu": "cpu_adam", "fused": "fused_adam"}  # what DeepSpeed builds for an Adam
@@ -53,8 +53,6 @@ class Engine:
     def __init__(self, recipe: Recipe, world: World, model: model_room.PackedCausalLM, config: dict[str, Any]):
         import deepspeed
 
-        if world.device.type == "cpu":
-            garbage.keep_freed()
         kernel = adam_kernel(recipe, config["zero_optimization"], world.device.type == "cuda")
         if kernel == "cpu" and world.device.type == "cpu":
             config = config | {"zero_force_ds_cpu_optimizer": True}
