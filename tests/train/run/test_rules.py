@@ -133,6 +133,7 @@ def test_a_rewind_forgets_nothing_of_the_start(tmp_path):
     assert state["heldout_before"] == {"a": first["heldout/a/loss"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -149,6 +150,7 @@ def test_a_rule_that_is_none_is_refused_with_place_value_and_remedy(ground, text
         assert fault.startswith(f"heldout.{key}='{text}'") and said in fault
 
 
+@pytest.mark.slow
 def test_rules_are_read_alone_or_as_a_list_and_need_evaluations(ground):
     for words, rules in (
         (["heldout.stop_if=general > 1.05x"], ("general > 1.05x",)), (["heldout.stop_if=[general>1.05x, astro > 12]"], ("general>1.05x", "astro > 12")),
@@ -160,6 +162,7 @@ def test_rules_are_read_alone_or_as_a_list_and_need_evaluations(ground):
     assert load(ground / "recipe.yaml", ["heldout.warn_if=general > 1.05x", "heldout.every_steps=0"]).heldout.warn_if
 
 
+@pytest.mark.slow
 def test_a_warning_is_said_and_a_rule_of_no_known_start_is_not_judged(ground):
     from types import SimpleNamespace
 
