@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.made import processes, tiny
-from tests.made.where import ROOT
+from tests.made import faulty, processes, tiny
+from tests.made.small_disk import empty, fill, small_disk
 from train.guard import outcome
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(5400)]
@@ -55,8 +55,6 @@ INSIDE = {
 }
 GOES_ON = {"SIGKILL of its watcher"}
 EARLY = [name for name, (whom, _, _) in OUTSIDE.items() if whom in ("rank", "deepspeed", "launch.py") and "STOP" not in name]
-# the door as users have it, but that it does what the file beside it asks for
-DOOR = 'import sys\nsys.path.insert(0, "{root}")\nfrom tests.made import faulty\nsys.exit(faulty.door_that_obeys("{file}"))\n'
 
 
 @dataclass
@@ -151,26 +149,6 @@ def plain(folder: Path) -> Path:
     return folder / "runs" / "plain"
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int = 64):
-    """The runs' folder on a file system of its own, which may be filled up without harm; yields whether there is one."""
-    folder.mkdir(exist_ok=True)
-    mounted = os.geteuid() == 0 and not processes.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]).returncode
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            processes.run(["umount", "-l", folder])
-
-
-def fill(file: Path) -> None:
-    with contextlib.suppress(OSError), file.open("wb", buffering=0) as f:
-        for size in (1 << 20, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    f.write(b"\0" * size)
-
-
 def do(soak: Soak, fault: str, rank: int) -> float | None:
     """The fault; when it was done, None where whom it was for had gone."""
     if fault in OUTSIDE:
@@ -180,11 +158,10 @@ def do(soak: Soak, fault: str, rank: int) -> float | None:
         except (psutil.Error, AttributeError, KeyError):
             return None
     elif fault == "full disk":
-        fill(soak.folder / "runs" / "ballast")
+        fill(soak.folder / "runs")
     else:
         what, phase, _ = INSIDE[fault]
-        soak.order.with_suffix(".new").write_text(f"{rank} {phase} {what}")
-        soak.order.with_suffix(".new").rename(soak.order)
+        faulty.order(soak.order, rank, phase, what)
     return time.time()
 
 
@@ -197,7 +174,7 @@ def one_fault(soak: Soak, fault: str, rank: int, at: str) -> str | None:
         return "the run goes on"
     processes.wait_until(lambda: not there & {p.pid for p in soak.ranks().values()} or soak.supervisor.poll() == 0, seconds=PATIENCE)
     seconds = time.time() - done
-    (soak.folder / "runs" / "ballast").unlink(missing_ok=True)
+    empty(soak.folder / "runs")
     assert not soak.order.exists() or soak.supervisor.poll() == 0, f"{fault}: not done"
     assert seconds < WITHIN, f"{fault} of rank {rank} {at}: all ranks gone after {seconds:.1f} s\n{soak.said()[-4000:]}"
     kind = (OUTSIDE | INSIDE)[fault][2] if at != "starting" and soak.supervisor.poll() != 0 else None
@@ -221,8 +198,7 @@ def test_a_fault_every_twenty_seconds_changes_no_bit_of_the_weights(tmp_path):
         checkpoint={"every_steps": SAVED, "keep_last": 3}, guard={"hang_seconds": 15, "timeout_seconds": 60},
     )  # fmt: skip
     soak = Soak(folder, folder / "log")
-    (folder / "launch").mkdir()
-    (folder / "launch" / "pretrain.py").write_text(DOOR.format(root=ROOT, file=soak.order))
+    faulty.door(folder, soak.order)
     with small_disk(folder / "runs") as may_be_filled:
         without = plain(folder)
         kinds = [f for f in (*OUTSIDE, *INSIDE) if may_be_filled or f != "full disk"]

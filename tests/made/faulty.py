@@ -1,4 +1,4 @@
-"""`launch/pretrain.py` in which one rank misbehaves: FAULT="rank step phase what" in the environment says which, when, where and how.
+"""`launch/pretrain.py` in which a rank misbehaves when a file asks for it: `rank phase what`, done in that phase of its next step.
 
 Nothing of ours is replaced: DeepSpeed's engine is, where the phases forward, backward and optimizer are, and a future's result for data.
 """
@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+from tests.made.where import ROOT
+
+DOOR = 'import sys\nsys.path.insert(0, "{root}")\nfrom tests.made import faulty\nsys.exit(faulty.main("{file}"))\n'
 
 
 def _segfault() -> None:
@@ -44,10 +46,6 @@ def _spin() -> None:
         pass
 
 
-def not_a_number() -> None:
-    """Every forward's loss from the step on."""
-
-
 def _data_thread() -> None:
     """What a worker of the loader hands over where it has failed."""
     raise OSError(5, "Input/output error", "shards/000.bin")
@@ -55,7 +53,6 @@ def _data_thread() -> None:
 
 WHAT = {
     "data thread": _data_thread,
-    "nan": not_a_number,
     "raise": _raise,
     "out of memory": _out_of_memory,
     "exit": lambda: sys.exit(0),
@@ -67,61 +64,54 @@ WHAT = {
     "deadlock": _deadlock,
     "spin": _spin,
 }
+NAN = "nan"  # every forward's loss from then on
 
 
-def misbehave(step: int, phase: str, what: Callable[[], None]) -> None:
+def order(file: Path, rank: int, phase: str, what: str) -> None:
+    """Have it done; the file is gone when it is."""
+    new = file.with_suffix(".new")
+    new.write_text(f"{rank} {phase} {what}")
+    new.rename(file)
+
+
+def door(folder: Path, file: Path) -> Path:
+    """`launch/pretrain.py` as users have it, but that it does what the file asks for."""
+    made = folder / "launch" / "pretrain.py"
+    made.parent.mkdir(exist_ok=True)
+    made.write_text(DOOR.format(root=ROOT, file=file))
+    return made
+
+
+def main(file: str) -> int:
     from concurrent.futures import Future
 
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    at = [1]
-    holders = {"forward": (DeepSpeedEngine, "forward"), "backward": (DeepSpeedEngine, "backward"), "optimizer": (DeepSpeedEngine, "step")}
-    holder, name = holders.get(phase, (Future, "result"))
-    right, ends = getattr(holder, name), DeepSpeedEngine.step
-
-    def wrong(*args, **options):
-        if at[0] >= step and what is not_a_number:
-            loss, *rest = right(*args, **options)
-            return loss * float("nan"), *rest
-        if at[0] == step and threading.current_thread() is threading.main_thread():
-            what()
-        return right(*args, **options)
-
-    def counted(*args, **options):
-        result = (wrong if phase == "optimizer" else ends)(*args, **options)
-        at[0] += 1
-        return result
-
-    setattr(holder, name, wrong)
-    DeepSpeedEngine.step = counted
-
-
-def door_that_obeys(file: str) -> int:
-    """The door; what a file asks for while it runs (`rank phase what`) is done in that phase of the next step, and the file is gone."""
-    from deepspeed.runtime.engine import DeepSpeedEngine
-
     from launch.pretrain import main
+
+    own = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    not_a_number = False
 
     def obeying(right: Callable, here: str) -> Callable:
         def call(*args: object, **options: object) -> object:
-            if os.path.exists(file):
+            nonlocal not_a_number
+            if os.path.exists(file) and threading.current_thread() is threading.main_thread():
                 rank, phase, what = Path(file).read_text().split(" ", 2)
-                if (rank, phase) == (os.environ["RANK"], here):
+                if (rank, phase) == (own, here):
                     os.unlink(file)
-                    WHAT[what]()
+                    if what == NAN:
+                        not_a_number = True
+                    else:
+                        WHAT[what]()
+            if not_a_number and here == "forward":
+                loss, *rest = right(*args, **options)
+                return loss * float("nan"), *rest
             return right(*args, **options)
 
         return call
 
-    for name, phase in (("forward", "forward"), ("backward", "backward"), ("step", "optimizer")):
-        setattr(DeepSpeedEngine, name, obeying(getattr(DeepSpeedEngine, name), phase))
+    for holder, name, phase in (
+        (DeepSpeedEngine, "forward", "forward"), (DeepSpeedEngine, "backward", "backward"), (DeepSpeedEngine, "step", "optimizer"), (Future, "result", "data"),
+    ):  # fmt: skip
+        setattr(holder, name, obeying(getattr(holder, name), phase))
     return main()
-
-
-if __name__ == "__main__":
-    from launch.pretrain import main
-
-    rank, step, phase, what = os.environ["FAULT"].split(" ", 3)
-    if rank == os.environ.get("RANK", "0"):
-        misbehave(int(step), phase, WHAT[what])
-    sys.exit(main())

@@ -76,13 +76,16 @@ def end_children_since(began: float) -> None:
 def wait_until(what: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = SECONDS) -> None:
     """Return when `what()` is true; fail when the process ends before, or time is over."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while True:
+        asked = time.monotonic()
+        if what():
+            return
         if process is not None and process.poll() is not None:
             if what():
                 return
             raise AssertionError(f"ended with {process.returncode} before: {process.communicate(timeout=SECONDS)}")
         assert time.monotonic() < deadline, f"not so after {seconds:g} s"
-        time.sleep(0.01)
+        time.sleep(min(1.0, max(0.01, 4 * (time.monotonic() - asked))))  # what is dear to ask must not keep busy what is waited for
 
 
 def free_port() -> int:

@@ -7,6 +7,7 @@ history, hosts  → left_out → hosts that were at fault again and again
 from __future__ import annotations
 
 import re
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def judge(history: Sequence[Ended], limits: Limits, step_before: int = 0) -> Ver
         return Verdict(False, reason, code=last.code)
     if vain > limits.restarts:
         return Verdict(False, f"{vain} starts in a row got no further than step {last.step}", code=last.code)
-    why = ": ".join(filter(None, ["preempted" if last.code == PREEMPTED else "", last.cause])) or f"ended with {last.code}"
+    why = ": ".join(filter(None, ["preempted" if last.code == PREEMPTED else "", last.cause])) or in_words(last.code)
     wait = min(limits.longest_wait, limits.first_wait * 2.0 ** max(0, vain - 1))
     return Verdict(True, why, wait)
 
@@ -87,16 +88,30 @@ def in_vain(history: Sequence[Ended], step_before: int = 0) -> int:
 
 
 def _mistake(history: Sequence[Ended], vain: int) -> str | None:
-    """What no start will mend: the run itself told the same cause twice in a row, and got no further in between."""
+    """What no start will mend: the run itself told the same cause twice in a row, and got no further in between.
+
+    A full disk and a file server that is away are nobody's mistake: others make room there, and it comes back.
+    """
     if len(history) < 2 or vain < 2:
         return None
     before, last = history[-2:]
     told = last.said and before.said and last.code == before.code == FAILED
-    if told and last.cause and _essence(last.cause) == _essence(before.cause):
+    if told and last.cause and _essence(last.cause) == _essence(before.cause) and not _PASSES.search(last.cause):
         return f"twice the same, at step {last.step}: {last.cause}"
     return None
 
 
+def in_words(code: int) -> str:
+    """An exit code that nobody has explained: shells give 128 + n for a signal n, deepspeed's launcher 256 - n."""
+    names = {number.value: number.name for number in signal.Signals}
+    name = names.get(256 - code) if code > 256 - 65 else names.get(code - 128)
+    return f"killed by {name} (exit code {code}), without a word" if name else f"ended with {code}"
+
+
+_PASSES = re.compile(
+    r"No space left on device|Disk quota exceeded|Input/output error|Stale file handle|a checkpoint takes .* free"
+    r"|Transport endpoint is not connected|Host is down"
+)
 _TIME = re.compile(r"guard\.minutes|time limit")  # what a run with a time of its own tells (train/guard/limits.py)
 
 

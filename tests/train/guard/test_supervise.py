@@ -50,6 +50,32 @@ def test_a_mistake_that_the_run_names_twice_without_a_step_in_between_ends_it():
     assert [v.again for v in verdicts(silent, silent)] == [True, True], "a host that is booting says nothing, and is waited for"
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "/runs/x/metrics.jsonl: No space left on device; make room there, or give a place on a larger disk",
+        "[Errno 28] a checkpoint takes 3.28 GB, /runs/x/checkpoints has 1.10 GB free",
+        "/runs/x: Disk quota exceeded; make room there, or give a place on a larger disk",
+        "rank 3 host b: OSError: [Errno 5] Input/output error: '/data/shards/000.arrow'",
+        "OSError: [Errno 116] Stale file handle: '/data/shards/000.arrow'",
+    ],
+)
+def test_a_disk_that_is_full_or_away_is_waited_for(cause):
+    history = [Ended(1, 10, cause, said=True)] * 4
+    assert [(v.again, v.wait) for v in verdicts(*history, step_before=10)] == [(True, 5), (True, 10), (True, 20), (False, 0)]
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [(247, "SIGKILL"), (137, "SIGKILL"), (245, "SIGSEGV"), (139, "SIGSEGV"), (143, "SIGTERM"), (241, "SIGTERM"), (250, "SIGABRT")],
+)
+def test_a_signal_is_told_by_its_name_whatever_a_launcher_makes_of_it(code, said):
+    verdict = judge([Ended(code, 10)], LIMITS)
+    assert verdict.again and verdict.why == f"killed by {said} (exit code {code}), without a word"
+    assert judge([Ended(3, 10)], LIMITS).why == "ended with 3"
+    assert judge([Ended(code, 10, "rank 1 host b: killed by SIGBUS", said=True)], LIMITS).why == "rank 1 host b: killed by SIGBUS"
+
+
 def test_a_failure_at_one_step_again_and_again_ends_although_every_start_makes_steps_before_it():
     """Out of memory at step 537, each time after going on from step 500."""
     history = [Ended(1, 537, "out of memory", said=True)] * 3

@@ -17,6 +17,7 @@ from typing import Any
 _OF_A_PEER = re.compile(
     r"gloo|nccl|connection (closed|reset|refused|was)|timed out|broken pipe|socket|peer|heartbeat|store\b|collective|process group", re.I
 )
+SILENT_SECONDS = 10.0  # of a heartbeat that is written every two; clocks of hosts may differ by five
 _NETWORK_TYPES = {"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"}
 
 
@@ -58,16 +59,29 @@ class Finding:
     cause: str
 
 
+def cut_off(own: Mapping[str, Any], theirs: Mapping[str, Any], now: float) -> bool:
+    """Whether a rank out of reach is known to be the one at fault, by the heartbeats on the disk that the ranks share.
+
+    Args:
+        own, theirs: what the watchers wrote last; empty where it cannot be read. now: seconds since 1970.
+    """
+    if theirs.get("link_down"):
+        return True
+    if not own.get("time") or not theirs.get("time"):
+        return False
+    return now - own["time"] < SILENT_SECONDS / 2 and now - theirs["time"] > SILENT_SECONDS
+
+
 def is_of_a_peer(error_type: str, message: str) -> bool:
     """Whether an error is what a rank sees of another's end."""
     return error_type in _NETWORK_TYPES or error_type == "RuntimeError" and bool(_OF_A_PEER.search(message))
 
 
-def judge(conditions: Mapping[int, Condition | None], link_down: frozenset[int] = frozenset()) -> Finding:
+def judge(conditions: Mapping[int, Condition | None], cut_off: frozenset[int] = frozenset()) -> Finding:
     """The one finding; conditions of all ranks, as they are when an alarm has settled.
 
     Args:
-        link_down: of ranks that cannot be reached, those that have written down themselves that their network is gone.
+        cut_off: of ranks that cannot be reached, those that have written down themselves that their network is gone, or write no more.
     """
     known = [c for c in conditions.values() if c]
     effects = [c for c in known if c.state == "raised" and not c.users_fault and is_of_a_peer(c.error_type, c.cause)]
@@ -79,7 +93,7 @@ def judge(conditions: Mapping[int, Condition | None], link_down: frozenset[int] 
             tuple(c.rank for c in stopped), "stopped", "stopped by a signal (SIGSTOP or a debugger) while the others waited; ended"
         )
     if lost := sorted(r for r, c in conditions.items() if c is None):
-        return _cut(lost, sorted(c.rank for c in known), bool(link_down & set(lost)), any(c.link_down for c in known))
+        return _cut(lost, sorted(c.rank for c in known), bool(cut_off & set(lost)), any(c.link_down for c in known))
     if interrupted := [c for c in known if c.state == "interrupted"]:
         return Finding(tuple(c.rank for c in interrupted), "interrupted", "interrupted by a second Ctrl-C")
     if effects:
@@ -105,8 +119,8 @@ def _first(causes: list[Condition], conditions: Mapping[int, Condition | None]) 
 
 
 def _cut(lost: list[int], reached: list[int], theirs_down: bool, ours_down: bool) -> Finding:
-    """Of a run that has fallen into two, the part whose own network is down is the lost one; else the smaller one, of equal ones that
-    without rank 0. Both parts judge alike."""
+    """Of a run that has fallen into two, the part whose own network is down, or that is silent on the disk they share, is the lost one;
+    else the smaller one, of equal ones that without rank 0. Both parts judge alike."""
     theirs = theirs_down or not ours_down and (len(lost) < len(reached) or len(lost) == len(reached) and 0 not in lost)
     if theirs:
         return Finding(tuple(lost), "unreachable", "cannot be reached over the network: the host is down, or its link is cut")

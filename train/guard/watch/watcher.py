@@ -270,7 +270,7 @@ class Watcher:
         conditions = self._settled(others)
         reached = sorted(r for r, c in conditions.items() if c)
         if reached[0] == self.watched.rank:
-            fault_report.report(findings.judge(conditions, self._with_link_down(conditions)), self.watched, conditions)
+            fault_report.report(findings.judge(conditions, self._cut_off(conditions)), self.watched, conditions)
             self.peers.say([r for r in reached if r != self.watched.rank], {"over": True})
         else:
             self.over.wait(OVER_SECONDS)
@@ -314,10 +314,11 @@ class Watcher:
         # who was never reached since the start is not lost now
         return {r: c for r, c in conditions.items() if c or r in self.reached and r not in self.finished}
 
-    def _with_link_down(self, conditions: dict[int, Condition | None]) -> frozenset[int]:
-        """Which of the ranks out of reach have said in their heartbeats that it is their own network."""
-        lost = [r for r, c in conditions.items() if c is None]
-        return frozenset(r for r in lost if fault_report.last_heartbeat(self.watched, r).get("link_down"))
+    def _cut_off(self, conditions: dict[int, Condition | None]) -> frozenset[int]:
+        """Which of the ranks out of reach are known to be at fault, by the heartbeats of them and of this one."""
+        beats = {r: fault_report.last_heartbeat(self.watched, r) for r, c in conditions.items() if c is None or r == self.watched.rank}
+        own = beats.pop(self.watched.rank)
+        return frozenset(r for r, theirs in beats.items() if findings.cut_off(own, theirs, time.time()))
 
     def _end_rank(self) -> None:
         if self.condition.state in ("raised", "interrupted"):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from train.guard.watch.findings import Condition, judge, limit_seconds, ranks_in_words
+from train.guard.watch.findings import Condition, cut_off, judge, limit_seconds, ranks_in_words
 
 GLOO = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:40373: Connection reset by peer"
 
@@ -68,6 +68,23 @@ def test_a_host_whose_own_link_is_down_is_the_lost_one_whatever_it_holds():
     waiting, alone = well(1, state="stalled"), well(0, state="stalled", link_down=True)
     assert judge({0: None, 1: waiting}, frozenset({0})).ranks == (0,)
     assert judge({0: alone, 1: None}).ranks == (0,) and "own link is down" in judge({0: alone, 1: None}).cause
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs", "is_lost"),
+    [
+        ({"time": 998}, {"time": 985}, True),  # its host lost its power: it writes no more, where this one does
+        ({"time": 998}, {"time": 996}, False),  # a cable between two that reach their disk
+        ({"time": 998}, {"time": 993}, False),  # a clock that is behind
+        ({"time": 985}, {"time": 985}, False),  # the disk went with the network, for this one too
+        ({}, {"time": 985}, False),
+        ({"time": 998}, {}, False),  # no disk is shared
+        ({"time": 985}, {"time": 985, "link_down": True}, True),
+    ],
+)
+def test_a_rank_that_writes_no_more_on_a_disk_where_others_do_is_the_lost_one(own, theirs, is_lost):
+    assert cut_off(own, theirs, 1000) == is_lost
+    assert judge({0: None, 1: well(1, state="stalled")}, frozenset({0} if is_lost else {})).ranks == ((0,) if is_lost else (1,))
 
 
 def test_a_rank_that_is_stuck_in_its_own_code_is_told_from_those_that_wait_for_it():
