@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ import pytest
 
 from tests.made import cluster, processes, slurm, tiny
 from tests.made.where import ROOT
+from train.checkpoint.manifest import verify
+from train.guard import outcome
+from train.world.ranks import World
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3000)]
 PATIENCE = 900  # one launch imports torch in every rank, launcher and node, on two cores
@@ -163,6 +168,38 @@ def test_slurm_saves_before_the_time_limit_and_queues_the_job_again(ground, on_s
     newest = max(p.name for p in (ground.folder / "runs" / name / "checkpoints").glob("step_*"))
     assert newest == f"step_{steps[-1]:06}", "scancel saved"
     assert json.loads((ground.folder / "runs" / name / "outcome.json").read_text())["exit_code"] == 75
+
+
+MOMENTS = int(os.environ.get("SLURM_MOMENTS", 8))
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_a_stop_under_slurm_at_any_moment_is_saved_or_what_was_complete_stands(ground, on_slurm, moment):
+    rng = random.Random(f"{moment} {os.environ.get('STOP_SEED', 0)}")
+    name, way, early = f"moment{moment}", ("scancel", "USR1")[moment % 2], moment % 4 < 2
+    job = ground.submit(2, name, "steps=9999", "checkpoint.every_steps=3", "heldout.every_steps=4")
+    if early:
+        processes.wait_until(lambda: ground.ranks(name), seconds=PATIENCE)
+    else:
+        ground.wait_for_step(name, 1)
+    time.sleep(rng.uniform(0, 20 if early else 4))
+    at = ground.lines(name)[-1]["step"] if ground.lines(name) else 0
+    if way == "USR1":  # as before a time limit
+        on_slurm.run("scancel", "--signal=USR1", "--batch", job)
+        processes.wait_until(lambda: "back into the queue" in ground.said(name), seconds=PATIENCE)
+    began = time.monotonic()
+    on_slurm.run("scancel", job)
+    assert ground.ended(job) == "CANCELLED", ground.said(name)
+    processes.wait_until(lambda: not ground.ranks(name), seconds=60)
+    run = ground.folder / "runs" / name
+    found, complete = outcome.read(run), sorted((run / "checkpoints").glob("step_" + "[0-9]" * 6))
+    told = f"{way} at {f'step {at}' if at else 'its start'}: {found}, gone after {time.monotonic() - began:.1f} s"
+    print(told, file=sys.__stderr__, flush=True)
+    steps = [r["step"] for r in ground.lines(name)]
+    assert steps == list(range(1, len(steps) + 1)), told
+    assert all(not verify(folder, World(0, 1, 0, None)) for folder in complete) and not list(run.glob("checkpoints/*.tmp-*")), told
+    assert not steps or (found.ended, found.exit_code, complete[-1].name) == ("preempted", 75, f"step_{steps[-1]:06}"), told
+    assert steps or not complete and (found is None or found.exit_code == 75), told
 
 
 def test_a_dead_rank_under_slurm_and_a_dead_node_are_started_again_without_a_human_act(ground, on_slurm):

@@ -38,6 +38,7 @@ TARGETS = {
     "python": ("command",),
 }
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+LIMIT = "guard.minutes"
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ class Run:
 
 def check_end(run: Run, target: str, number: int, early: bool) -> dict:
     """What every stop must have left."""
-    name = signal.Signals(number).name
+    name = signal.Signals(number).name if number else "time limit"
     code, seconds = run.ended()
     found, words = outcome.read(run.folder), run.log.read_text()
     true = outcome.true_code(found, code, run.began)
@@ -137,6 +138,8 @@ def check_end(run: Run, target: str, number: int, early: bool) -> dict:
     assert not list((run.folder / "checkpoints").glob("*.tmp-*")), told
     if found is None:
         assert early and true != 0 and not run.folder.exists(), told
+    elif target == LIMIT and found.ended == "failed":  # the next start would get no further either
+        assert true == code == 1 and found.step == 0 and "was over before the first step: give it more time" in words, told
     else:
         assert found.ended == "preempted" and true == 75, told
         assert code == (lost if lost is not None else 1 if run.launcher == "torchrun" else 75), told
@@ -177,14 +180,18 @@ def test_a_stop_at_any_moment_by_any_way_is_saved_or_stands_and_leaves_nobody(gr
     ways = [(target, number) for target in TARGETS[launcher] for number in SIGNALS]
     if launcher == "deepspeed":
         ways += [("command", signal.SIGKILL), ("launch.py", signal.SIGKILL)]
+    ways += [(LIMIT, 0)] * 2
     rng.shuffle(ways)
     faults = []
     for moment in range(MOMENTS):
         target, number = ways[moment % len(ways)]
-        run = Run.start(ground, launcher, f"{launcher}{moment}")
-        early = rng.random() < 0.4
+        limited = [f"{LIMIT}={rng.uniform(0.1, 1.0):.3f}"] if target == LIMIT else []
+        run = Run.start(ground, launcher, f"{launcher}{moment}", *limited)
+        early = rng.random() < 0.4 or target == LIMIT
         try:
-            if early:
+            if target == LIMIT:
+                processes.wait_until(lambda run=run: run.process.poll() is not None, seconds=PATIENCE)
+            elif early:
                 if target.startswith("rank") or target == "launch.py":
                     processes.wait_until(lambda run=run: run.ranks(), run.process, PATIENCE)
                 time.sleep(rng.uniform(1.0, 20.0))
@@ -192,7 +199,8 @@ def test_a_stop_at_any_moment_by_any_way_is_saved_or_stands_and_leaves_nobody(gr
                 processes.wait_until(lambda run=run: run.steps(), run.process, PATIENCE)
                 time.sleep(rng.uniform(0.0, 3.0))
             when = "starting" if not run.steps() else f"step {run.steps()[-1]}"
-            run.signal(target, number)
+            if number:
+                run.signal(target, number)
             said = check_end(run, target, number, early)
         except AssertionError as fault:
             faults.append(said := f"FAULT {fault}")
@@ -200,5 +208,6 @@ def test_a_stop_at_any_moment_by_any_way_is_saved_or_stands_and_leaves_nobody(gr
             for p in run.alive():
                 with contextlib.suppress(psutil.Error):
                     p.kill()
-        print(f"{launcher:9} {signal.Signals(number).name:8} to {target:9} at {when}: {said}", file=sys.__stderr__, flush=True)
+        name = signal.Signals(number).name if number else limited[0]
+        print(f"{launcher:9} {name:8} to {target:9} at {when}: {said}", file=sys.__stderr__, flush=True)
     assert not faults, f"{len(faults)} of {MOMENTS}"
