@@ -82,6 +82,7 @@ def test_the_rows_of_every_step_are_the_same_at_any_ranks_micro_batches_workers_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a busy machine is no hang
 @settings(max_examples=500, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=30),
@@ -108,6 +109,7 @@ def test_every_rank_gets_equally_many_batches_and_an_epoch_loses_no_document(len
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a busy machine is no hang
 @settings(max_examples=200, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=30),
