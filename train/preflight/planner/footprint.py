@@ -23,7 +23,7 @@ def _states(job: Job, cluster: Cluster) -> float:
     group = max(1.0, cluster.gpus / job.tensor / job.stages)
     here = max(1.0, min(group, cluster.here / job.tensor))
     if job.adapter:
-        return 2 * n / group
+        return job.weight_bytes * n / group
     kept = job.optimizer_bytes if job.offload == "none" else 0
     grads = job.summed_bytes if job.offload == "none" else 0
     weights = 0 if job.offload == "all" else 2

@@ -73,8 +73,10 @@ class Job:
         micro_batch: rows; of all tensor-parallel ranks together. attended: tokens a token's attention is counted over (None: seq_len).
         gradient_bytes: an element as it is reduced. adapter: the base is frozen, a LoRA is trained. split: GPUs that share one row
             (context or Ulysses parallel). stages: of a pipeline; virtual: its stages a GPU.
-        summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens. keeps_small: small models
+        weight_bytes: of a weight (a quantised base has fewer). summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens. keeps_small: small models
         stay gathered from forward to backward (engine/gathering.py). gathers: of a layer and micro-step; DeepSpeed without leaf modules has one a matrix.
+        copies: of a block's elementwise work, against that of transformers' Llama. by_parts: each rank's part of weights and gradients is sent by itself (ZeRO-1 of InternEvo and Colossal-AI). sums_last: gradients between
+        nodes are summed after the backward pass (XLA). early: libraries of 2023, whose products on Hopper were not yet today's.
     """
 
     sizes: Sizes
@@ -93,11 +95,16 @@ class Job:
     stages: int = 1
     virtual: int = 1
     attended: float | None = None
+    weight_bytes: float = 2
     summed_bytes: float = 4
     optimizer_bytes: float = 12
     chunked_loss: bool = True
     keeps_small: bool = False
     gathers: float = 2
+    copies: float = 1.0
+    by_parts: bool = False
+    sums_last: bool = False
+    early: bool = False
 
     @property
     def tokens(self) -> float:

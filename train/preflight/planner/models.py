@@ -75,7 +75,8 @@ GPTS = {
 }  # fmt: skip
 SAME = (  # of other names: in their order, on the plain name
     (r"^(meta-llama|meta|nvidia|hf|huggyllama|mosaicml|mistralai|qwen|allenai|google|microsoft|eleutherai|nousresearch|codellama|tiiuae)/", ""), (r"^meta-", ""),
-    (r"codellama-?", "llama2-"), (r"^llama-?(6\.7b|7b|13b)$", r"llama2-\1"), (r"^llama-?(30b|32\.5b|33b)$", "llama1-30b"), (r"^llama-?65b$", "llama1-65b"),
+    (r"codellama-?", "llama2-"), (r"^astrollama-?2?-(7|70)b", r"llama2-\1b"), (r"^astro(llama|sage)(-?3)?-(8|70)b", r"llama3-\3b"),
+    (r"\bgranite-3(\.\d)?-", "granite-"), (r"^llama-?(6\.7b|7b|13b)$", r"llama2-\1"), (r"^llama-?(30b|32\.5b|33b)$", "llama1-30b"), (r"^llama-?65b$", "llama1-65b"),
     (r"^llama-?70b$", "llama2-70b"), (r"^llama-?1-?(7b|13b)", r"llama2-\1"), (r"6\.7b$", "7b") , (r"^llama-?v?([123])(\.\d)?-?", r"llama\1-"), (r"^l([23])-", r"llama\1-"),
     (r"^llama2-33b", "llama2-34b"), (r"qwen-?1\.5-", "qwen1-"), (r"^gpt-?3-", "gpt3-"), (r"qwen-?([23])(\.5)?-?", r"qwen\1-"), (r"qwen2-(\d)", r"qwen2-\1"), (r"olmo-?([23])-?", r"olmo\1-"), (r"internlm-?2-?", "internlm2-"),
     (r"smollm-?2?-", "smollm2-"), (r"^(mistral-7b).*", r"\1"), (r"tinyllama.*", "tinyllama-1.1b"), (r"^phi-?3(\.5)?(-mini.*)?$", "phi3-3.8b"), (r"^phi-?3(\.5)?-medium.*", "phi3-14b"), (r"^gpt2$", "gpt2-124m"), (r"^gpt2-xl$", "gpt2-1.5b"), (r"phi-?4$", "phi-4-14b"),
@@ -94,7 +95,7 @@ def sizes_of(name: str) -> tuple[Sizes, str]:
     Raises:
         ModelUnknown: of experts, or a name that says no size.
     """
-    plain = _plain(name)
+    plain = _known(_plain(name))
     if plain in GPTS:
         return _of_gpt(plain), ""
     config, note = _config_named(name, plain)
@@ -125,7 +126,7 @@ def of_recipe(recipe: Recipe) -> Model:
         found, note = described(file, own_code="ignored"), ""
         require_plain_head(found.config, file)
     else:
-        plain = _plain(name)
+        plain = _known(_plain(name))
         if plain in GPTS:
             raise ModelUnknown(f"model.path={path}: not here, and not a Llama-like model by its name")
         config, note = (PUBLISHED[name], "") if name in PUBLISHED else _config_named(name, plain)
@@ -145,6 +146,13 @@ def _plain(name: str) -> str:
     for old, new in SAME:
         plain = re.sub(old, new, plain)
     return re.sub(r"[-(]*\b(hf|instruct|chat|base|it|v0\.\d|python|full|bf16|gqa|q?lora|sft|cpt|dense)\b.*$", "", plain)
+
+
+def _known(plain: str) -> str:
+    """The longest known name that it begins with: `mpt-7b-8k`, `llama3-8b-262k`; a size alone is a LLaMA's."""
+    if found := [n for n in (*LLAMAS, *GPTS) if plain == n or plain.startswith(f"{n}-")]:
+        return max(found, key=len)
+    return {"7b": "llama2-7b", "8b": "llama3-8b", "13b": "llama2-13b", "70b": "llama3-70b", "405b": "llama3-405b"}.get(plain, plain)
 
 
 def _config_named(name: str, plain: str) -> tuple[dict[str, Any], str]:

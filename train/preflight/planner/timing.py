@@ -15,7 +15,8 @@
 Communication runs beside computing at a price: its bytes go through the GPU's memory and multiprocessors (`taken`, passes over the memory),
 and where it is nearly as long as computing it shows. The sum of both is the p-norm: the longer one where they are unlike, more where they are
 alike; p is fitted (infinity: perfect overlap, 1: none). What is sent once a step can hide behind its last backward pass alone,
-and the weights that ZeRO-1 and 2 gather after the update behind nothing.
+and the weights that ZeRO-1 and 2 gather after the update behind nothing. InternEvo and Colossal-AI send those a rank at a time (`part`, each);
+XLA sums gradients between nodes after the loop over layers, behind nothing.
 
 Sources: Rajbhandari et al. 2020 (arXiv 1910.02054: ZeRO's volumes), Wang et al. 2023 (2306.10209: hpZ), Korthikanti et al. 2022 (2205.05198:
 recomputation, tensor parallel volumes), Narayanan et al. 2021 (2104.04473: a pipeline's bubble), Dao 2023 (2307.08691: flash attention's 7/6).
@@ -44,7 +45,7 @@ class Constants:
 
     sustained: share of the best measured product that a training step holds (clocks fall under load, shapes are not the best ones).
     traffic: share of a product's reads and writes, peak / memory rate x (1/M + 1/N + 1/K) of its time, that does not hide behind multiplying.
-    attention: share of the peak. copies: 2-byte reads and writes of a hidden state, a token and layer, forward and backward.
+    attention: share of the peak. early: of today's products, what libraries before mid-2024 reached on Hopper. copies: 2-byte reads and writes of a hidden state, a token and layer, forward and backward.
     """
 
     sustained_ampere: float
@@ -63,6 +64,8 @@ class Constants:
     waiting: float
     host: float  # GB/s
     fp8: float
+    part: float  # milliseconds
+    early: float
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def predict(job: Job, cluster: Cluster, c: Constants) -> Times:
 def _rate(job: Job, cluster: Cluster, c: Constants) -> float:
     """FLOP/s of matrix products."""
     gpu = cluster.gpu
-    return gpu.peak * gpu.reached * (c.sustained_ampere if gpu.family == "ampere" else c.sustained_hopper) * (c.capped if gpu.capped else 1)
+    held = c.sustained_ampere if gpu.family == "ampere" else c.sustained_hopper * (c.early if job.early else 1)
+    return gpu.peak * gpu.reached * held * (c.capped if gpu.capped else 1)
 
 
 def _products(job: Job, cluster: Cluster, c: Constants) -> float:
@@ -154,7 +158,7 @@ def _attention(job: Job, cluster: Cluster, c: Constants) -> float:
 def _elementwise(job: Job, cluster: Cluster, c: Constants) -> float:
     s = job.sizes
     copies = {"eager": c.copies_eager, "partly": (c.copies_eager + c.copies_fused) / 2, "fused": c.copies_fused}[job.kernels]
-    copies *= 1 + job.again.elementwise / 3
+    copies *= job.copies * (1 + job.again.elementwise / 3)
     layers = 2 * (copies + (ADAPTER if job.adapter else 0)) * s.hidden * s.layers
     return job.tokens * (layers + HEAD_BYTES[job.kernels] * s.vocabulary) / cluster.gpu.hbm
 
@@ -214,14 +218,13 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
         collectives = (job.gathers / 2 / m if job.sharding == "hpz" else job.gathers) + (1 if gradients else 0)
         return _Sent(max(inside(2 * weights + gradients), sent + ring(collectives)), nbytes=2 * weights + gradients)
     if job.sharding == "in node":
-        return _Sent(
-            inside(2 * weights + gradients),
-            outside(2 * gradients) + ring(2 / here),
-            nbytes=2 * weights + gradients + 2 * gradients / here / m,
-        )
+        between = outside(2 * gradients) + ring(2 / here)
+        once, after = (0.0, between) if job.sums_last else (between, 0.0)
+        return _Sent(inside(2 * weights + gradients), once, after, 2 * weights + gradients + 2 * gradients / here / m)
     if job.sharding == "optimizer in node":
         return _Sent(0.0, everywhere(2 * gradients, 2 / here), inside(weights), (2 * gradients + weights) / m)
-    return _Sent(0.0, everywhere(2 * gradients, 2), everywhere(weights, 1), (2 * gradients + weights) / m)
+    parts = group * c.part * 1e-3 if job.by_parts and nodes > 1 else 0.0
+    return _Sent(0.0, everywhere(2 * gradients, 2), everywhere(weights, 1) + parts, (2 * gradients + weights) / m)
 
 
 def _optimizer(job: Job, cluster: Cluster, c: Constants) -> float:

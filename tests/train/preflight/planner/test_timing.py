@@ -14,7 +14,7 @@ from train.preflight.planner.timing import Constants, predict
 # everything reaches its peak, nothing but products, attention and the wire costs anything, nothing hides
 PLAIN = Constants(
     sustained_ampere=1, sustained_hopper=1, traffic=0, capped=1, attention_ampere=1, attention_hopper=1, alibi=1, copies_eager=0, copies_fused=0,
-    overlap=1, network=1, taken=0, hop=0, waiting=0, host=40, fp8=1,
+    overlap=1, network=1, taken=0, hop=0, waiting=0, host=40, fp8=1, part=0, early=1,
 )  # fmt: skip
 SEVEN, SEVENTY = sizes_of("llama2-7b")[0], sizes_of("llama2-70b")[0]
 
@@ -112,8 +112,9 @@ def test_parts_are_the_whole_and_the_bottleneck_is_the_largest():
         ("A100-40GB", "A100-40"), ("NVIDIA A100-SXM4-40GB", "A100-40"), ("a100_80gb", "A100"), ("8x A100 80GB", "A100"), ("A100 PCIe 80GB", "A100 PCIe"),
         ("NVIDIA H100 80GB HBM3", "H100"), ("H100-96GB(500W)", "H100 (500 W)"), ("h100 pcie", "H100 PCIe"), ("H200", "H200"), ("GH200", "GH200"),
         ("NVIDIA L40S", "L40S"), ("L4", "L4"), ("RTX A6000", "A6000"), ("MI250", "MI250X"), ("AMD Instinct MI300X", "MI300X"), ("Tesla V100-SXM2-32GB", "V100"),
-        ("RTX 4090", "RTX 4090"), ("cpu", "CPU"),
-        ("H1000", None), ("A1000", None), ("TPU v5p", None), ("T4", None), ("", None), ("CPU cluster", None),
+        ("RTX 4090", "RTX 4090"), ("cpu", "CPU"), ("NVIDIA A100 80GB PCIe", "A100 PCIe"), ("NVIDIA A100-PCIE-40GB", "A100-40 PCIe"), ("H100 80GB PCIe", "H100 PCIe"),
+        ("H100-94GB NVL", "H100 NVL"), ("GB300", "GB300"), ("RTX PRO 6000 Blackwell", "RTX PRO 6000"), ("GeForce RTX 5090", "RTX 5090"), ("MI355X", "MI355X"),
+        ("T4", "T4"), ("H1000", None), ("A1000", None), ("TPU v5p", None), ("RTX 3080", None), ("Gaudi2", None), ("", None), ("CPU cluster", None),
     ],
 )  # fmt: skip
 def test_gpus_go_by_the_names_that_drivers_tables_and_people_give_them(text, name):
@@ -122,6 +123,35 @@ def test_gpus_go_by_the_names_that_drivers_tables_and_people_give_them(text, nam
             gpu_named(text)
     else:
         assert gpu_named(text).name == name
+
+
+def test_a_gpu_has_the_memory_that_its_name_says():
+    said = {
+        "V100-SXM2-16GB": 16,
+        "A100-64GB": 64,
+        "H20-141GB": 141,
+        "B200-192GB": 180,
+        "MI250X 128GB": 64,
+        "a100 400 Gb/s": 80,
+        "H100 80GB HBM3": 80,
+    }
+    assert {text: gpu_named(text).gib for text in said} == said
+
+
+def test_sums_that_nothing_hides_and_parts_sent_by_themselves_take_what_they_take():
+    """One step of one micro-step between 16 nodes: 2 x 15/16 of a node's gradients in fp32; a broadcast of 2 ms a rank."""
+    there, made = on(128), dataclasses.replace(PLAIN, overlap=50, part=2)
+    within, last = (predict(job(SEVEN, micro_steps=1, sharding="in node", sums_last=x), there, made) for x in (False, True))
+    assert last.network - within.network > 0.4 * 2 * 4 * 6_738_415_616 * 15 / 16 / 50e9
+    at_once, one_by_one = (predict(job(SEVEN, micro_steps=1, sharding="optimizer", by_parts=x), there, made) for x in (False, True))
+    assert one_by_one.network - at_once.network == pytest.approx(128 * 2e-3)
+
+
+def test_early_libraries_are_slower_on_hopper_alone():
+    made = dataclasses.replace(PLAIN, early=0.8)
+    for name, times in (("H100", 1.25), ("A100", 1)):
+        now, then = (predict(job(early=x), on(8, name), made).products for x in (False, True))
+        assert then == pytest.approx(times * now)
 
 
 def test_nodes_are_whole_and_get_the_network_that_is_said():
