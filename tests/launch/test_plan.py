@@ -18,9 +18,9 @@ def test_lines_tell_the_verdict_the_speed_and_the_cost(capsys):
         "tokens/s a GPU",
         "bound by       matrix products",
         "GPU-hours, $",
-        "at $2 an hour",
+        "at $2.00 an hour",
         "words after the recipe",
-        "save every",
+        "saves",
     ):
         assert word in said, said
 

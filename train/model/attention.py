@@ -66,7 +66,7 @@ def _torch_varlen(
 
 @functools.cache
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:
-    """What it can be asked by name. torch 2.10 knows `is_causal`, later ones `window_size` in its place, and `scale`, then `enable_gqa`."""
+    """What it can be asked by name. torch 2.10 knows `is_causal` alone; 2.11 `scale` and `window_size` in its place; 2.12 and 2.13 `enable_gqa`, too."""
     return frozenset(inspect.signature(function).parameters)
 
 

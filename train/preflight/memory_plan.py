@@ -24,6 +24,8 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"model.activation_checkpointing": "full"},
     {"micro_batch": 1},
     {"model.activation_checkpointing": "full", "micro_batch": 1},
+    {"model.quantize": "nf4"},
+    {"model.quantize": "nf4", "model.activation_checkpointing": "full", "micro_batch": 1},
     {"deepspeed": "ds_configs/zero3_offload_optimizer.json"},
     {"deepspeed": "ds_configs/zero3_offload_optimizer.json", "model.activation_checkpointing": "full", "micro_batch": 1},
     {"deepspeed": "ds_configs/zero3_offload_all.json", "model.activation_checkpointing": "full", "micro_batch": 1},
@@ -134,6 +136,8 @@ def what_would_fit(
     enough: list[dict[str, Any]] = []
     for change in REMEDIES:
         if "deepspeed" in change and (not on_cuda or recipe.optim.kernel not in ("auto", "cpu")):
+            continue
+        if "model.quantize" in change and recipe.adapter is None:
             continue
         if any(e.items() <= change.items() for e in enough):
             continue  # less is enough

@@ -1,5 +1,6 @@
 """R3: packed equals separate, on every backend that runs here, and the wiring of flash-attn against a stand-in."""
 
+import inspect
 import sys
 import types
 
@@ -101,6 +102,7 @@ def test_flash_attn_gets_the_packed_rows_own_boundaries(stand_in_flash):
         assert scale == pytest.approx(12**-0.5) and causal is True
 
 
+# torch.nn.attention.varlen.varlen_attn of each release that setup.py admits, as its file has it
 def of_torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
     assert q.shape[1] == k.shape[1] == v.shape[1], "it repeats no heads"
     assert (cu_seq_q is cu_seq_k) and max_q == max_k and is_causal is True and return_aux is None
@@ -109,20 +111,21 @@ def of_torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, re
 
 def of_torch_2_11(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
     assert q.shape[1] == k.shape[1] == v.shape[1], "it repeats no heads"
-    return of_torch_2_13(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale, window_size=window_size)
+    return of_torch_2_12_and_2_13(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale, window_size=window_size)
 
 
-def of_torch_2_13(
-    q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None
-):
-    assert (cu_seq_q is cu_seq_k) and max_q == max_k and return_aux is None and seqused_k is None
-    assert window_size[1] == 0, "causal"
+def of_torch_2_12_and_2_13(
+    q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None,
+    block_table=None, num_splits=None,
+):  # fmt: skip
+    assert (cu_seq_q is cu_seq_k) and max_q == max_k and return_aux is seqused_k is block_table is num_splits is None
+    assert isinstance(window_size, tuple) and window_size[1] == 0, "causal: it compares with the tuple (-1, 0)"
     assert enable_gqa or q.shape[1] == k.shape[1]
     window = None if window_size[0] < 0 else window_size[0] + 1
     return attention.varlen_attention(q, k, v, cu_seq_q, max_q, backend="sdpa", scale=scale, window=window)
 
 
-@pytest.mark.parametrize("kernel", [of_torch_2_10, of_torch_2_11, of_torch_2_13])
+@pytest.mark.parametrize("kernel", [of_torch_2_10, of_torch_2_11, of_torch_2_12_and_2_13])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("scale", [None, 0.2])
 @pytest.mark.parametrize("window", [None, 40, 7])
@@ -143,6 +146,11 @@ def test_torchs_varlen_kernel_means_the_same_by_the_keywords_of_each_version(mon
 
 
 def test_torchs_own_kernel_takes_the_keywords_it_is_asked_by():
+    from torch.nn.attention import varlen
+
+    known = (of_torch_2_10, of_torch_2_11, of_torch_2_12_and_2_13)
+    its_own = list(inspect.signature(varlen.varlen_attn).parameters)[3:]
+    assert its_own in [list(inspect.signature(f).parameters)[3:] for f in known], f"torch {torch.__version__}: another signature, {its_own}"
     q = torch.empty(30, 4, 16, device="meta", requires_grad=True)
     k, v = (torch.empty(30, 2, 16, device="meta", requires_grad=True) for _ in range(2))
     cu = torch.empty(3, dtype=torch.int32, device="meta")

@@ -19,13 +19,20 @@ RESTART = 300.0  # seconds until a run steps again: found out, processes started
 @dataclass(frozen=True)
 class Saving:
     """nbytes: of one checkpoint. seconds: a save holds the run up. failure_hours: between two failures of the whole cluster. every: seconds
-    between two saves at which least is lost; lost: that share of the time, to saves, to steps made again and to restarts."""
+    between two saves at which least is lost; lost: that share of the time."""
 
     nbytes: float
     seconds: float
     failure_hours: float
     every: float
-    lost: float
+
+    @property
+    def lost(self) -> float:
+        return self.lost_at(self.every)
+
+    def lost_at(self, every: float) -> float:
+        """Share of the time that saves, steps made again and restarts take where a save comes after so many seconds of steps."""
+        return self.seconds / (every + self.seconds) + (every / 2 + RESTART) / (self.failure_hours * 3600)
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ def saving(nbytes: float, cluster: Cluster, disk: float, background: bool, gpu_f
     seconds = nbytes / cluster.gpus / PCIE if background else nbytes / disk
     mean = gpu_failure_hours * 3600 / cluster.gpus
     every = optimal_interval(seconds, mean)
-    return Saving(nbytes, seconds, mean / 3600, every, seconds / every + (every / 2 + RESTART) / mean)
+    return Saving(nbytes, seconds, mean / 3600, every)
 
 
 def optimal_interval(save: float, failure: float) -> float:

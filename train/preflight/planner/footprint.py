@@ -27,6 +27,8 @@ def _states(job: Job, cluster: Cluster) -> float:
     kept = job.optimizer_bytes if job.offload == "none" else 0
     grads = job.summed_bytes if job.offload == "none" else 0
     weights = 0 if job.offload == "all" else 2
+    if job.sharding == "whole":
+        return (weights + grads + kept) * n
     if job.sharding == "in node":
         return (weights + grads + kept) * n / here
     if job.sharding == "gradients":
@@ -37,7 +39,7 @@ def _states(job: Job, cluster: Cluster) -> float:
 
 
 def _gathered(job: Job, cluster: Cluster) -> float:
-    if job.sharding.startswith(("optimizer", "gradients")) or cluster.gpus == 1:
+    if job.sharding.startswith(("optimizer", "gradients", "whole")) or cluster.gpus == 1:
         return 0.0
     s = job.sizes
     layer = (s.parameters - s.head * (1 if s.tied else 2)) / s.layers

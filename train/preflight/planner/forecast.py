@@ -58,6 +58,7 @@ class Forecast:
     wire: Wire
     saving: Saving
     cost: Cost | None
+    steps: int | None  # of the whole run
 
     @property
     def fits(self) -> bool:
@@ -74,6 +75,26 @@ class Forecast:
             return not device or peak(p, self.job) <= device
 
         return tuple(memory_plan.what_would_fit(self.recipe, self.model.shape, self.memory, self.there, on_cuda, judged))
+
+    @property
+    def host(self) -> float:
+        """Bytes of a node's main memory, with its processes."""
+        return self.cluster.here * (self.memory.need("host", sure=False) + IMPORTED)
+
+    @property
+    def seconds_per_step(self) -> float:
+        return self.times.total * self.job.micro_steps
+
+    @property
+    def save_every(self) -> float:
+        """Seconds of steps between two saves, as the recipe says; of the whole run where there is but the last."""
+        steps = self.recipe.checkpoint.every_steps or self.steps or 0
+        return self.seconds_per_step * min(steps, self.steps or steps)
+
+    @property
+    def lost(self) -> float:
+        """Share of the time that saves and failures take, as the recipe says."""
+        return self.saving.lost_at(self.save_every) if self.save_every else self.saving.lost
 
     @property
     def rate(self) -> float:
@@ -107,7 +128,7 @@ def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = 
     recipe = of_some_length(recipe)
     on_cuda = cluster.on_cuda
     config: dict[str, Any] = merged_config(recipe, cluster.gpus, on_cuda)
-    job = of_recipe(recipe, model.sizes, cluster.gpus, on_cuda, setting.attended)
+    job = dataclasses.replace(of_recipe(recipe, model.sizes, cluster.gpus, on_cuda, setting.attended), trained=model.shape.trained)
     memory = plan(recipe, model.shape, cluster.gpus, cluster.here, config["zero_optimization"], on_cuda)
     device = cluster.gpu.gib * GIB if on_cuda else None
     there = FreeBytes(host=math.inf if setting.host is None else setting.host, device=device, disk=math.inf)
@@ -124,9 +145,9 @@ def forecast(recipe: Recipe, model: Model, cluster: Cluster, setting: Setting = 
     useful = recipe.rows_per_step / (recipe.micro_batch * cluster.gpus * job.micro_steps)
     wire = _wire(recipe, model, cluster, config, job)
     saved = saving(memory.checkpoint_bytes, cluster, setting.disk, recipe.checkpoint.background, setting.failure_hours)
-    rate = times.tokens_per_second * useful
-    spent = cost(tokens, rate, cluster, saved.lost, setting.price) if tokens else None
-    return Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), model, there, wire, saved, spent)
+    steps = recipe.total_steps if tokens else None
+    made = Forecast(recipe, job, cluster, memory, times, useful, tuple(short), tuple(near), model, there, wire, saved, None, steps)
+    return dataclasses.replace(made, cost=cost(tokens, made.rate, cluster, made.lost, setting.price)) if tokens else made
 
 
 def _wire(recipe: Recipe, model: Model, cluster: Cluster, config: dict[str, Any], job: Job) -> Wire:
@@ -135,7 +156,8 @@ def _wire(recipe: Recipe, model: Model, cluster: Cluster, config: dict[str, Any]
     zero = sized(config["zero_optimization"], shape.layer, shape.parameters)
     element, gradient = OF_RECIPE[recipe.model.dtype].itemsize, job.gradient_bytes * (1 if cluster.on_cuda else 2)
     made = bytes_a_step(model.numels, zero, cluster.gpus, cluster.nodes, job.micro_steps, element, gradient)
-    return dataclasses.replace(made, gradients=made.gradients * shape.trained / shape.parameters)
+    weights = made.weights * (job.weight_bytes / 2 if recipe.model.quantize == "nf4" else 1)
+    return dataclasses.replace(made, weights=weights, gradients=made.gradients * shape.trained / shape.parameters)
 
 
 def peak(memory: Plan, job: Job) -> float:

@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 from train.engine.deepspeed_json import merged_config
 from train.model.activations import kept, product_elements
+from train.model_files import nf4
 from train.model_files.dtypes import OF_RECIPE
 from train.preflight.memory_items import Shape
 from train.recipe.vocabulary import Recipe
 
-# weights over all GPUs; whole in every node (HSDP); over all, with a copy in every node (hpZ); ZeRO-2; ZeRO-1, over all or in each node
-Sharding = Literal["zero3", "in node", "hpz", "gradients", "optimizer", "optimizer in node"]
+# weights over all GPUs; whole in every node (HSDP); over all, with a copy in every node (hpZ); ZeRO-2; ZeRO-1, over all or in each node;
+# plain data parallel
+Sharding = Literal["zero3", "in node", "hpz", "gradients", "optimizer", "optimizer in node", "whole"]
 Kernels = Literal["eager", "partly", "fused"]
 
 
@@ -71,7 +73,7 @@ class Job:
 
     Args:
         micro_batch: rows; of all tensor-parallel ranks together. attended: tokens a token's attention is counted over (None: seq_len).
-        gradient_bytes: an element as it is reduced. adapter: the base is frozen, a LoRA is trained. split: GPUs that share one row
+        gradient_bytes: an element as it is reduced. adapter: the base is frozen, a LoRA is trained, of `trained` elements. split: GPUs that share one row
             (context or Ulysses parallel). stages: of a pipeline; virtual: its stages a GPU.
         weight_bytes: of a weight (a quantised base has fewer). summed_bytes: a gradient as it is kept; optimizer_bytes: masters and moments. chunked_loss: logits never stand for all tokens. keeps_small: small models
         stay gathered from forward to backward (engine/gathering.py). gathers: of a layer and micro-step; DeepSpeed without leaf modules has one a matrix.
@@ -89,6 +91,7 @@ class Job:
     kernels: Kernels = "fused"
     fp8: bool = False
     adapter: bool = False
+    trained: int | None = None
     offload: Literal["none", "optimizer", "all"] = "none"
     tensor: int = 1
     split: int = 1
@@ -112,8 +115,10 @@ class Job:
         return self.micro_batch * self.seq_len / self.tensor / self.split / self.stages
 
     def flops_per_token(self, attended: float | None = None) -> float:
-        """6 (N - input embedding) + 12 L d T, the convention tables are compared in (train/model/flops.py)."""
-        return 6 * self.sizes.computed + 12 * self.sizes.layers * self.sizes.width * (self.seq_len if attended is None else attended)
+        """6 (N - input embedding) + 12 L d T, 4 of a frozen element: the convention tables are compared in (train/model/flops.py)."""
+        return (4 if self.adapter else 6) * self.sizes.computed + 12 * self.sizes.layers * self.sizes.width * (
+            self.seq_len if attended is None else attended
+        )
 
 
 def of_recipe(recipe: Recipe, sizes: Sizes, ranks: int, on_cuda: bool = True, attended: float | None = None) -> Job:
@@ -122,11 +127,12 @@ def of_recipe(recipe: Recipe, sizes: Sizes, ranks: int, on_cuda: bool = True, at
     zero = config["zero_optimization"]
     away = [part for part in ("offload_optimizer", "offload_param") if zero.get(part, {}).get("device") == "cpu"]
     m = recipe.model
+    in_four_bits = (2 - nf4.BYTES / nf4.ELEMENTS) * (sizes.computed - sizes.head) / sizes.parameters if m.quantize == "nf4" else 0
     reduced = 2 if config.get("communication_data_type", "fp32") in ("bf16", "fp16") else 4
     return Job(
         sizes=sizes, seq_len=recipe.data.seq_len, micro_batch=recipe.micro_batch, micro_steps=config["gradient_accumulation_steps"],
         again=_again(recipe, sizes), keeps_small=True, sharding="hpz" if zero.get("zero_hpz_partition_size", 1) > 1 else "zero3", gradient_bytes=reduced,
-        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], attended=attended, adapter=recipe.adapter is not None,
+        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], weight_bytes=2 - in_four_bits, attended=attended, adapter=recipe.adapter is not None,
     )  # fmt: skip
 
 

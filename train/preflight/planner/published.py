@@ -205,7 +205,9 @@ def _sharding(words: str, all_words: str, notes: list[str]) -> Sharding:
         return "hpz"
     if re.search(r"ZeRO-?2\b|stage[- _]?2\b|SHARD_GRAD_OP", words, re.IGNORECASE):
         return "gradients"
-    if re.search(r"ZeRO-?[01]\b|stage[- _]?[01]\b|\bDDP\b|dist\. optimizer|distributed optimizer|\bDP\d+\b.*ZeRO-0", words, re.IGNORECASE):
+    if re.search(r"ZeRO-?0\b|stage[- _]?0\b|\bDDP\b|plain data", words, re.IGNORECASE):
+        return "whole"
+    if re.search(r"ZeRO-?1\b|stage[- _]?1\b|dist\. optimizer|distributed optimizer", words, re.IGNORECASE):
         return "optimizer in node" if re.search(r"over 8\b|in node", words) else "optimizer"
     if re.search(r"FSDP|ZeRO|shard|Gemini|single|offload|stage[- _]?3\b|1 ?GPU", words, re.IGNORECASE):
         return "zero3"

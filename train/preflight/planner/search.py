@@ -67,6 +67,8 @@ def _changes(recipe: Recipe, on_cuda: bool) -> Iterator[dict[str, Any]]:
         "model.activation_checkpointing": [v for v in _values(vocabulary.Model, "activation_checkpointing") if v in AGAIN],
         "deepspeed": [str(recipe.deepspeed), *(f"ds_configs/{name}.json" for name in ENGINES if on_cuda and name != recipe.deepspeed.stem)],
     }
+    if recipe.adapter:
+        choices["model.quantize"] = _values(vocabulary.Model, "quantize")
     if any(f.name == "reduce_dtype" for f in dataclasses.fields(Optim)):
         choices["optim.reduce_dtype"] = _values(Optim, "reduce_dtype")
     for values in itertools.product(*choices.values()):

@@ -36,6 +36,7 @@ PCIE = 20e9  # bytes/s of a GPU and its host, pinned memory; 16 lanes of generat
 HEAD_BYTES = {"eager": 30, "partly": 24, "fused": 16}  # of a logit, read and written: cast to fp32, softmax, its gradient
 GATHER = 0.15e-3  # seconds of the host that a gather takes, between kernels: 0.1 to 0.2 ms; ZeRO-3 by matrices was 10% behind FSDP (DeepSpeed #5047)
 ADAPTER = 67  # copies of seven adapted products: inputs read again, outputs read and written, forward and backward
+UNPACKED = 26  # bytes of a weight in four bits, read and written until it stands in bf16 (model/nf4.py), before each product
 LAUNCH = {"eager": 1.2e-3, "partly": 0.9e-3, "fused": 0.5e-3}  # seconds a layer, forward and backward
 
 
@@ -160,7 +161,8 @@ def _elementwise(job: Job, cluster: Cluster, c: Constants) -> float:
     copies = {"eager": c.copies_eager, "partly": (c.copies_eager + c.copies_fused) / 2, "fused": c.copies_fused}[job.kernels]
     copies *= job.copies * (1 + job.again.elementwise / 3)
     layers = 2 * (copies + (ADAPTER if job.adapter else 0)) * s.hidden * s.layers
-    return job.tokens * (layers + HEAD_BYTES[job.kernels] * s.vocabulary) / cluster.gpu.hbm
+    unpacked = UNPACKED * (s.computed - s.head) * (2 + job.again.products) / job.stages / job.tensor if job.weight_bytes < 2 else 0.0
+    return (job.tokens * (layers + HEAD_BYTES[job.kernels] * s.vocabulary) + unpacked) / cluster.gpu.hbm
 
 
 def _tensor(job: Job, cluster: Cluster) -> float:
@@ -193,7 +195,7 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
     if group <= 1:
         return _Sent()
     elements = job.sizes.parameters / apart
-    weights, gradients = 2 * elements, 0.0 if job.adapter else job.gradient_bytes * elements
+    weights, gradients = job.weight_bytes * elements, 0.0 if job.adapter else job.gradient_bytes * elements
     here, nodes = max(1.0, cluster.here / job.tensor), max(1.0, group * job.tensor / cluster.a_node)
     shared = min(job.tensor, cluster.here)  # tensor-parallel ranks of a node share its network
 
@@ -214,7 +216,9 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
         zero = {"zero_hpz_partition_size": cluster.here if job.sharding == "hpz" else 1, "stage3_param_persistence_threshold": 0}
         zero["stage3_max_reuse_distance"] = KEEP_WHOLE if job.sizes.parameters <= KEEP_WHOLE and job.keeps_small else 0
         step = bytes_a_step([round(elements)], zero, max(2, round(group)), math.ceil(nodes), m, 2)
-        sent = (step.weights + step.gradients / 4 * (gradients / elements)) / m * shared / (cluster.network * c.network)
+        sent = (
+            (step.weights * job.weight_bytes / 2 + step.gradients / 4 * (gradients / elements)) / m * shared / (cluster.network * c.network)
+        )
         collectives = (job.gathers / 2 / m if job.sharding == "hpz" else job.gathers) + (1 if gradients else 0)
         return _Sent(max(inside(2 * weights + gradients), sent + ring(collectives)), nbytes=2 * weights + gradients)
     if job.sharding == "in node":
@@ -223,20 +227,23 @@ def _sent(job: Job, cluster: Cluster, c: Constants) -> _Sent:
         return _Sent(inside(2 * weights + gradients), once, after, 2 * weights + gradients + 2 * gradients / here / m)
     if job.sharding == "optimizer in node":
         return _Sent(0.0, everywhere(2 * gradients, 2 / here), inside(weights), (2 * gradients + weights) / m)
+    if job.sharding == "whole":
+        return _Sent(0.0, everywhere(2 * gradients, 2), 0.0, 2 * gradients / m)
     parts = group * c.part * 1e-3 if job.by_parts and nodes > 1 else 0.0
     return _Sent(0.0, everywhere(2 * gradients, 2), everywhere(weights, 1) + parts, (2 * gradients + weights) / m)
 
 
 def _optimizer(job: Job, cluster: Cluster, c: Constants) -> float:
-    if job.adapter:
-        return 0.0
+    # each GPU brings its part of the weights, twice
+    weights = 2 * job.weight_bytes * job.sizes.parameters / cluster.here / PCIE if job.offload == "all" else 0.0
+    if job.adapter and job.trained is None:
+        return weights
     apart = job.tensor * job.stages
     group = cluster.here if "in node" in job.sharding else cluster.gpus
-    share = job.sizes.parameters / max(apart, group)
+    share = (job.trained if job.adapter else job.sizes.parameters) / (apart if job.sharding == "whole" else max(apart, group))
     if job.offload == "none":
         return 32 * share / cluster.gpu.hbm / job.micro_steps
     pcie = (4 + 2) * share / PCIE  # gradients there, weights back
     # read and written: gradients, masters, two moments, weights; one process alone has its pages on one of a host's two sockets
     adam = 40 * share * cluster.here / (c.host * 1e9 * (0.5 if cluster.here == 1 else 1))
-    weights = 2 * 2 * job.sizes.parameters / cluster.here / PCIE if job.offload == "all" else 0.0  # each GPU brings its part, twice
     return (pcie + adam) / job.micro_steps + weights

@@ -34,5 +34,7 @@ def test_failures_come_as_llama_3s_did_and_a_save_behind_the_steps_costs_a_copy(
     ahead, behind = (saving(966e9, there, 2e9, background) for background in (False, True))
     assert ahead.seconds == pytest.approx(483) and behind.seconds == pytest.approx(966e9 / 64 / 20e9)
     assert ahead.failure_hours == pytest.approx(792, rel=0.001)
-    assert ahead.lost == pytest.approx(ahead.seconds / ahead.every + (ahead.every / 2 + RESTART) / (ahead.failure_hours * 3600))
+    assert ahead.lost == pytest.approx(
+        ahead.seconds / (ahead.every + ahead.seconds) + (ahead.every / 2 + RESTART) / (ahead.failure_hours * 3600)
+    )
     assert behind.every < ahead.every and behind.lost < ahead.lost < 0.03
