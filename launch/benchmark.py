@@ -28,6 +28,7 @@ from train.world.launchers import place_of
 PARTS = {
     "train": "train.benchmark.train",
     "peers": "train.benchmark.peers",
+    "limits": "train.benchmark.limits.calls",
     "tokenize": "data_tools.corpus.bench",
     "loader": "train.benchmark.loader",
     "packing": "train.benchmark.packing",
