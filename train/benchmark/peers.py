@@ -82,7 +82,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "trainer": name, "useful tokens/s": round(statistics.median(values), 1), "from": round(min(values), 1), "to": round(max(values), 1),
             "ours / this": round(statistics.median(ratios), 2), "smallest": round(min(ratios), 2), "largest": round(max(ratios), 2),
         })  # fmt: skip
-    return {"model": result["model"], "ranks": args.ranks, "pairs": args.pairs, "steps": args.steps, "peers": versions, "rows": table}
+    near = min(table[1:], key=lambda row: row["ours / this"])
+    said = (
+        f"{table[0]['useful tokens/s']} useful tokens/s at {args.ranks} ranks, {near['ours / this']} x the best peer's, {near['trainer']} "
+        f"({near['smallest']} to {near['largest']}, {args.pairs} pairs)"
+    )
+    return {
+        "figure": said,
+        "model": result["model"],
+        "ranks": args.ranks,
+        "pairs": args.pairs,
+        "steps": args.steps,
+        "peers": versions,
+        "rows": table,
+    }
 
 
 def _made(args: argparse.Namespace, folder: Path) -> Path:
