@@ -197,6 +197,8 @@ def _outcome(started: Started, stops: Stops, state: TrainState, ended: Stop | No
     if started.world.rank == 0:
         started.goodput.write(time.time(), at_once=True)
     said += f"; {started.goodput.words()}"
+    if spent := started.world.beat.of_steps():
+        started.world.log0(f"time of the steps on rank 0: {spent}")
     stops.over()
     return Outcome(state, not ended and not rule, newest, said, rule)
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import mmap
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ _HEAD = struct.Struct("<QQQB31s")
 _TEXT_AT = 64
 _LENGTH = struct.Struct("<I")
 DOCUMENTS_TOLD = 64
+COMPUTING = ("forward", "backward", "optimizer")
+BESIDES = ("data", "agreement", "logging")  # what else a step consists of: waiting for its batch, the ranks' word, what is told of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Beat:
         self._block: mmap.mmap | None = None
         self.listener: Callable[[BaseException], None] | None = None  # hears of what ends the run before anything is closed
         self._marks = self._meetings = self._step = 0
-        self._phase = "starting"
+        self._phase, self._entered = "starting", time.perf_counter()
+        self.spent: dict[str, float] = {}  # seconds of this process in each phase; a device may still be at work
         self._details: dict[str, Any] = {}
 
     @property
@@ -66,8 +70,19 @@ class Beat:
 
     def phase(self, name: str) -> None:
         """What the rank does from now on: loading, data, forward, backward, optimizer, evaluation, saving."""
-        self._phase = name
+        now = time.perf_counter()
+        self.spent[self._phase] = self.spent.get(self._phase, 0.0) + now - self._entered
+        self._phase, self._entered = name, now
         self.mark()
+
+    def of_steps(self) -> str:
+        """Where the time of all steps went: `forward 48.21%, backward 49.90%, optimizer 1.83%, all else 0.06% (waiting for data 0.01%)`."""
+        total = sum(self.spent.get(name, 0.0) for name in (*COMPUTING, *BESIDES))
+        if not total:
+            return ""
+        share = {name: f"{self.spent.get(name, 0.0) / total:.2%}" for name in (*COMPUTING, "data")}
+        besides = sum(self.spent.get(name, 0.0) for name in BESIDES) / total
+        return f"{', '.join(f'{name} {share[name]}' for name in COMPUTING)}, all else {besides:.2%} (waiting for data {share['data']})"
 
     def mark(self) -> None:
         """A sign of progress within a phase."""

@@ -75,7 +75,9 @@ def test_padded_steps_have_the_losses_of_the_packed_ones_and_waste_more(report):
 def test_a_step_is_told_apart_into_phases_communication_and_operations(report):
     assert {"data", "forward", "backward", "agreement", "optimizer"} <= {row["phase"] for row in report["phases"]}
     assert sum(row["share %"] for row in report["phases"]) == pytest.approx(100)
-    sent = report["communication, seconds of a step under the profiler"]
+    step = report["of a step"]
+    assert 0 < step["waiting for data %"] <= step["all but forward, backward and optimizer %"] < 60
+    sent = report["communication, seconds of a step under the profiler, on the slowest rank"]
     assert sent["busy"] > 0 and sent["busy"] >= max(sent["exposed"], sent["hidden"])
     assert len(report["dearest"]) == 10 and any(
         word in row["operation"] for row in report["dearest"] for word in ("mm", "linear", "product")
@@ -105,6 +107,11 @@ def test_flops_are_those_of_the_formulas_and_recomputed_ones_count_as_hardware_o
     assert full.hardware(4096) / full.model(4096) == pytest.approx(4 / 3, abs=0.01)  # but for the head, which is not computed again
     half = account.Shape.of(config, n, "every_other", 4096, 1e15)
     assert half.hardware(4096) - half.model(4096) == pytest.approx((full.hardware(4096) - full.model(4096)) / 2)
+
+
+def test_what_is_neither_forward_backward_nor_optimizer_is_told_as_a_share_of_the_step():
+    seconds = {"data": 0.5, "forward": 4.0, "backward": 4.0, "agreement": 0.25, "optimizer": 1.0, "logging": 0.25}
+    assert account.besides(seconds) == {"all but forward, backward and optimizer %": 10, "waiting for data %": 5}
 
 
 def test_a_table_gives_the_median_step_and_the_quartiles_apart():

@@ -37,3 +37,15 @@ def test_a_meeting_is_seen_from_within_and_every_sign_moves_the_marks():
     assert (within.meeting, after.meeting) == (True, False)
     assert within.meetings == after.meetings == before.meetings + 1
     assert before.marks < within.marks < after.marks
+
+
+def test_where_the_time_of_the_steps_went(monkeypatch):
+    at = iter([0.0, 5.0, 5.5, 9.5, 13.5, 13.75, 14.75, 15.0])  # seconds at which each phase begins
+    monkeypatch.setattr(beat.time, "perf_counter", lambda: next(at))
+    b = Beat()
+    assert b.of_steps() == ""
+    b.at_step(1)  # after 5 s of starting, which are no step's
+    for name in ("forward", "backward", "agreement", "optimizer", "logging", "evaluation"):
+        b.phase(name)
+    assert b.spent == {"starting": 5, "data": 0.5, "forward": 4, "backward": 4, "agreement": 0.25, "optimizer": 1, "logging": 0.25}
+    assert b.of_steps() == "forward 40.00%, backward 40.00%, optimizer 10.00%, all else 10.00% (waiting for data 5.00%)"

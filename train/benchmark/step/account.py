@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train.world.beat import COMPUTING
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -90,6 +92,13 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     low = int(at)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def besides(seconds: dict[str, float]) -> dict[str, float]:
+    """Shares of a step, in %: of all but forward, backward and optimizer, and of it waiting for data."""
+    total = sum(seconds.values()) or 1.0
+    rest = sum(spent for name, spent in seconds.items() if name not in COMPUTING)
+    return {"all but forward, backward and optimizer %": 100 * rest / total, "waiting for data %": 100 * seconds.get("data", 0.0) / total}
 
 
 def phase_rows(seconds: dict[str, float], steps: int) -> list[dict[str, Any]]:

@@ -161,7 +161,7 @@ def _looked(job: Job, engine: Any, loader: Loader, world: World) -> dict[str, An
             batches = loader.next_step()
             step.take(engine, batches, loader.source_names, world)
     seconds = dict(zip(watch.seconds, world.max(list(watch.seconds.values()))))
-    found: dict[str, Any] = {"phases": account.phase_rows(seconds, CLOCKED)}
+    found: dict[str, Any] = {"of a step": account.besides(seconds), "phases": account.phase_rows(seconds, CLOCKED)}
     on_cuda = world.device.type == "cuda"
     watch.at_step(CLOCKED + 1)
     batches = loader.next_step()
@@ -169,11 +169,10 @@ def _looked(job: Job, engine: Any, loader: Loader, world: World) -> dict[str, An
         step.take(engine, batches, loader.source_names, world)
     sent = phases.communication(seen.events(), on_cuda)
     busy, exposed, hidden = world.max([sent.busy, sent.exposed, sent.hidden])
-    found["communication, seconds of a step under the profiler"] = {
+    found["communication, seconds of a step under the profiler, on the slowest rank"] = {
         "busy": busy,
         "exposed": exposed,
         "hidden": hidden,
-        "unit": "seconds of one step under the profiler, the slowest rank's",
     }
     found["dearest"] = phases.dearest(seen, on_cuda)
     if job.trace and world.rank == 0:
