@@ -207,7 +207,8 @@ def _speed(recipe: Recipe, ranks: int) -> list[tuple[str, str]]:
     except ModelUnknown:
         return []
     here = Setting(attended=attended(recipe))
-    rates = (f"{forecast(recipe, model, cluster(gpu_named(name), ranks), here).rate:,.0f} on {name}" for name in ("A100", "H100"))
+    plans = {name: forecast(recipe, model, cluster(gpu_named(name), ranks), here) for name in ("A100", "H100")}
+    rates = [f"{made.rate:,.0f} on {name}{'' if made.fits else ' (too small for it)'}" for name, made in plans.items()]
     return [("speed", f"about {' or '.join(rates)}, tokens/s a GPU; python launch/plan.py tells the time, the cost and faster settings")]
 
 
