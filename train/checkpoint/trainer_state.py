@@ -109,8 +109,9 @@ def load(engine: Engine, folder: Path, world: World) -> None:
         ResumeError: weights only, or another model.
     """
     if not (folder / TRAINER_INDEX).is_file():
+        key = "adapter.path" if adapter.is_adapter(folder) else "model.path"
         raise ResumeError(
-            f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as model.path of a new run"
+            f"{folder}: holds weights but no trainer state (checkpoint.trainer_state was false); use it as {key} of a new run"
         )
     index = json.loads((folder / TRAINER_INDEX).read_text())
     mine = {n: p.ds_numel for n, p in engine.trained.items()}

@@ -72,8 +72,8 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
             faults.append(f"zero_optimization.{part}.device=nvme: not supported; use cpu")
     if zero.get("zero_quantized_nontrainable_weights"):
         faults.append(
-            "zero_optimization.zero_quantized_nontrainable_weights=true: what is loaded into DeepSpeed's int8 slices cannot be verified here; "
-            "take it out, or set model.quantize=nf4 in the recipe"
+            "zero_optimization.zero_quantized_nontrainable_weights=true: DeepSpeed fills its int8 slices from whole tensors by a CUDA kernel of its own, "
+            "so that a model's files can neither be read into them in parts nor be verified there; take it out and set model.quantize=int8 in the recipe"
         )
     if recipe.model.quantize != "none":
         unfit = [part for part in ("offload_param", "offload_optimizer") if zero.get(part, {}).get("device") == "cpu"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from train.engine.bit_sums import checksum
 from train.engine.packed import blocks_of
-from train.model import nf4
+from train.model import quantized
 from train.model_files.bit_sums import fingerprint
 from train.model_files.dtypes import in_torch
 from train.model_files.folder import HARMLESS, WeightsError, read_folder
@@ -61,8 +61,8 @@ def match(parameters: dict[str, nn.Parameter], entries: dict[str, Entry], tied: 
         entry = entries.get(name) or next((entries[a] for a, target in tied.items() if target == name and a in entries), None)
         if entry is None:
             faults.append(f"{name}: missing")
-        elif tuple(entry.shape) != nf4.shape_of(parameter):
-            faults.append(f"{name}: shape {list(entry.shape)} in {entry.file.name}, the config wants {list(nf4.shape_of(parameter))}")
+        elif tuple(entry.shape) != quantized.shape_of(parameter):
+            faults.append(f"{name}: shape {list(entry.shape)} in {entry.file.name}, the config wants {list(quantized.shape_of(parameter))}")
         elif not entry.dtype.is_floating_point:
             faults.append(f"{name}: {entry.dtype} in {entry.file.name}; quantized weights cannot be trained, fetch the original ones")
         else:

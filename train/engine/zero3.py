@@ -22,10 +22,11 @@ from train.engine import adapter, gathering, weights
 from train.engine.deepspeed_json import adam_kernel, merged_config
 from train.engine.traces import Traces
 from train.model import causal_lm as model_room
-from train.model import lora, nf4
+from train.model import lora, quantized
 from train.model.adapter_spec import spec_of
 from train.model_files.dtypes import BF16, OF_RECIPE
 from train.model_files.folder import WeightsError
+from train.model_files.quantized import FORMATS
 from train.model_files.shapes import described
 from train.recipe.vocabulary import Recipe
 from train.world import jit_lock
@@ -59,11 +60,11 @@ class Engine:
         self.world, self.model, self.config, self.kernel = world, model, config, kernel
         self.parameters = model_room.parameters_by_name(model)
         self.trained = {n: p for n, p in self.parameters.items() if p.requires_grad}  # all, unless an adapter is trained on a frozen base
-        self.total_parameters = sum(nf4.numel_of(p) for p in self.parameters.values())
+        self.total_parameters = sum(quantized.numel_of(p) for p in self.parameters.values())
         self.stored: dict[str, str] | None = None  # of an adapter: name in its file → parameter
         self.trained_parameters = sum(p.ds_numel for p in self.trained.values())
         looked_up = None if tied_names(model) else id(model.hf.get_input_embeddings().weight)
-        frozen = [nf4.numel_of(p) for p in self.parameters.values() if not p.requires_grad and id(p) != looked_up]
+        frozen = [quantized.numel_of(p) for p in self.parameters.values() if not p.requires_grad and id(p) != looked_up]
         self.frozen_parameters = sum(frozen)  # that are multiplied by, for FLOPs
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         self._ds, *_ = deepspeed.initialize(
@@ -274,15 +275,15 @@ def sharded(recipe: Recipe, world: World, shape: Any, sources: int, adapter: Any
         zero = config["zero_optimization"]  # its buffer is made at full size, whatever there is to reduce
         config["zero_optimization"] = zero | {"reduce_bucket_size": min(int(zero.get("reduce_bucket_size", 5e8)), lora.trained(model))}
         said += f"; adapter: {adapter.words()}"
-        if recipe.model.quantize == "nf4":
-            left = nf4.attach(model_room.decoder_layers(model.hf))
-            said += "; base in 4 bits (nf4)" + (f", but for {left} weights that make no whole blocks of 64" if left else "")
+        if format := FORMATS.get(recipe.model.quantize):
+            left = quantized.attach(model_room.decoder_layers(model.hf), format)
+            said += f"; base in {format.name}" + (f", but for {left} weights that make no whole blocks of 64" if left else "")
     layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
     sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
     config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
     gathering.by_layer(model, layers, zero)
     model_room.shard(model, config, world.device)
-    nf4.mark(model)
+    quantized.mark(model)
     return model, config, said
 
 

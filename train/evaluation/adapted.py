@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from train.model_files import adapter as adapter_files
-from train.model_files import nf4
 from train.model_files.adapter import AdapterError
 from train.model_files.bit_sums import checksum, fingerprint
 from train.model_files.fetch import base_of_adapter
@@ -65,16 +64,21 @@ def add(model: Any, folder: Path, base: Path) -> None:
     """
     of: Described = described(base / "config.json")
     found = adapter_files.read(folder, of)
+    adapter_files.require_alike(found)
     weights = dict(model.named_parameters())
-    for name in adapter_files.in_four_bits(folder, of):
-        held = torch.from_numpy(nf4.held(weights[name].float().cpu().reshape(-1).numpy()))
+    for name, format in adapter_files.quantized(folder, of).items():
+        held = torch.from_numpy(format.held(weights[name].float().cpu().reshape(-1).numpy()))
         weights[name].copy_(held.view(weights[name].shape))
     for name, key in found.whole.items():
         weights[name].copy_(_values(found.entries[key]))
     for name, (a, b) in found.low.items():
         product = _values(found.entries[b]) @ _values(found.entries[a])
         change = (product.T if name in found.embedded else product) * found.spec.scale(name.removesuffix(".weight"))
-        weights[name].copy_(weights[name].float() + change.to(weights[name].device))
+        value = weights[name].float() + change.to(weights[name].device)
+        if key := found.magnitudes.get(name):
+            lengths = _values(found.entries[key]).view(-1, 1).to(value.device)
+            value *= lengths / torch.linalg.norm(value, dim=1, keepdim=True)
+        weights[name].copy_(value)
 
 
 def _values(entry: Entry) -> torch.Tensor:
@@ -82,4 +86,6 @@ def _values(entry: Entry) -> torch.Tensor:
     value = torch.empty(entry.numel)
     for at, piece in read_range(entry, 0, entry.numel):
         value[at : at + piece.numel()] = piece
+    if not bool(torch.isfinite(value).all()):
+        raise AdapterError(f"{entry.file}: {entry.name} holds values that are not finite; take an earlier save of this adapter")
     return value.view(entry.shape)

@@ -230,7 +230,7 @@ def check_folder(folder: Path) -> None:
     """ModelError unless it is a model folder with safetensors weights, unchanged since it was saved where a manifest tells."""
     check_shape(folder)
     if (folder / MANIFEST).is_file():
-        _check_manifest(folder)
+        require_unchanged(folder)
 
 
 def check_shape(folder: Path) -> None:
@@ -252,8 +252,8 @@ def check_shape(folder: Path) -> None:
         raise ModelError(f"{folder}: no *.safetensors weights in it; {why}")
 
 
-def _check_manifest(folder: Path) -> None:
-    """The files a model is made of, against a checkpoint's manifest; the trainer's own files are not read."""
+def require_unchanged(folder: Path) -> None:
+    """ModelError where a file that a model is made of is not what a checkpoint's manifest says; the trainer's own files are not read."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items() if "/" not in name}

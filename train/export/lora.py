@@ -16,15 +16,15 @@ import numpy as np
 
 from train.checkpoint.layout import MANIFEST
 from train.checkpoint.manifest import faults_of
-from train.export.merge import aligned
+from train.export.merge import ELEMENTS, aligned
 from train.export.source import ExportError, Opened, extent_of, fit, open_model
 from train.foreign.torch_save import folder as torch_folder
 from train.model_files import adapter as adapter_files
-from train.model_files import nf4
 from train.model_files.adapter import Folder
 from train.model_files.bit_sums import checksum, fingerprint
 from train.model_files.companions import companion_names
 from train.model_files.dtypes import BF16, FP32, cast
+from train.model_files.quantized import Format
 from train.model_files.shapes import Described
 from train.model_files.stream import RangeReader, Tensor
 from train.world.places import resolved
@@ -48,6 +48,16 @@ def require_whole(folder: Path) -> None:
         raise ExportError(f"{folder}: damaged, not exported:\n" + "\n".join(f"  - {f}" for f in faults[:10]))
 
 
+def copied(folder: Path, into: Path) -> Path:
+    """An adapter's folder on an object store, on this disk: all but the trainer's state."""
+    into.mkdir()
+    own = (adapter_files.CONFIG, adapter_files.WEIGHTS, adapter_files.BASE, TORCH_FILE)
+    for name in (*companion_names(folder), *(n for n in own if (folder / n).is_file())):
+        (into / name).parent.mkdir(exist_ok=True)
+        (into / name).write_bytes((folder / name).read_bytes())
+    return into
+
+
 def read(folder: Path, model: Described) -> tuple[Folder, RangeReader, dict[str, Tensor]]:
     """The adapter, and its tensors by their names in the file."""
     reader = RangeReader()
@@ -69,20 +79,19 @@ def merged(folder: Path, base: Path, model: Described) -> Merged:
     opened = open_model(base, BF16)  # weights as they stand in its files, as they were trained on
     sums: dict[str, int] = {}
     fitted = {name: _summed(tensor, name, sums) for name, tensor in fit(opened, model).items()}
-    twins = {alias: name for alias, name in model.tied.items() if name in adapter.whole}
-    for alias, name in twins.items():
-        one, other = (stored.get(f"{adapter_files.PREFIX}{n}") for n in (alias, name))
-        if one and other and not all(np.array_equal(a, b) for a, b in zip(aligned(one), aligned(other), strict=True)):
-            raise ExportError(f"{folder}: holds two different tensors for {name} and {alias}, which the base ties; it cannot be merged")
-    coarse = adapter_files.in_four_bits(folder, model)
+    for name, keys in adapter.twins.items():
+        adapter_files.require_same(adapter, name, *(stored[key] for key in keys))
+    coarse = adapter_files.quantized(folder, model)
     tensors = {}
     for name, tensor in fitted.items():
-        tensor = _held(tensor) if name in coarse else tensor
+        tensor = _held(tensor, coarse[name]) if name in coarse else tensor
         below = _instead(tensor, stored[adapter.whole[name]]) if name in adapter.whole else tensor
         if name in adapter.low:
-            a, b = (stored[key] for key in adapter.low[name])
+            a, b = (_whole(stored[key], f"{folder}: {key}") for key in adapter.low[name])
             scale = adapter.spec.scale(name.removesuffix(".weight"))
             tensors[name] = _added(below, a, b, scale, name in adapter.embedded)
+            if key := adapter.magnitudes.get(name):
+                tensors[name] = _lengthened(tensors[name], _whole(stored[key], f"{folder}: {key}"))
         else:
             tensors[name] = below
     was = (adapter_files.base_of(folder) or {}).get("fingerprint")
@@ -125,7 +134,7 @@ def identity(adapter: Folder) -> dict[str, object]:
     hashed = hashlib.sha256()
     for file in sorted({entry.file for entry in adapter.entries.values()}):
         hashed.update(file.read_bytes())
-    return {"path": str(resolved(adapter.path)), "sha256": hashed.hexdigest(), "config": adapter.config}
+    return {"sha256": hashed.hexdigest(), "config": adapter.config}
 
 
 def _summed(tensor: Tensor, name: str, sums: dict[str, int]) -> Tensor:
@@ -153,25 +162,25 @@ def _instead(tensor: Tensor, other: Tensor) -> Tensor:
     return Tensor(other.shape, other.dtype, parts)
 
 
-def _held(tensor: Tensor) -> Tensor:
-    """What the run computed with, whose base was held in four bits."""
+def _held(tensor: Tensor, format: Format) -> Tensor:
+    """What the run computed with, whose base was quantized."""
 
     def parts() -> Iterator[np.ndarray]:
         for part in aligned(tensor):  # whole blocks
-            yield nf4.held(part)
+            yield format.held(part)
 
     return Tensor(tensor.shape, FP32, parts)
 
 
-def _added(tensor: Tensor, a: Tensor, b: Tensor, scale: float, embedded: bool) -> Tensor:
+def _added(tensor: Tensor, a: Callable[[], np.ndarray], b: Callable[[], np.ndarray], scale: float, embedded: bool) -> Tensor:
     """W + scale * B A. The product is made by torch as a whole, so that it is, bit by bit, what torch gives for these matrices."""
 
     def parts() -> Iterator[np.ndarray]:
         import torch
 
-        low, high = (torch.from_numpy(_values(t)).view(t.shape) for t in (a, b))
-        product = high @ low
-        change = ((product.T if embedded else product) * scale).reshape(-1).numpy()
+        low, high = torch.from_numpy(a()), torch.from_numpy(b())
+        product = (high @ low).mul_(scale)
+        change = (product.T if embedded else product).reshape(-1).numpy()
         at = 0
         for part in aligned(tensor):  # each valid until the next alone: what is yielded has to last longer
             yield part + change[at : at + len(part)]
@@ -180,13 +189,30 @@ def _added(tensor: Tensor, a: Tensor, b: Tensor, scale: float, embedded: bool) -
     return Tensor(tensor.shape, FP32, parts)
 
 
-def _values(tensor: Tensor) -> np.ndarray:
-    """(numel,) fp32."""
-    found, at = np.empty(tensor.numel, np.float32), 0
-    for part in tensor.parts():
-        cast(part, tensor.dtype, FP32, found[at : at + len(part)])
-        at += len(part)
-    return found
+def _lengthened(tensor: Tensor, lengths: Callable[[], np.ndarray]) -> Tensor:
+    """Each row as long as DoRA has it (Liu et al., arXiv 2402.09353); the matrix is held whole."""
+
+    def parts() -> Iterator[np.ndarray]:
+        rows = np.concatenate([part.copy() for part in tensor.parts()]).reshape(tensor.shape)
+        rows *= lengths().reshape(-1, 1) / np.linalg.norm(rows, axis=1, keepdims=True)
+        yield from np.split(rows.reshape(-1), range(ELEMENTS, rows.size, ELEMENTS))
+
+    return Tensor(tensor.shape, FP32, parts)
+
+
+def _whole(tensor: Tensor, name: str) -> Callable[[], np.ndarray]:
+    """Gives all of it, in fp32; raises ExportError where it is not finite."""
+
+    def read() -> np.ndarray:
+        found, at = np.empty(tensor.numel, np.float32), 0
+        for part in tensor.parts():
+            cast(part, tensor.dtype, FP32, found[at : at + len(part)])
+            at += len(part)
+        if not np.isfinite(found).all():
+            raise ExportError(f"{name}: holds values that are not finite; take an earlier save of this adapter")
+        return found.reshape(tensor.shape)
+
+    return read
 
 
 def companions_of(folder: Path, base: Path, into: Path) -> None:

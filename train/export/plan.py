@@ -96,7 +96,8 @@ def prepare(request: Request) -> Prepared:
         return _of_adapter(request)
     if request.merge_adapter or request.base:
         flag = "--merge-adapter" if request.merge_adapter else "--base"
-        raise ExportError(f"{flag}: {request.checkpoint} is no adapter (it has no {adapter_files.CONFIG}); leave it out")
+        instead = "leave it out" if not (below := adapter_files.nested(request.checkpoint)) else "give that folder"
+        raise ExportError(f"{flag}: {request.checkpoint} is no adapter (it has no {adapter_files.CONFIG}{below}); {instead}")
     several = bool(request.merge or request.average)
     # sums are made of fp32 masters where there are some, and rounded once
     wanted = FP32 if several else request.dtype
@@ -129,12 +130,21 @@ def prepare(request: Request) -> Prepared:
 
 def _of_adapter(request: Request) -> Prepared:
     """An adapter's folder as it is, or merged into its base."""
+    scratch = tempfile.TemporaryDirectory(prefix="adapter-")
+    try:
+        return _in_scratch(request, scratch)
+    except BaseException:
+        scratch.cleanup()
+        raise
+
+
+def _in_scratch(request: Request, scratch: tempfile.TemporaryDirectory) -> Prepared:
     folder = request.checkpoint
     if request.merge or request.average or request.tag:
         raise ExportError(f"{folder}: an adapter; merge it into its base first (--merge-adapter), then sum that model with others")
-    if is_remote(folder):
-        raise ExportError(f"{folder}: an adapter is read from a disk; copy its folder to one first, it is small")
     lora.require_whole(folder)
+    if is_remote(folder):
+        folder = lora.copied(folder, Path(scratch.name) / "adapter")
     config_of = request.config or (folder if (folder / "config.json").is_file() else request.base or base_of_adapter(folder))
     if not request.merge_adapter:
         model = described(config_of / "config.json")
@@ -144,21 +154,26 @@ def _of_adapter(request: Request) -> Prepared:
         files = [FileToWrite(adapter_files.WEIGHTS, tuple(tensors), numels * request.dtype.itemsize)]
         texts = {n: (folder / n).read_text() for n in (adapter_files.CONFIG, adapter_files.BASE) if (folder / n).is_file()}
         shapes = Described({name: tuple(t.shape) for name, t in tensors.items()})
-        return Prepared((folder,), config_of, shapes, (opened,), tensors, files, [], [], texts=texts, adapter=True)
+        return Prepared(
+            (request.checkpoint,), config_of, shapes, (opened,), tensors, files, [], [], texts=texts, adapter=True, scratch=scratch
+        )
     base = request.base or base_of_adapter(folder)
     if not (base / "config.json").is_file():
         raise ExportError(f"{base}: has no config.json, so it is no base; give the folder of the model with --base DIR")
     model = described(base / "config.json")
     made = lora.merged(folder, base, model)
-    scratch = tempfile.TemporaryDirectory(prefix="companions-")
-    companions = request.config or Path(scratch.name)
-    lora.companions_of(folder, base, Path(scratch.name))
+    own = Path(scratch.name) / "companions"
+    own.mkdir()
+    lora.companions_of(folder, base, own)
+    companions = request.config or own
     remarks = export_companions.check(companions, model)
     if adapter_files.base_of(folder) is None:
-        remarks.append(f"{folder}: does not say which weights it was trained on; names and shapes of {base} were compared, nothing more")
+        remarks.append(
+            f"{request.checkpoint}: does not say which weights it was trained on; names and shapes of {base} were compared, nothing more"
+        )
     remarks.append(f"{base} and its adapter {folder.name}: {made.adapter.spec.words()}")
     files = _planned(made.tensors, request.dtype)
-    return Prepared((folder,), companions, model, (made.opened,), made.tensors, files, [], remarks, made.check, scratch=scratch)
+    return Prepared((request.checkpoint,), companions, model, (made.opened,), made.tensors, files, [], remarks, made.check, scratch=scratch)
 
 
 def _steps(request: Request) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from train.model import nf4, products
+from train.model import products, quantized
 from train.model_files.adapter import A, B, Spec
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ class Adapted(nn.Linear):
     lora_B: nn.Linear  # (out, rank)
     scale: float
     onednn: bool = False  # whether the products are oneDNN's: products.py
+    own: quantized.Own | None = None  # of a packed base: model/quantized.py
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nf4.linear(self, x) + self.lora_B(self.lora_A(x)) * self.scale
+        return quantized.linear(self, x) + self.lora_B(self.lora_A(x)) * self.scale
 
 
 def attach(model: PackedCausalLM, spec: Spec) -> None:

@@ -4,13 +4,12 @@ adapter_config.json            rank, alpha, target_modules, the base's name
 adapter_model.safetensors      base_model.model.NAME.lora_A.weight (rank, in), ….lora_B.weight (out, rank); what is trained whole by its own name
 base_model.json                ours: which weights it was trained on
 
-`Spec` says where an adapter stands and how it is scaled: from a recipe's words (`spec`), or from a folder (`read`). What peft has and is not
+`Spec` says where an adapter stands and how it is scaled: from a recipe's words (model/adapter_spec.py), or from a folder (`read`). What peft has and is not
 computed here is refused by name, so that nothing of a foreign adapter is left out in silence.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -18,29 +17,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.model_files import nf4
+import numpy as np
+
 from train.model_files.folder import ModelError
 from train.model_files.header import Entry, read_header
+from train.model_files.quantized import ELEMENTS, FORMATS, Format
 from train.model_files.shapes import Described, read_config
+from train.model_files.stream import Extent, RangeReader, Tensor
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base_model.json"
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
+MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.weight)?$")  # of DoRA: the length of each row of W + scale * B A
 EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
 _IN_LAYERS = re.compile(r"\w+\.layers\.\d+\..+\.weight$")
-_GROUPS = {
-    "embeddings": re.compile(r"(embed_tokens|wte|embed_in)$"),
-    "head": re.compile(r"(lm_head|embed_out)$"),
-    "norms": re.compile(r"norm\w*$"),
-}
 # what peft may write and this reader takes, or what says nothing of the result
 _READ = {
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
     "modules_to_save", "init_lora_weights", "auto_mapping", "revision", "inference_mode", "lora_dropout", "exclude_modules", "layers_to_transform",
     "layers_pattern", "peft_version", "runtime_config", "ensure_weight_tying", "eva_config", "megatron_core", "qalora_group_size", "bias",
-    "loftq_config",
+    "loftq_config", "use_dora",
 }  # fmt: skip
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")  # that leave the base's weights as they are
+# what wrappers put into names (torch.compile, FSDP, DDP), and where peft's own state dict has the adapter's name
+_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module)(?=\.)")
+_NAMED = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|modules_to_save)\.(?!weight$)(\w+)(?=\.|$)")
 
 
 class AdapterError(ModelError):
@@ -121,53 +122,6 @@ def linears(model: Described) -> list[str]:
     return [name for name, shape in model.shapes.items() if len(shape) == 2 and _IN_LAYERS.match(name)]
 
 
-# -- from a recipe ----------------------------------------------------------------------------------------------------
-
-
-def spec(
-    model: Described, *, rank: int, alpha: float, rslora: bool, targets: tuple[str, ...] = (), train_also: tuple[str, ...] = ()
-) -> Spec:
-    """An adapter as a recipe words it.
-
-    Raises:
-        AdapterError: with all words that name nothing in this model.
-    """
-    all_linears = [name.removesuffix(".weight") for name in linears(model)]
-    known = sorted({module.rpartition(".")[2] for module in all_linears})
-    modules, faults = dict.fromkeys(all_linears if not targets else ()), []
-    for word in targets:
-        found = [module for module in all_linears if module == word or module.endswith(f".{word}")]
-        modules |= dict.fromkeys(found)
-        if not found:
-            faults.append(f"adapter.targets={word}: no linear layer of the decoder is called so; there are {', '.join(known)}")
-    ordered = [module for module in all_linears if module in modules]
-    whole: dict[str, None] = {}
-    for word in train_also:
-        found = _whole(model, word, set(ordered))
-        whole |= dict.fromkeys(found)
-        if not found:
-            faults.append(
-                f"adapter.train_also={word}: nothing beside the adapter is called so; give embeddings, head, norms or a module's last name"
-            )
-    if faults:
-        raise AdapterError("\n".join(faults))
-    return Spec(dict.fromkeys(ordered, rank), dict.fromkeys(ordered, float(alpha)), rslora, tuple(n for n in model.shapes if n in whole))
-
-
-def _whole(model: Described, word: str, adapted: set[str]) -> list[str]:
-    """Parameters that a word of train_also means, tied ones by the name they stand under."""
-    found = []
-    for name in (*model.shapes, *model.tied):
-        module = name.rpartition(".")[0]
-        meant = _GROUPS[word].search(module) if word in _GROUPS else module == word or module.endswith(f".{word}")
-        if meant and module not in adapted:
-            found.append(model.tied.get(name, name))
-    return found
-
-
-# -- from a folder ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Folder:
     """An adapter that was read. entries: its tensors by their names in the file. low: weight → the names of its A and B; whole: parameter → the
@@ -180,10 +134,19 @@ class Folder:
     whole: dict[str, str]
     embedded: frozenset[str]  # those of `low` that stand at an embedding, whose A and B lie the other way round
     spec: Spec
+    magnitudes: dict[str, str]  # weight → the name of its rows' lengths (DoRA)
+    twins: dict[str, tuple[str, str]]  # a parameter that has two names in the base, where both were saved: must be the same (require_alike)
 
 
 def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
+
+
+def nested(folder: Path) -> str:
+    """Words on the adapters further down: peft saves those that have a name of their own there, and a run its checkpoints."""
+    places = [f"*/{CONFIG}", f"checkpoints/*/{CONFIG}"] if folder.is_dir() else []
+    found = sorted(str(config.parent) for place in places for config in folder.glob(place))
+    return f", but in {', '.join(found[:4])}{' and others' if len(found) > 4 else ''}" if found else ""
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -193,25 +156,21 @@ def config_of(folder: Path) -> dict[str, Any]:
         AdapterError: naming everything that is not.
     """
     if not is_adapter(folder):
-        raise AdapterError(f"{folder}: no {CONFIG} in it; give the folder of an adapter, of ours or of peft")
+        raise AdapterError(f"{folder}: no {CONFIG} in it{nested(folder)}; give the folder of an adapter, of ours or of peft")
     config = read_config(folder / CONFIG)
     faults = []
     if str(config.get("peft_type", "")).upper() not in ("LORA", "PEFTTYPE.LORA"):
         faults.append(f"peft_type={config.get('peft_type')}: only LORA is computed here")
-    if config.get("use_dora"):
-        faults.append("use_dora=true: the columns' magnitudes are not computed here; merge it with peft's merge_and_unload")
     if config.get("fan_in_fan_out"):
         faults.append("fan_in_fan_out=true: its base keeps weights the other way round (Conv1D), as no Llama-like model does")
-    if config.get("bias", "none") != "none":
-        faults.append(f"bias={config['bias']}: biases trained beside the adapter are not read; merge it with peft's merge_and_unload")
     start = config.get("init_lora_weights", True)
     if start not in _STARTS:
         faults.append(
             f"init_lora_weights={start}: such an adapter is of a base whose weights were changed when it began; "
             "save it once more by peft with path_initial_model_for_weight_conversion"
         )
-    said = ("use_dora", "fan_in_fan_out")
-    faults += [f"{key}={value}: not computed here" for key, value in config.items() if value and key not in _READ and key not in said]
+    unread = [key for key, value in config.items() if value and key not in _READ and key != "fan_in_fan_out"]
+    faults += [f"{key}={config[key]}: not computed here" for key in unread]
     if faults:
         raise AdapterError(f"{folder / CONFIG}: this adapter is not taken:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return config
@@ -228,41 +187,56 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
     config = config_of(folder)
     if entries is None:
         if not (folder / WEIGHTS).is_file():
-            other = "; it has adapter_model.bin, which is read by export_hf.py alone" if (folder / "adapter_model.bin").is_file() else ""
-            raise AdapterError(f"{folder}: there is no {WEIGHTS}{other}; copy the adapter's folder again")
+            what = "copy the adapter's folder again"
+            if (folder / "adapter_model.bin").is_file():
+                what = f"its adapter_model.bin is read by export_hf.py alone, and made one: python launch/export_hf.py {folder} OUT"
+            raise AdapterError(f"{folder}: there is no {WEIGHTS}; {what}")
         entries = read_header(folder / WEIGHTS)
     low: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
+    twins: dict[str, tuple[str, str]] = {}
+    magnitudes: dict[str, str] = {}
     embedded, faults = set(), []
     for key, entry in entries.items():
-        name = key.removeprefix(PREFIX)
+        name = _plain(key)
         for part, ends in (("A", (A, EMBEDDING_A)), ("B", (B, EMBEDDING_B))):
             if end := next((e for e in ends if name.endswith(e)), None):
                 weight = name.removesuffix(end) + ".weight"
-                low.setdefault(model.tied.get(weight, weight), {})[part] = key
+                parts = low.setdefault(model.tied.get(weight, weight), {})
+                if part in parts:
+                    faults.append(f"{key}: a second {part} beside {parts[part]}; save one adapter alone")
+                parts[part] = key
                 embedded |= {weight} if end in (EMBEDDING_A, EMBEDDING_B) else set()
                 break
         else:
-            name = name.replace(".modules_to_save.default.", ".").replace(".base_layer.", ".").replace(".original_module.", ".")
+            name = name.replace(".modules_to_save.", ".").replace(".base_layer.", ".")
+            if ".original_module." in name:
+                continue  # the base's own, in whose place another one stands
+            if MAGNITUDE.search(name):
+                magnitudes[MAGNITUDE.sub(".weight", name)] = key
+                continue
             if "lora_" in name:
                 faults.append(f"{key}: this part of an adapter is not computed here")
             elif (target := model.tied.get(name, name)) not in model.shapes:
                 faults.append(f"{key}: the base has no tensor {name}")
             else:
+                if target in whole:
+                    twins[target] = whole[target], key
                 whole.setdefault(target, key)
                 faults += [f"{key}: {entry.dtype}; quantized values are not read"] * (not entry.dtype.is_floating_point)
     for weight, keys in low.items():
         faults += _misfits(weight, {part: entries[key] for part, key in keys.items()}, model, weight in embedded)
-    faults += [
-        f"{name}: shape {list(entries[key].shape)}, the base has {list(model.shapes[name])}; is its vocabulary another one?"
-        for name, key in whole.items()
-        if tuple(entries[key].shape) != model.shapes[name]
-    ]
+    faults += [_misshapen(name, tuple(entries[key].shape), model.shapes[name]) for name, key in whole.items() if entries[key].numel]
+    faults += _magnitude_faults(magnitudes, entries, low, embedded, bool(config.get("use_dora")), model)
     faults += _half_tied(entries, whole, low, model)
+    biases = {bias for weight in low if (bias := weight.removesuffix("weight") + "bias") in model.shapes}
+    if config.get("bias", "none") != "none" and biases and not biases & whole.keys():
+        faults.append(f"bias={config['bias']}: biases were trained beside it, and none was saved; merge it with the peft that trained it")
     if not low and not whole:
         faults.append(f"{WEIGHTS}: holds no tensor of an adapter")
     empty = [key for key, e in entries.items() if not e.numel]
     faults += [f"{key}: empty; the program that saved it gathered nothing (ZeRO-3), take an earlier save" for key in empty]
+    faults = [fault for fault in faults if fault]
     if not faults:
         of = _spec_of(
             config, {w: entries[keys["A"]].shape[0] for w, keys in low.items()}, tuple(n for n in model.shapes if n in whole), faults
@@ -270,7 +244,43 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
     if faults:
         shown = "\n".join(f"  - {f}" for f in faults[:20]) + (f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise AdapterError(f"{folder}: this adapter does not fit its base; nothing was made\n{shown}")
-    return Folder(folder, config, entries, {w: (keys["A"], keys["B"]) for w, keys in low.items()}, whole, frozenset(embedded), of)
+    return Folder(
+        folder, config, entries, {w: (keys["A"], keys["B"]) for w, keys in low.items()}, whole, frozenset(embedded), of, magnitudes, twins
+    )
+
+
+def require_alike(adapter: Folder) -> None:
+    """Raises AdapterError where two tensors were saved for one that the base has under two names, and they are not the same."""
+    reader = RangeReader()
+    try:
+        for name, keys in adapter.twins.items():
+            one, other = (reader.tensor(e.shape, [Extent(e.file, e.start, e.numel, e.dtype)]) for e in (adapter.entries[k] for k in keys))
+            require_same(adapter, name, one, other)
+    finally:
+        reader.close()
+
+
+def require_same(adapter: Folder, name: str, one: Tensor, other: Tensor) -> None:
+    """Both in parts of the same size, since they have one shape; raises AdapterError."""
+    if one.dtype is not other.dtype or not all(np.array_equal(a, b) for a, b in zip(one.parts(), other.parts(), strict=True)):
+        keys = " and ".join(adapter.twins[name])
+        raise AdapterError(f"{adapter.path}: {keys} are two different tensors, and the base has one for both; merge it with peft, untied")
+
+
+def _plain(key: str) -> str:
+    """A tensor's name in its file without what wrappers, peft and an adapter's own name have put into it."""
+    return _NAMED.sub(r".\1", _WRAPPERS.sub("", key).lstrip(".").removeprefix(PREFIX))
+
+
+def _misshapen(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if found == wanted:
+        return ""
+    if len(found) == len(wanted) == 2 and found[1] == wanted[1]:
+        return (
+            f"{name}: {found[0]} rows, the base has {wanted[0]}: its vocabulary was changed; resize the base first (transformers' "
+            f"resize_token_embeddings({found[0]}), saved with this adapter's tokenizer), and give that folder as the base"
+        )
+    return f"{name}: shape {list(found)}, the base has {list(wanted)}; is it an adapter of another model?"
 
 
 def _misfits(weight: str, parts: dict[str, Entry], model: Described, embedded: bool) -> list[str]:
@@ -287,9 +297,23 @@ def _misfits(weight: str, parts: dict[str, Entry], model: Described, embedded: b
     return [f"{weight}: {e.dtype}; quantized adapters are not read" for e in (a, b) if not e.dtype.is_floating_point]
 
 
+def _magnitude_faults(
+    magnitudes: dict[str, str], entries: dict[str, Entry], low: dict[str, Any], embedded: set[str], dora: bool, model: Described
+) -> list[str]:
+    if not dora:
+        return [f"{key}: of DoRA, and use_dora is not set in {CONFIG}" for key in magnitudes.values()]
+    faults = [f"{weight}: use_dora=true, and its magnitudes are missing" for weight in low if weight not in magnitudes]
+    for weight, key in magnitudes.items():
+        if weight in embedded:
+            faults.append(f"{key}: DoRA at an embedding is not computed here; merge it with peft's merge_and_unload")
+        elif weight not in low or entries[key].numel != model.shapes[weight][0]:
+            faults.append(f"{key}: {list(entries[key].shape)} magnitudes; is it an adapter of another model?")
+    return faults
+
+
 def _half_tied(entries: dict[str, Entry], whole: dict[str, str], low: dict[str, Any], model: Described) -> list[str]:
     """Where a base's head is its embedding, peft trains one of the two apart: no such model can be written."""
-    stored = {key.removeprefix(PREFIX).replace(".base_layer.", ".") for key in entries}
+    stored = {_plain(key).replace(".base_layer.", ".").replace(".modules_to_save.", ".") for key in entries}
     faults = []
     for alias, name in model.tied.items():
         faults += [
@@ -322,13 +346,12 @@ def _by_pattern(patterns: dict[str, Any], module: str, otherwise: Any) -> Any:
     return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module)), otherwise)
 
 
-def in_four_bits(folder: Path, model: Described) -> set[str]:
-    """The base's weights that it was trained on in four bits (model_files/nf4.py)."""
-    if (base_of(folder) or {}).get("quantize") != "nf4":
-        return set()
-    return {name for name in linears(model) if math.prod(model.shapes[name]) % nf4.ELEMENTS == 0}
+def quantized(folder: Path, model: Described) -> dict[str, Format]:
+    """How the base's weights were held that it was trained on in fewer bits (model_files/quantized.py)."""
+    format = FORMATS.get((base_of(folder) or {}).get("quantize"))
+    return {name: format for name in linears(model) if format and math.prod(model.shapes[name]) % ELEMENTS == 0}
 
 
 def base_of(folder: Path) -> dict[str, Any] | None:
     """What base_model.json says of the weights it was trained on: path, folder, fingerprint, how they were held; None: a foreign adapter says nothing."""
-    return json.loads((folder / BASE).read_text()) if (folder / BASE).is_file() else None
+    return read_config(folder / BASE) if (folder / BASE).is_file() else None

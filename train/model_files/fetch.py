@@ -60,6 +60,11 @@ def base_of_adapter(folder: Path) -> Path:
     """
     was, named = adapter.base_of(folder) or {}, adapter.config_of(folder).get("base_model_name_or_path")
     for name in dict.fromkeys(str(n) for n in (was.get("folder"), was.get("path"), named) if n):
+        if adapter.is_adapter(Path(name)):
+            raise adapter.AdapterError(
+                f"{folder}: its base {name} is itself an adapter; merge that one first: python launch/export_hf.py {name} OUT --merge-adapter, "
+                "and name OUT as base_model_name_or_path"
+            )
         if Path(name).is_dir():
             return Path(name)
         if HUB_NAME.match(name):
@@ -67,8 +72,9 @@ def base_of_adapter(folder: Path) -> Path:
                 return local_folder(name)
             except OSError:
                 continue  # not fetched to this machine
+    elsewhere = "" if was else f", or name the folder it lies in as base_model_name_or_path in {folder / adapter.CONFIG}"
     raise adapter.AdapterError(
-        f"{folder}: its base {was.get('path') or named} is not here; put it there (or, to export, give the folder it lies in with --base DIR)"
+        f"{folder}: its base {was.get('path') or named or '(it names none)'} is not here; put it or a link to it there{elsewhere}; to export, give its folder by --base DIR"
     )
 
 

@@ -61,7 +61,13 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 
 def meant(folder: Path) -> str:
     """Which model folder may be meant by a folder that is none, as the end of a message: a run's newest step, or what lies in it."""
-    patterns = ("step_*/config.json", "checkpoints/step_*/config.json", "*/checkpoints/step_*/config.json", "*/config.json")
+    patterns = (
+        "step_*/config.json",
+        "checkpoints/step_*/config.json",
+        "*/checkpoints/step_*/config.json",
+        "*/config.json",
+        "*/adapter_config.json",
+    )
     inside = next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
     return f"; did you mean {inside[-1].parent}?" if inside else "; a model folder has config.json, tokenizer files and *.safetensors"
 

@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +21,12 @@ from train.model_files.dtypes import OF_RECIPE
 from train.model_files.shapes import described, of_llama, read_config, require_plain_head
 from train.preflight import memory_plan
 from train.preflight.epochs import data_settings, passes
-from train.preflight.memory_items import Plan, Shape, activations_kept, plan
+from train.preflight.memory_items import Plan, Shape, activations_kept, held_elements, plan
 from train.preflight.planner.clusters import cluster, gpu_named
 from train.preflight.planner.forecast import Setting, attended, forecast, of_some_length
 from train.preflight.planner.models import PUBLISHED, ModelUnknown, of_recipe
 from train.preflight.unready import beyond_positions, nearest, unready
-from train.preflight.wire import bytes_a_step, cheaper
+from train.preflight.wire import Wire, bytes_a_step, cheaper
 from train.recipe.vocabulary import Adapter, Recipe
 from train.world.machine import FreeBytes
 
@@ -138,7 +137,7 @@ def explain(recipe: Recipe, asked: Asked) -> Explained:
         ),
         (
             "engine",
-            f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}, a layer gathered at a time{' and compiled' * recipe.model.compile}, "
+            f"ZeRO-3 by {recipe.deepspeed}, {recipe.model.dtype}{f', base in {recipe.model.quantize}' * (recipe.model.quantize != 'none')}, a layer gathered at a time{' and compiled' * recipe.model.compile}, "
             f"gradients sent in {recipe.optim.reduce_dtype}",
         ),
         *(_work(recipe, shape) if shape else []),
@@ -165,16 +164,19 @@ def _work(recipe: Recipe, shape: Shape) -> list[tuple[str, str]]:
 
 def _between_nodes(recipe: Recipe, shape: Shape, ranks: int, config: dict[str, Any], accumulation: int) -> list[tuple[str, str]]:
     """What crosses between nodes, and what would make it less."""
-    zero = sized(config["zero_optimization"], shape.layer, shape.parameters) | {"stage3_param_persistence_threshold": 0}
+    held = held_elements(recipe, shape)
+    zero = sized(config["zero_optimization"], int(held.layer), int(held.model)) | {"stage3_param_persistence_threshold": 0}
     element = OF_RECIPE[recipe.model.dtype].itemsize
     sent = {"fp32": 4, "bf16": 2}
-    of = partial(
-        bytes_a_step, [shape.parameters], ranks=ranks, nodes=-(-ranks // GPUS_OF_A_NODE), micro_steps=accumulation, element=element
-    )
+
+    def of(zero: dict[str, Any], gradient: int) -> Wire:
+        made = bytes_a_step([round(held.model)], zero, ranks, -(-ranks // GPUS_OF_A_NODE), accumulation, element, gradient)
+        return made.of_trained(shape.trained / held.model)
+
     now, gradient = of(zero, gradient=sent[recipe.optim.reduce_dtype]), sent[recipe.optim.reduce_dtype]
     possible = (
         zero.get("zero_hpz_partition_size", 1) == 1 and zero.get("offload_param", {}).get("device") != "cpu" and not ranks % GPUS_OF_A_NODE
-    )
+    ) and recipe.model.quantize == "none"
     hpz = of(zero | {"zero_hpz_partition_size": GPUS_OF_A_NODE}, gradient=gradient) if possible else None
     low = of(zero, gradient=2) if gradient > 2 else None
     first, *more = cheaper(now, hpz, low, element * shape.parameters / GPUS_OF_A_NODE)

@@ -16,10 +16,10 @@ from typing import Any
 
 from train.engine.gathering import sized
 from train.model.activations import Kept, kept, product_elements
-from train.model_files import nf4
 from train.model_files.adapter import Spec, linears
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.folder import ModelError
+from train.model_files.quantized import ELEMENTS, FORMATS, PIECE, saved_bytes
 from train.model_files.shapes import HEAD, Described
 from train.model_files.stream import PIECE_BYTES
 from train.recipe.vocabulary import Recipe
@@ -53,7 +53,9 @@ class Shape:
     adapter: int = 0  # of an adapter's A and B, in all
     frozen: int = 0  # of a base that is not trained
     head_trained: bool = True
-    products: int = field(default=0, compare=False)  # of the decoder's linear layers, which may be held in four bits
+    widest: int = field(default=0, compare=False)  # of the largest tensor that is trained
+    products: int = field(default=0, compare=False)  # of the decoder's linear layers that are frozen, which may be quantized
+    product: int = field(default=0, compare=False)  # of the largest of them
 
     @property
     def trained(self) -> int:
@@ -81,12 +83,14 @@ class Shape:
         trained = {name: math.prod(shape) for name, shape in adapter.shapes(model).items()} if adapter else numels
         added = {name: numel for name, numel in trained.items() if name not in numels}
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        coarse = [numels[name] for name in linears(model) if adapter and name not in trained and numels[name] % ELEMENTS == 0]
         return cls(
             parameters=sum(numels.values()), largest=max(numels.values()), layer=max(layers.values()), layers=len(layers),
             hidden=config["hidden_size"], mlp=config["intermediate_size"],
             kv_width=head * (config.get("num_key_value_heads") or config["num_attention_heads"]), vocabulary=config["vocab_size"],
             adapter=sum(added.values()), frozen=sum(numels.values()) - sum(trained.values()) + sum(added.values()),
-            products=sum(numels[name] for name in linears(model)), head_trained=model.tied.get(HEAD, HEAD) in trained,
+            products=sum(coarse), product=max(coarse, default=0), head_trained=model.tied.get(HEAD, HEAD) in trained,
+            widest=max(trained.values()),
         )  # fmt: skip
 
 
@@ -134,7 +138,8 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
     Args:
         zero: zero_optimization of the merged DeepSpeed config. local_ranks: ranks of a node.
     """
-    zero = sized(zero, shape.layer, shape.parameters)
+    held = held_elements(recipe, shape)
+    zero = sized(zero, int(held.layer), int(held.model))
     items = [
         *_states(recipe, shape, ranks, zero),
         *_load(recipe, shape),
@@ -158,16 +163,28 @@ def _element(recipe: Recipe) -> int:
     return OF_RECIPE[recipe.model.dtype].itemsize
 
 
+@dataclass(frozen=True)
+class Held:
+    """Of model and adapter, in elements of the compute dtype: what is cut up, and the largest decoder layer."""
+
+    model: float
+    layer: float
+
+
+def held_elements(recipe: Recipe, shape: Shape) -> Held:
+    saved = saved_bytes(recipe.model.quantize, _element(recipe)) / _element(recipe)  # of each element of a product
+    return Held(
+        shape.parameters + shape.adapter - saved * shape.products, shape.layer + (shape.adapter - saved * shape.products) / shape.layers
+    )
+
+
 def _states(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:
     share, element = shape.trained / ranks, _element(recipe)  # of what has gradients, masters and moments
     offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu"
     away = "host" if offloaded else "device"
-    weights = element * (shape.parameters + shape.adapter)
-    if recipe.model.quantize == "nf4":
-        weights += (nf4.BYTES / nf4.ELEMENTS - element) * shape.products
     yield Item(
         STATES[0],
-        weights / ranks,
+        element * held_elements(recipe, shape).model / ranks,
         "held",
         "host" if zero.get("offload_param", {}).get("device") == "cpu" else "device",
     )
@@ -187,10 +204,14 @@ def _load(recipe: Recipe, shape: Shape) -> Iterator[Item]:
 
 def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cuda: bool) -> Iterator[Item]:
     element, kernel = _element(recipe), recipe.optim.kernel
-    module = max(shape.layer, shape.vocabulary * shape.hidden)
-    live = min(shape.parameters, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
+    held = held_elements(recipe, shape)
+    module = max(held.layer, shape.vocabulary * shape.hidden)
+    live = min(held.model, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
     yield Item("a module's weights, gathered", element * module, "step")
     yield Item("weights kept gathered for the way back (stage3_max_live_parameters)", element * (live - module), "step", sure=False)
+    if format := FORMATS.get(recipe.model.quantize):
+        unpacking = format.unpacking * min(shape.product, PIECE * ELEMENTS)
+        yield Item(f"a linear layer's weights, unpacked ({format.name})", element * shape.product + unpacking, "step")
     bucket = (2 if recipe.optim.reduce_dtype == "bf16" else 4) * min(int(zero.get("reduce_bucket_size", 5e8)), shape.trained)
     yield Item(BUCKET, bucket, "held")
     yield Item("the same while it is reduced", bucket, "step", sure=False)
@@ -244,7 +265,7 @@ def _activations(recipe: Recipe, shape: Shape) -> Iterator[Item]:
 def _save(recipe: Recipe, shape: Shape, ranks: int) -> Iterator[Item]:
     yield Item(
         "two tensors on their way to a file",
-        2 * (4 if shape.frozen else _element(recipe)) * min(shape.largest, shape.trained),
+        2 * (4 if shape.frozen else _element(recipe)) * (shape.widest or shape.largest),
         "save",
         "host",
     )

@@ -24,6 +24,7 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"model.activation_checkpointing": "full"},
     {"micro_batch": 1},
     {"model.activation_checkpointing": "full", "micro_batch": 1},
+    {"model.quantize": "int8"},
     {"model.quantize": "nf4"},
     {"model.quantize": "nf4", "model.activation_checkpointing": "full", "micro_batch": 1},
     {"deepspeed": "ds_configs/zero3_offload_optimizer.json"},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.format import ShardError
-from train.model_files.adapter import CONFIG, is_adapter
+from train.model_files.adapter import CONFIG, is_adapter, nested
 from train.model_files.folder import WeightsError, read_folder
 from train.model_files.header import SafetensorsError
 from train.model_files.shapes import read_config
@@ -29,7 +29,7 @@ def unready(recipe: Recipe, memory: Plan | None, elsewhere: bool) -> Iterator[st
     """
     yield from _model(Path(recipe.model.path).expanduser())
     if recipe.adapter and recipe.adapter.path and not is_adapter(recipe.adapter.path):
-        yield f"adapter.path={recipe.adapter.path}: no {CONFIG} in it; give the folder of an adapter, of ours or of peft"
+        yield f"adapter.path={recipe.adapter.path}: no {CONFIG} in it{nested(recipe.adapter.path)}; give the folder of an adapter, of ours or of peft"
     yield from _store(recipe)
     if not elsewhere:
         yield from installed.absent(recipe)

@@ -16,7 +16,7 @@ Measured on interfaces of namespaces by tests/launch/test_wire.py. A run's first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 DEFAULT_PERSISTENCE = 100_000
@@ -34,6 +34,10 @@ class Wire:
     @property
     def total(self) -> float:
         return self.weights + self.gradients + self.update
+
+    def of_trained(self, share: float) -> Wire:
+        """With gradients of a share of the elements alone: of a frozen base there are none."""
+        return replace(self, gradients=self.gradients * share)
 
     def seconds(self, gigabits_a_second: float) -> float:
         """How long the node's network takes for them at its full rate, if nothing is computed meanwhile."""

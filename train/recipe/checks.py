@@ -88,16 +88,18 @@ def _adapter_has_a_size(r: Any) -> list[str]:
     return []
 
 
-def _four_bits(r: Any) -> list[str]:
+def _quantized(r: Any) -> list[str]:
     if r.model.quantize == "none":
         return []
     faults = []
     if r.adapter is None:
         faults.append(
-            "model.quantize=nf4: weights in four bits cannot be trained; give an adapter (adapter.rank=16), or leave quantize out"
+            f"model.quantize={r.model.quantize}: quantized weights cannot be trained; give an adapter (adapter.rank=16), or leave quantize out"
         )
     if r.model.compile:
-        faults.append("model.quantize=nf4: does not go with model.compile=true, which would cut its layers up; set one of them otherwise")
+        faults.append(
+            f"model.quantize={r.model.quantize}: does not go with model.compile=true, which would cut its layers up; set one of them otherwise"
+        )
     return faults
 
 
@@ -184,7 +186,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], list[str]]], ...] = (
     (("checkpoint.to",), _url),
     (("checkpoint.allow",), _known_keys),
     (("model.path",), _model_url),
-    (("model.quantize", "model.compile", "adapter"), _four_bits),
+    (("model.quantize", "model.compile", "adapter"), _quantized),
     (("adapter.rank", "adapter.path", "adapter.alpha", "adapter.scaling"), _adapter_has_a_size),
     (("model.activation_budget", "model.activation_checkpointing"), _budget_of_selective),
     (("guard.max_rewinds", "checkpoint.trainer_state"), _something_to_go_back_to),

@@ -69,8 +69,8 @@ class Model:
     # CUDA: liger's RMSNorm, RoPE, SwiGLU and cross-entropy, when installed; CPU: oneDNN's products where MKL leaves AVX-512 unused
     fused_kernels: Literal["auto", "none"] = "auto"
     loss_chunk: Tokens = field(default=1024, metadata=_at_least(1))  # tokens whose logits exist at once
-    # nf4: the linear layers of a frozen base in 4.5 bits a weight, as QLoRA has them; needs an adapter
-    quantize: Literal["none", "nf4"] = "none"
+    # the linear layers of a frozen base in 8.5 bits a weight (int8), or in 4.5 (nf4), as QLoRA has them; needs an adapter
+    quantize: Literal["none", "int8", "nf4"] = "none"
     fingerprint: str | None = None  # what the loaded weights must add up to; a run prints it at its start
     # held-out loss above which the start is refused: wrong weights, or a wrong tokenizer
     max_start_loss: Loss | None = field(default=None, metadata=_POSITIVE)

@@ -39,15 +39,13 @@ from train.guard import limits, outcome, replay, run_lock
 from train.guard.signals import Stops
 from train.guard.spikes import Ladder, Memory, Rules
 from train.guard.stragglers import ProductTimes, Stragglers
-from train.model.adapter_spec import spec_of
 from train.model.causal_lm import config_of, decoder_layers
 from train.model.flops import flops_per_token
 from train.model.support import require_supported
-from train.model_files.adapter import BASE, CONFIG, Spec, base_of, is_adapter
+from train.model_files.adapter import is_adapter
 from train.model_files.companions import companion_names
 from train.model_files.dtypes import OF_RECIPE, in_torch
 from train.model_files.fetch import resolve
-from train.model_files.folder import HUB_NAME
 from train.model_files.shapes import described
 from train.preflight import installed, memory_plan
 from train.preflight.epochs import data_settings
@@ -55,31 +53,19 @@ from train.preflight.memory_items import Shape
 from train.preflight.unready import beyond_positions
 from train.recipe import changes
 from train.recipe.vocabulary import Recipe, RecipeError
-from train.run import rewind_record
+from train.run import quantized, rewind_record, start_weights
 from train.run.goodput import Goodput, process_start
 from train.run.metrics_log import MetricsLog, heldout_before
 from train.run.rates import Flops
+from train.run.start_weights import BaseModel
 from train.run.state import TrainState
 from train.run.trackers import Tracker
 from train.world import garbage
 from train.world.machine import peak_tflops
 from train.world.output import keep_log
-from train.world.places import is_remote, local_copy, place, resolved, write_durably
+from train.world.places import is_remote, local_copy, place, write_durably
 from train.world.ranks import World
 from train.world.voice import note
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """Where a run's weights come from, and what of their folder goes into its checkpoints."""
-
-    weights: Path  # a model folder, or the checkpoint gone on from
-    folder: Path  # its config and tokenizer, on this disk
-    chat: ChatFormat | None
-    resumed: Path | None = None  # the checkpoint gone on from
-    adapter: Path | None = None  # an adapter's folder to begin with: that checkpoint, or adapter.path
-    spec: Spec | None = None  # where it stands
-    fingerprint: str = ""  # of the weights, once they are loaded
 
 
 @dataclass(frozen=True)
@@ -138,7 +124,7 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             else weights
         )
         shards, heldout_shards = _open_data(recipe, folder, world)
-        base = _base_model(recipe, weights, folder, ChatFormat.of(shards.values()), found)
+        base = start_weights.of(recipe, weights, folder, ChatFormat.of(shards.values()), found, world)
         _preflight(recipe, base, root, world)
         world.beat.phase("loading")
         engine, fingerprint = _engine(recipe, base, len(shards), world)
@@ -161,6 +147,8 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
             _write_run_files(recipe, base, world)
             _keep_log(recipe, world)
         ladder = _ladder(recipe, loader, decided, rewinds, (saved or {}).get("guard", {}))
+        if recipe.model.quantize != "none" and not saved:
+            world.log0(quantized.compare(recipe, base, engine, loader, world))
         trackers = [Tracker(to, recipe, anew=resume_from == "never") for to in recipe.logging.to if world.rank == 0 and to != "tensorboard"]
         flops = _flops(recipe, engine, world)
         log = MetricsLog(recipe.run_dir, world, flops, recipe.logging, recipe.total_steps, state.step, trackers)
@@ -281,8 +269,8 @@ def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tupl
         f"{recipe.name}: {engine.total_parameters:,} parameters{trained} over {world.size} ranks from {base.weights}; "
         f"weights fingerprint {loaded.fingerprint}"
     )
-    if recipe.adapter and base.resumed:
-        _require_same_base(base, loaded.fingerprint)
+    for line in start_weights.compared(recipe, base, loaded.fingerprint):
+        world.log0(line)
     world.log0(said)
     config = merged_config(recipe, world.size, world.device.type == "cuda")
     if padding := config["train_batch_size"] - recipe.rows_per_step:
@@ -293,16 +281,6 @@ def _engine(recipe: Recipe, base: BaseModel, sources: int, world: World) -> tupl
     return engine, loaded.fingerprint
 
 
-def _require_same_base(base: BaseModel, fingerprint: str) -> None:
-    """Raises ResumeError where the adapter gone on from was trained on other weights."""
-    was = base_of(base.resumed) or {}
-    if was.get("fingerprint") != fingerprint:
-        raise find.ResumeError(
-            f"{base.resumed}: its adapter was trained on weights with fingerprint {was.get('fingerprint')} ({was.get('path')}), those of {base.weights} "
-            f"add up to {fingerprint}; set model.path to the base it belongs to"
-        )
-
-
 def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, Any], adam_kernel: str) -> dict[str, Any]:
     return state_of_run(dataclasses.asdict(state), loader, recipe.to_dict(), world.size, adam_kernel)
 
@@ -310,31 +288,8 @@ def _content(recipe: Recipe, world: World, state: TrainState, loader: dict[str, 
 def _extras(recipe: Recipe, base: BaseModel, content: dict[str, Any]) -> checkpoint.Extras:
     instead = base.chat.model_files(base.folder) if base.chat else {}
     if base.spec:
-        instead |= _adapter_files(recipe, base)
+        instead |= start_weights.adapter_files(recipe, base)
     return checkpoint.Extras(content, base.folder, instead, trainer_state=recipe.checkpoint.trainer_state)
-
-
-def _base_model(recipe: Recipe, weights: Path, folder: Path, chat: ChatFormat | None, found: Path | None) -> BaseModel:
-    base = BaseModel(weights, folder, chat, found)
-    if recipe.adapter is None:
-        return base
-    start = found or recipe.adapter.path
-    model = described(folder / "config.json", own_code="ignored")
-    return dataclasses.replace(base, adapter=start, spec=spec_of(recipe.adapter, model, start))
-
-
-def _adapter_files(recipe: Recipe, base: BaseModel) -> dict[str, str]:
-    """What makes a checkpoint an adapter that peft loads, and says on which weights it stands."""
-    path = recipe.model.path
-    if Path(path).exists() or not HUB_NAME.match(path):
-        path = str(resolved(base.weights))
-    config = base.spec.config(described(base.folder / "config.json"), path)
-    return {CONFIG: json.dumps(config, indent=2) + "\n", BASE: json.dumps(_base_identity(recipe, base), indent=2) + "\n"}
-
-
-def _base_identity(recipe: Recipe, base: BaseModel) -> dict[str, str]:
-    held = {"quantize": recipe.model.quantize} if recipe.model.quantize != "none" else {}
-    return {"path": recipe.model.path, "folder": str(base.weights), "fingerprint": base.fingerprint, **held}
 
 
 def _flops(recipe: Recipe, engine: Engine, world: World) -> Flops:
@@ -372,4 +327,4 @@ def _write_run_files(recipe: Recipe, base: BaseModel, world: World) -> None:
         write_durably(recipe.run_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         config = merged_config(recipe, world.size, world.device.type == "cuda")
         write_durably(recipe.run_dir / "deepspeed.json", json.dumps(config, indent=2) + "\n")
-        write_durably(recipe.run_dir / "base_model.json", json.dumps(_base_identity(recipe, base), indent=2) + "\n")
+        write_durably(recipe.run_dir / "base_model.json", json.dumps(start_weights.identity(recipe, base), indent=2) + "\n")

@@ -199,3 +199,33 @@ def test_a_url_whose_package_is_missing_says_what_to_install():
 
     with pytest.raises(PlaceError, match=r"nowhere://bucket: cannot be opened .*pip install -e '.\[s3\]'"):
         place("nowhere://bucket")
+
+
+@pytest.mark.soak
+def test_an_adapters_run_saves_there_goes_on_from_there_and_is_merged_from_there(store, tmp_path):
+    from launch.export_hf import main
+    from train.checkpoint.manifest import faults_of
+    from train.world.places import place
+
+    folder = tiny.ground(tmp_path)
+    rules = {"every_steps": 1, "keep_last": 1, "keep_best": 0}
+    tiny.write_recipe(folder, steps=STEPS, checkpoint=rules, adapter={"rank": 4, "train_also": ["norms"]}, optim={"lr": 1e-2})
+    run_ranks(one_run, 2, folder / "recipe.yaml", ["name=uncut"])
+    run_ranks(run_there, 2, store, folder / "recipe.yaml", ["name=adapter", "steps=2", "checkpoint.background=true"])
+    root, step = place("s3://bucket/runs/adapter"), checkpoint_of(folder, STEPS)
+    assert {n.split("/")[0] for n in names_in("adapter")} == {"latest", "step_000002"}
+    more = ["name=adapter", "checkpoint.allow=[steps]", "checkpoint.background=true"]
+    run_ranks(run_there, 2, store, folder / "recipe.yaml", [*more, "steps=3"])
+    run_ranks(run_there, 1, store, folder / "recipe.yaml", more)
+    there = root / step.name
+    assert {n.split("/")[0] for n in names_in("adapter")} == {"latest", step.name} and faults_of(there) == []
+    uncut, resumed = losses_of(folder / "runs" / "uncut"), losses_of(folder / "runs" / "adapter")
+    assert resumed.keys() == uncut.keys() and all(abs(loss - uncut[k]) <= 1e-6 for k, loss in resumed.items())
+    for flags in ([], ["--merge-adapter", "--dtype", "fp32", "--check"]):
+        out = tmp_path / f"out{len(flags)}"
+        assert main([str(there), str(out), *flags]) == 0
+        assert (out / "tokenizer.json").is_file()
+    assert {p.name for p in (tmp_path / "out0").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "base_model.json"}
+    file = there / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    assert main([str(there), str(tmp_path / "no"), "--merge-adapter"]) == 1 and not (tmp_path / "no").exists()

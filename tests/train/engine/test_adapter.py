@@ -9,7 +9,7 @@ import torch
 from tests.made import adapters, tiny
 from tests.made.ranks import run_ranks
 from tests.train.engine.test_step import cut, recipe_for, unequal_rows
-from train.model_files.nf4 import VALUES
+from train.model_files.quantized import FORMATS
 from train.recipe.vocabulary import Adapter
 
 pytestmark = pytest.mark.slow
@@ -60,9 +60,9 @@ def train(world, folder, rows: list, masks: list, section: Adapter, quantize: st
 
 def in_plain_torch(rows: list, masks: list, first: dict, scale: float, also: tuple[str, ...], quantize: str) -> tuple[list, dict]:
     model = tiny.tiny_model()
-    for name, module in model.named_modules() if quantize == "nf4" else ():
+    for name, module in model.named_modules() if quantize != "none" else ():
         if isinstance(module, torch.nn.Linear) and ".layers." in name:
-            module.weight.data = nearest(module.weight.data)
+            module.weight.data = nearest(module.weight.data, FORMATS[quantize].values)
     model.requires_grad_(False)
     values = {n: v.clone().requires_grad_(True) for n, v in first.items() if ".lora_" in n}
     adapters.named_products(model, values, lambda name: scale)
@@ -86,11 +86,11 @@ def in_plain_torch(rows: list, masks: list, first: dict, scale: float, also: tup
     return steps, {n: v.detach() for n, v in values.items()}
 
 
-def nearest(weight: torch.Tensor) -> torch.Tensor:
-    """Each of 64 consecutive weights as the nearest of the sixteen values times their largest magnitude, by trying all."""
+def nearest(weight: torch.Tensor, choices: tuple[float, ...]) -> torch.Tensor:
+    """Each of 64 consecutive weights as the nearest of the values times their largest magnitude, by trying all."""
     rows = weight.reshape(-1, 64)
     most = rows.abs().amax(1, keepdim=True)
-    values = torch.tensor(VALUES)
+    values = torch.tensor(choices)
     index = ((rows / most)[..., None] - values).abs().argmin(-1)
     return (values[index] * most).view_as(weight)
 
@@ -101,9 +101,9 @@ def nearest(weight: torch.Tensor) -> torch.Tensor:
         (1, Adapter(rank=4, alpha=6), "none"),
         (2, Adapter(rank=3, alpha=6, scaling="rslora", train_also=("norms",)), "none"),
         (2, Adapter(rank=4, targets=("q_proj", "up_proj")), "nf4"),
-        (4, Adapter(rank=4, targets=("q_proj", "down_proj")), "none"),
+        (4, Adapter(rank=4, targets=("q_proj", "down_proj")), "int8"),
     ],
-    ids=["1 rank, all layers", "2 ranks, rslora and norms", "2 ranks, base in 4 bits", "4 ranks, some layers"],
+    ids=["1 rank, all layers", "2 ranks, rslora and norms", "2 ranks, base in 4 bits", "4 ranks, some layers, base in 8 bits"],
 )
 def test_twenty_steps_are_those_of_plain_torch_with_the_same_a_and_b(ranks, section, quantize, tmp_path):
     folder = tiny.save_tiny(tmp_path / "model")

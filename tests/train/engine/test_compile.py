@@ -10,7 +10,7 @@ import pytest
 from tests.made import tiny
 from tests.made.ranks import run_ranks
 from tests.train.engine.test_step import recipe_for
-from train.recipe.vocabulary import Recipe
+from train.recipe.vocabulary import Adapter, Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +67,22 @@ def test_fourteen_batches_of_different_lengths_take_one_graph_and_give_the_losse
     eager, counted, _ = run_ranks(fourteen_steps, 2, asking(folder, activation_checkpointing="none"))[0]
     assert not counted.get("unique_graphs")
     for numbers, counted, breaks in run_ranks(fourteen_steps, 2, asking(folder, compile=True, activation_checkpointing=checkpointing)):
+        assert 1 <= counted["unique_graphs"] <= 2 and not breaks, (counted, breaks)
+        assert np.allclose(numbers, eager, rtol=1e-6, atol=0), np.abs(np.subtract(numbers, eager)).max()
+    assert eager[-1][0] < eager[0][0]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
+def test_an_adapter_is_compiled_with_its_layers(checkpointing, tmp_path):
+    folder = tiny.save_tiny(tmp_path / "model", num_hidden_layers=3)
+
+    def adapted(**model) -> Recipe:
+        return dataclasses.replace(asking(folder, **model), adapter=Adapter(rank=4, train_also=("norms",)))
+
+    eager, counted, _ = run_ranks(fourteen_steps, 2, adapted(activation_checkpointing="none"))[0]
+    assert not counted.get("unique_graphs")
+    for numbers, counted, breaks in run_ranks(fourteen_steps, 2, adapted(compile=True, activation_checkpointing=checkpointing)):
         assert 1 <= counted["unique_graphs"] <= 2 and not breaks, (counted, breaks)
         assert np.allclose(numbers, eager, rtol=1e-6, atol=0), np.abs(np.subtract(numbers, eager)).max()
     assert eager[-1][0] < eager[0][0]

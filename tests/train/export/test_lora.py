@@ -117,9 +117,8 @@ def test_an_adapter_in_a_torch_file_is_read_without_unpickling(base, tmp_path):
 @pytest.mark.parametrize(
     "changes, told",
     [
-        ({"use_dora": True}, "use_dora=true"),
+        ({"use_dora": True}, "use_dora=true, and its magnitudes are missing"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out=true"),
-        ({"bias": "all"}, "bias=all"),
         ({"peft_type": "IA3"}, "peft_type=IA3: only LORA"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices=[1, 2]: not computed here"),
@@ -150,9 +149,84 @@ def test_tensors_that_are_empty_half_there_or_of_another_model_are_named(base, t
         "k_proj.weight: has only one",
         "v_proj.weight: A [4, 48] and B [99, 4]",
         "layers.7",
-        "lora_magnitude_vector",
+        "o_proj.lora_magnitude_vector: of DoRA, and use_dora is not set",
     ):
         assert words in str(told.value), words
+
+
+def cut(folder) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def cut_in_its_header(folder) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:40])
+
+
+def not_finite(folder) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[f"{adapters.PREFIX}model.layers.1.mlp.up_proj.lora_B.weight"][3, 1] = float("nan")
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def empty(folder) -> None:
+    """As ZeRO-3 left them whose ranks were not asked for their parts."""
+    save_file({n: torch.zeros(0) for n in load_file(folder / "adapter_model.safetensors")}, folder / "adapter_model.safetensors")
+
+
+def without_tensors(folder) -> None:
+    save_file({}, folder / "adapter_model.safetensors")
+
+
+def without_weights(folder) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def config_cut(folder) -> None:
+    (folder / "adapter_config.json").write_text((folder / "adapter_config.json").read_text()[:30])
+
+
+def config_without_alpha(folder) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "lora_alpha"}))
+
+
+def its_own_base(folder) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(folder)}))
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (cut, "file holds"),
+        (cut_in_its_header, "the copy was cut short"),
+        (not_finite, "layers.1.mlp.up_proj.lora_B.*not finite"),
+        (empty, "gathered nothing .ZeRO-3."),
+        (without_tensors, "holds no tensor of an adapter"),
+        (without_weights, "no adapter_model.safetensors|no .*safetensors weights"),
+        (config_cut, "adapter_config.json: not a JSON object"),
+        (config_without_alpha, "rank and alpha cannot be read"),
+        (its_own_base, "its base .* is itself an adapter; merge that one first"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_damaged_adapter_is_refused_in_one_message_to_merge_and_to_talk_to(base, tmp_path, damage, told):
+    from train.evaluation.loaded import check_folder, load
+
+    adapters.write(tmp_path / "adapter", tiny.tiny_model(), changes={"base_model_name_or_path": str(base)})
+    damage(tmp_path / "adapter")
+    request = Request(checkpoint=tmp_path / "adapter", out=tmp_path / "out", dtype=OF_RECIPE["fp32"], merge_adapter=True)
+
+    def to_talk_to() -> None:
+        check_folder(tmp_path / "adapter")
+        load(tmp_path / "adapter", "fp32", torch.device("cpu"))
+
+    for door in (lambda: export(request), to_talk_to):
+        with pytest.raises(ValueError, match=f"(?s){told}") as error:
+            door()
+        assert "adapter" in str(error.value) and not (tmp_path / "out").exists() and not (tmp_path / ".out.export").exists()
 
 
 def test_a_merge_onto_another_base_is_refused_even_when_part_of_it_was_written_before(base, tmp_path):

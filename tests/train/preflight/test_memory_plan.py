@@ -125,6 +125,7 @@ def test_a_frozen_base_has_two_bytes_a_parameter_and_its_adapter_eighteen():
     assert p.state("device") == (2 * base + 18 * adapter) / 8 and p.checkpoint_bytes == 16 * adapter
     linear = 80 * (2 * 8192 * 8192 + 2 * 1024 * 8192 + 3 * 28672 * 8192)
     assert planned("sft_70b_lora", 8, "model.quantize=nf4").state("device") == (0.5625 * linear + 2 * (base - linear) + 18 * adapter) / 8
+    assert planned("sft_70b_lora", 8, "model.quantize=int8").state("device") == (1.0625 * linear + 2 * (base - linear) + 18 * adapter) / 8
 
 
 def test_activations_are_a_blocks_published_bytes_a_token_times_layers():

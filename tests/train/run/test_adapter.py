@@ -2,7 +2,9 @@
 
 import gc
 import json
+import re
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.made import adapters, tiny
+from tests.made import adapters, spiky, tiny
 from tests.made.ranks import run_ranks
 from tests.train.checkpoint.test_save_faults import kill
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
+from tests.train.run.test_rewind import runs as rewinding
+from tests.train.run.test_rewind import weights as weights_of
 from train.export.exporter import export
 from train.export.plan import Request
 from train.model_files.dtypes import OF_RECIPE
@@ -62,6 +66,34 @@ def test_four_ranks_two_one_and_four_again_end_where_the_uncut_run_ends(ground):
         assert resumed and all(abs(loss - uncut[step]) <= 1e-6 for step, loss in resumed.items()), name
     same = checkpoint_of(ground, STEPS, "same") / "adapter_model.safetensors"
     assert same.read_bytes() == (checkpoint_of(ground, STEPS) / "adapter_model.safetensors").read_bytes()
+
+
+def state_at(world, recipe_path: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Masters and moments of an engine that has gone on from a checkpoint, put together from all ranks."""
+    from train.checkpoint import trainer_state
+    from train.engine.zero3 import start
+    from train.recipe.load import load
+
+    recipe = load(recipe_path)
+    engine, _, _ = start(recipe, world, Path(recipe.model.path), 1, adapter_from=folder)
+    trainer_state.load(engine, folder, world)
+    held = trainer_state.live(engine)
+    found = {}
+    for key in held.keys:
+        for name, numel in held.numels.items():
+            found[f"{key}/{name}"] = torch.cat([part.clone() for part in world.gather(held.state(key, name).float())])[:numel]
+    return found
+
+
+@pytest.mark.soak
+def test_masters_and_moments_are_the_checkpoints_bit_by_bit_at_any_number_of_ranks(ground):
+    folder = checkpoint_of(ground, 3)
+    ranks = [load_file(f) for f in sorted((folder / "trainer").glob("rank_*"))]
+    wanted = {name: torch.cat([rank[name] for rank in ranks]) for name in ranks[0]}
+    assert len(wanted) == 3 * (2 * 14 + 5)
+    for size in (1, 2, 4):
+        for found in run_ranks(state_at, size, ground / "recipe.yaml", folder):
+            assert found.keys() == wanted.keys() and all(torch.equal(found[n], t) for n, t in wanted.items()), size
 
 
 def engine_logits(folder: Path) -> tuple[list[int], torch.Tensor]:
@@ -116,7 +148,9 @@ def test_a_run_starts_from_a_folder_that_was_written_by_hand(ground, tmp_path):
 
 
 def test_a_base_in_four_bits_is_merged_as_it_was_held_and_half_as_large(ground, tmp_path):
-    assert run_ranks(starts, 2, ground / "recipe.yaml", ["name=coarse", "steps=2", "model.quantize=nf4"]) == [(2, True)] * 2
+    assert (
+        run_ranks(starts, 2, ground / "recipe.yaml", ["name=coarse", "steps=2", "micro_batch=2", "model.quantize=nf4"]) == [(2, True)] * 2
+    )
     folder = checkpoint_of(ground, 2, "coarse")
     export(Request(checkpoint=folder, out=tmp_path / "merged", dtype=OF_RECIPE["fp32"], merge_adapter=True))
     from transformers import AutoModelForCausalLM
@@ -128,11 +162,38 @@ def test_a_base_in_four_bits_is_merged_as_it_was_held_and_half_as_large(ground, 
     assert (merged - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert torch.equal(adapters.logits(load(folder, "fp32", torch.device("cpu"))[0], ids), merged)
     fine = losses_of(ground / "runs" / "uncut")
-    assert all(0 < abs(loss - fine[step]) < 0.1 for step, loss in losses_of(ground / "runs" / "coarse").items())
+    coarse = losses_of(ground / "runs" / "coarse")
+    told = re.search(r"first rows: ([\d.]+) nats a token in nf4, ([\d.]+) with", (ground / "runs" / "coarse" / "log.txt").read_text())
+    assert abs(float(told[1]) - coarse[1]) <= 1e-4 and abs(float(told[2]) - fine[1]) <= 1e-4  # a step here is one micro-batch a rank
+    assert all(0 < abs(loss - fine[step]) < 0.1 for step, loss in coarse.items())
 
 
-def held_bytes(world, recipe_path: Path, overrides: list[str]) -> tuple[float, float, int, int]:
-    """What tensors of this process hold after a step, and what was planned; parameters of base and adapter."""
+def unpacked_wrongly(world, recipe_path: Path, words: list[str]) -> list[str]:
+    """What runs end with whose weights are unpacked as others."""
+    from train.model import quantized
+
+    right = quantized._table
+    quantized._table = lambda *of: right(*of).flip(0)
+    return refusals(
+        world, recipe_path, [([*words, "name=off"], "never"), ([*words, "name=judged", "model.max_start_loss=99", "steps=1"], "never")]
+    )
+
+
+def test_a_base_that_is_another_model_in_four_bits_is_stopped_before_the_first_step(ground, tmp_path):
+    shutil.copytree(ground / "model", tmp_path / "loud")
+    weights = load_file(tmp_path / "loud" / "model.safetensors")
+    weights["lm_head.weight"] *= 100
+    save_file(weights, tmp_path / "loud" / "model.safetensors")
+    words = [f"model.path={tmp_path / 'loud'}", "model.quantize=nf4"]
+    for off, judged in run_ranks(unpacked_wrongly, 2, ground / "recipe.yaml", words):
+        assert "nats a token in nf4" in off and "more than 0.5 apart" in off and "set model.max_start_loss" in off
+        assert judged == ""
+    assert not (ground / "runs" / "off" / "metrics.jsonl").exists() or not losses_of(ground / "runs" / "off")
+
+
+def held_bytes(world, recipe_path: Path, overrides: list[str]) -> dict[str, tuple[float, float]]:
+    """Bytes of this process, measured and planned: what tensors hold after a step, what a layer's gathered weights take in it, what unpacking
+    makes at most at once; and of base and adapter the parameters."""
     from tests.made.tiny import pack_by_hand, random_documents
     from train.engine import step, zero3
     from train.engine.deepspeed_json import merged_config
@@ -152,7 +213,11 @@ def held_bytes(world, recipe_path: Path, overrides: list[str]) -> tuple[float, f
     before = tensors()
     engine, _, _ = zero3.start(recipe, world, Path(recipe.model.path), 1)
     batch = pack_by_hand(random_documents(np.random.default_rng(world.rank), [20, 30]), 64)
+    gathered = []
+    layer = engine.model.hf.base_model.layers[1]
+    layer.register_forward_hook(lambda *_: gathered.append(sum(p.nbytes for p in layer.parameters())))
     step.take(engine, [batch], ["a"], world)
+    unpacked = largest_unpacking(engine)
     engine.release()
     del batch
     gc.collect()
@@ -160,17 +225,59 @@ def held_bytes(world, recipe_path: Path, overrides: list[str]) -> tuple[float, f
     model = described(Path(recipe.model.path) / "config.json")
     shape = Shape.of(model, spec_of(recipe.adapter, model))
     planned = plan(recipe, shape, world.size, world.size, merged_config(recipe, world.size, False)["zero_optimization"], False)
-    return held, planned.held("host"), shape.parameters, shape.trained
+
+    def item(part: str) -> float:
+        return sum(i.nbytes for i in planned.items if part in i.what)
+
+    return {
+        "held": (held, planned.held("host")), "gathered": (max(gathered), item("a module's weights")),
+        "unpacked": (unpacked, item("weights, unpacked")), "parameters": (shape.parameters, shape.trained),
+    }  # fmt: skip
+
+
+def largest_unpacking(engine) -> float:
+    """Bytes that stand at once, at most, while any of the engine's packed weights is unpacked, the weight itself among them."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from train.model import quantized
+
+    class Peak(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive, self.peak = [], 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            self.alive = [(one, *rest) for one, *rest in self.alive if one() is not None]
+            for one in made if isinstance(made, (tuple, list)) else [made]:
+                storage = one.untyped_storage()
+                self.alive.append((weakref.ref(one), storage.data_ptr(), storage.nbytes()))
+            self.peak = max(self.peak, sum({at: nbytes for _, at, nbytes in self.alive if at not in given}.values()))
+            return made
+
+    found = 0
+    for module in engine.model.modules():
+        if shape := getattr(module, "packed_shape", None):
+            format = module.packed_format
+            whole = torch.zeros(format.packed_bytes(shape[0] * shape[1]) // 2, dtype=torch.bfloat16)
+            given = {whole.untyped_storage().data_ptr(), quantized._table(format, whole.device).untyped_storage().data_ptr()}
+            with Peak() as seen:
+                quantized.unpack(whole, format, shape)
+            found = max(found, seen.peak)
+    return found
 
 
 def test_a_rank_holds_its_share_of_the_frozen_base_and_the_adapters_states_as_planned(ground, tmp_path):
     tiny.save_tiny(tmp_path / "wide", hidden_size=512, intermediate_size=1536, num_hidden_layers=4)
     words = [f"model.path={tmp_path / 'wide'}", "model.dtype=bf16", "adapter.train_also=[]", "adapter.rank=8"]
-    for held, planned, base, adapter in run_ranks(held_bytes, 2, ground / "recipe.yaml", words):
-        share = (2 * base + 18 * adapter) / 2  # weights, and of what is trained gradients, masters and moments
-        buffer = 4 * adapter  # gradients on their way to the other ranks
-        assert held <= 1.05 * (share + buffer), (held, share, buffer)
-        assert abs(held - planned) <= 0.05 * planned, (held, planned)
+    for quantize in ("none", "int8", "nf4"):
+        for found in run_ranks(held_bytes, 2, ground / "recipe.yaml", [*words, f"model.quantize={quantize}"]):
+            base, adapter = found.pop("parameters")
+            share = (2 * base + 18 * adapter) / 2  # weights, and of what is trained gradients, masters and moments
+            buffer = 4 * adapter  # gradients on their way to the other ranks
+            assert found["held"][0] <= 1.05 * (share + buffer), (quantize, found)
+            assert all(abs(measured - planned) <= 0.05 * planned for measured, planned in found.values()), (quantize, found)
+            assert (found["unpacked"][0] > 0) == (quantize != "none")
 
 
 def refusals(world, recipe_path: Path, runs: list[tuple[list[str], str]]) -> list[str]:
@@ -187,6 +294,24 @@ def refusals(world, recipe_path: Path, runs: list[tuple[list[str], str]]) -> lis
     return said
 
 
+def broken(adapter: str, copy: Path, at: int) -> Path:
+    """A copy, one byte of whose tensors is another."""
+    shutil.copytree(adapter, copy)
+    content = bytearray((copy / "adapter_model.safetensors").read_bytes())
+    content[-at] ^= 1
+    (copy / "adapter_model.safetensors").write_bytes(content)
+    return copy
+
+
+def not_finite(adapter: str, copy: Path) -> Path:
+    """A copy without a manifest, as a foreign one has none, that holds a NaN."""
+    shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("manifest.json", "trainer"))
+    tensors = load_file(copy / "adapter_model.safetensors")
+    tensors["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"][-1, -1] = float("nan")
+    save_file(tensors, copy / "adapter_model.safetensors")
+    return copy
+
+
 def test_another_base_and_a_model_where_an_adapter_was_are_refused(ground, tmp_path):
     shutil.copytree(ground / "model", tmp_path / "other")
     weights = load_file(tmp_path / "other" / "model.safetensors")
@@ -199,6 +324,11 @@ def test_another_base_and_a_model_where_an_adapter_was_are_refused(ground, tmp_p
         (["name=r3", "adapter.rank=8"], there),
         (["name=r4", f"model.path={there}"], "never"),
         (["name=r5", "adapter.targets=[no_proj]"], "never"),
+        (["name=r6", "adapter.rank=8", "adapter.alpha=9", "adapter.train_also=[]", "checkpoint.allow=[adapter]"], there),
+        (["name=r7", "adapter.train_also=[norms, head]", "checkpoint.allow=[adapter]"], there),
+        (["name=r8", f"adapter={{path: {there}}}", f"model.path={tmp_path / 'other'}"], "never"),
+        (["name=r9", f"adapter={{path: {broken(there, tmp_path / 'flipped', 9)}}}"], "never"),
+        (["name=r10", f"adapter={{path: {not_finite(there, tmp_path / 'nan')}}}"], "never"),
     ]
     said = run_ranks(refusals, 1, ground / "recipe.yaml", runs)[0]
     wanted = [
@@ -207,6 +337,11 @@ def test_another_base_and_a_model_where_an_adapter_was_are_refused(ground, tmp_p
         "adapter.rank: 4 → 8",
         "give its base as model.path",
         "no_proj",
+        "put the old values back, or start anew under another name=\n  - adapter.rank=8: it has 4\n  - adapter.alpha=9: it has 6\n  - adapter.train_also",
+        "adapter.train_also: it trains",
+        "set model.path to the base it belongs to, or, if it is to go on another one",
+        "adapter_model.safetensors: its content changed since it was saved",
+        "not finite: base_model.model.model.layers.1.mlp.up_proj.lora_B.weight (1 in all)",
     ]
     assert len(said) == len(wanted)
     for got, part in zip(said, wanted, strict=True):
@@ -218,3 +353,28 @@ def test_another_base_and_a_model_where_an_adapter_was_are_refused(ground, tmp_p
 def test_ranks_killed_at_any_write_of_an_adapter_lose_nothing(ground):
     seen = kill(ground, kills=40, seed=7)
     assert seen["killed"] == 40 and seen["folders compared"] > 40
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_a_run_goes_back_to_its_start_or_a_checkpoint_and_is_as_if_it_had_left_the_rows_out(quantize, tmp_path):
+    """With no checkpoint yet the base is loaded anew and the adapter begins again; later the checkpoint's own is taken."""
+    early, late = (3, 4, 5), (11, 12, 13)
+    for marked, every in ((early, 50), (late, 2)):
+        folder = spiky.ground(
+            tmp_path / str(every), marked_steps=marked, adapter={"rank": 4, "train_also": ["norms"]},
+            checkpoint={"every_steps": every, "keep_best": 0, "keep_last": 1}, optim={"lr": 1e-2, "kernel": "torch"},
+        )  # fmt: skip
+        words = [f"model.quantize={quantize}"]
+        replay = [
+            "name=replay",
+            f"guard.replay={folder / 'runs' / 'back' / 'metrics.jsonl'}",
+            "guard.spike_zscore=null",
+            "guard.max_rewinds=0",
+        ]
+        assert run_ranks(rewinding, 2, folder / "recipe.yaml", [["name=back", *words]], True) == [["finished: True"]] * 2
+        assert run_ranks(rewinding, 2, folder / "recipe.yaml", [[*replay, *words]], True) == [["finished: True"]] * 2
+        [rewind] = [json.loads(p.read_text()) for p in (folder / "runs" / "back" / "rewinds").glob("*.json")]
+        assert (rewind["step"] == 0) == (every == 50)
+        back, again = (weights_of(folder / "runs" / name) for name in ("back", "replay"))
+        assert back == again and "adapter_model.safetensors" in back

@@ -156,8 +156,8 @@ def _wire(recipe: Recipe, model: Model, cluster: Cluster, config: dict[str, Any]
     zero = sized(config["zero_optimization"], shape.layer, shape.parameters)
     element, gradient = OF_RECIPE[recipe.model.dtype].itemsize, job.gradient_bytes * (1 if cluster.on_cuda else 2)
     made = bytes_a_step(model.numels, zero, cluster.gpus, cluster.nodes, job.micro_steps, element, gradient)
-    weights = made.weights * (job.weight_bytes / 2 if recipe.model.quantize == "nf4" else 1)
-    return dataclasses.replace(made, weights=weights, gradients=made.gradients * shape.trained / shape.parameters)
+    weights = made.weights * (job.weight_bytes / 2 if recipe.model.quantize != "none" else 1)
+    return dataclasses.replace(made, weights=weights).of_trained(shape.trained / shape.parameters)
 
 
 def peak(memory: Plan, job: Job) -> float:

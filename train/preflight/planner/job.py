@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from train.engine.deepspeed_json import merged_config
 from train.model.activations import kept, product_elements
-from train.model_files import nf4
 from train.model_files.dtypes import OF_RECIPE
+from train.model_files.quantized import saved_bytes
 from train.preflight.memory_items import Shape
 from train.recipe.vocabulary import Recipe
 
@@ -127,12 +127,12 @@ def of_recipe(recipe: Recipe, sizes: Sizes, ranks: int, on_cuda: bool = True, at
     zero = config["zero_optimization"]
     away = [part for part in ("offload_optimizer", "offload_param") if zero.get(part, {}).get("device") == "cpu"]
     m = recipe.model
-    in_four_bits = (2 - nf4.BYTES / nf4.ELEMENTS) * (sizes.computed - sizes.head) / sizes.parameters if m.quantize == "nf4" else 0
+    saved = saved_bytes(m.quantize, 2) * (sizes.computed - sizes.head) / sizes.parameters
     reduced = 2 if config.get("communication_data_type", "fp32") in ("bf16", "fp16") else 4
     return Job(
         sizes=sizes, seq_len=recipe.data.seq_len, micro_batch=recipe.micro_batch, micro_steps=config["gradient_accumulation_steps"],
         again=_again(recipe, sizes), keeps_small=True, sharding="hpz" if zero.get("zero_hpz_partition_size", 1) > 1 else "zero3", gradient_bytes=reduced,
-        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], weight_bytes=2 - in_four_bits, attended=attended, adapter=recipe.adapter is not None,
+        kernels="fused" if on_cuda and (m.compile or m.fused_kernels == "auto") else "eager", offload=("none", "optimizer", "all")[len(away)], weight_bytes=2 - saved, attended=attended, adapter=recipe.adapter is not None,
     )  # fmt: skip
 
 

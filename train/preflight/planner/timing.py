@@ -36,7 +36,7 @@ PCIE = 20e9  # bytes/s of a GPU and its host, pinned memory; 16 lanes of generat
 HEAD_BYTES = {"eager": 30, "partly": 24, "fused": 16}  # of a logit, read and written: cast to fp32, softmax, its gradient
 GATHER = 0.15e-3  # seconds of the host that a gather takes, between kernels: 0.1 to 0.2 ms; ZeRO-3 by matrices was 10% behind FSDP (DeepSpeed #5047)
 ADAPTER = 67  # copies of seven adapted products: inputs read again, outputs read and written, forward and backward
-UNPACKED = 26  # bytes of a weight in four bits, read and written until it stands in bf16 (model/nf4.py), before each product
+UNPACKED = 26  # bytes of a packed weight, read and written until it stands in bf16 (model/quantized.py), before each product
 LAUNCH = {"eager": 1.2e-3, "partly": 0.9e-3, "fused": 0.5e-3}  # seconds a layer, forward and backward
 
 
