@@ -44,6 +44,10 @@ def test_a_second_copy_in_each_node_is_refused_where_weights_lie_in_main_memory(
         merged_config(recipe_with(tmp_path, {part: zero[part]}), 8, on_cuda=True)
 
 
+def test_int8_slices_that_deepspeed_fills_by_a_cuda_kernel_are_refused_with_what_serves_instead(tmp_path):
+    assert "set model.quantize=int8 in the recipe" in refusal(tmp_path, {"zero_quantized_nontrainable_weights": True})
+
+
 def test_what_gradients_are_sent_in_is_the_recipes_and_they_are_summed_in_fp32(tmp_path):
     for dtype in ("fp32", "bf16"):
         config = merged_config(recipe_with(tmp_path, reduce_dtype=dtype), 8, on_cuda=True)
