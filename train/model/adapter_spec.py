@@ -64,9 +64,7 @@ def _otherwise(adapter: Adapter, model: Described, found: Spec) -> list[str]:
     linear = set(of_words(model, rank=1, alpha=1, rslora=False).ranks)
     faults = [f"{module}: is no linear layer of the decoder, and cannot be trained" for module in found.ranks if module not in linear]
     alone = [name for name in found.whole if name.endswith(".bias") and name.replace(".bias", ".weight") not in found.whole]
-    faults += [
-        f"{alone[0]} and {len(alone) - 1} more: biases alone are not trained here; merge it, and begin from the merged model"
-    ] * bool(alone)
+    faults += [f"{name}: biases alone are not trained here; merge it, and begin from the merged model" for name in alone[:1]]
     ranks, alphas = (sorted(set(values.values())) for values in (found.ranks, found.alphas))
     if adapter.rank is not None and ranks != [adapter.rank]:
         faults.append(f"adapter.rank={adapter.rank}: it has {', '.join(map(str, ranks))}")
