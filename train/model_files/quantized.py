@@ -55,8 +55,12 @@ class Format:
         """(n,) fp32, n a multiple of 64 → (n / 64, bytes) uint8: of each weight the nearest value."""
         rows = values.reshape(-1, ELEMENTS)
         most = np.abs(rows).max(axis=1, keepdims=True)
-        table = np.array(self.values, np.float32)
-        codes = np.searchsorted((table[1:] + table[:-1]) / np.float32(2), rows / np.where(most > 0, most, np.float32(1))).astype(np.uint8)
+        shares = rows / np.where(most > 0, most, np.float32(1))
+        if self.code_bits == 8:  # evenly spaced
+            codes = (np.rint(shares * np.float32(127)) + np.float32(127)).astype(np.uint8)
+        else:
+            table = np.array(self.values, np.float32)
+            codes = np.searchsorted((table[1:] + table[:-1]) / np.float32(2), shares).astype(np.uint8)
         made = np.empty((len(rows), self.bytes), np.uint8)
         made[:, : self.code_bytes] = codes[:, 0::2] << 4 | codes[:, 1::2] if self.code_bits == 4 else codes
         made[:, self.code_bytes :] = np.ascontiguousarray(most).view(np.uint8)

@@ -15,7 +15,7 @@ from train.recipe.vocabulary import Recipe
 from train.run.start_weights import BaseModel
 from train.world.ranks import World
 
-# nats a token that it may cost: SmolLM2-135M, the smallest model of use, loses 0.21 by nf4 and 0.002 by int8, and larger ones less
+# nats a token that it may cost: SmolLM2-135M, the smallest model of use, loses 0.21 by nf4 and 0.001 by int8, and larger ones less
 # (arXiv 2305.14314, table 3); weights that are unpacked wrongly cost several
 MOST = {"nf4": 0.5, "int8": 0.1}
 

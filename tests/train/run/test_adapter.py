@@ -224,7 +224,7 @@ def held_bytes(world, recipe_path: Path, overrides: list[str]) -> dict[str, tupl
     batch = pack_by_hand(random_documents(np.random.default_rng(world.rank), [20, 30]), 64)
     gathered = []
     layer = engine.model.hf.base_model.layers[1]
-    layer.register_forward_hook(lambda *_: gathered.append(sum(p.nbytes for p in layer.parameters())))
+    layer.mlp.register_forward_hook(lambda *_: gathered.append(sum(p.nbytes for p in layer.parameters())))
     step.take(engine, [batch], ["a"], world)
     unpacked = largest_unpacking(engine)
     engine.release()
