@@ -27,13 +27,14 @@ def main(argv: list[str] | None = None) -> int:
     from train.export import release
     from train.export.card import Release
     from train.export.plan import Request
+    from train.model_files.adapter import is_adapter
     from train.model_files.dtypes import OF_RECIPE
     from train.world.redact import redacted
 
     words = ["python", "launch/publish.py", *(sys.argv[1:] if argv is None else argv)]
     made_by = Release(args.name or args.out.resolve().name, redacted(shlex.join(words)), tuple(args.license_file))
     request = Request(
-        checkpoint=args.model, out=args.out, dtype=OF_RECIPE[args.dtype], config=args.config, license=args.license, results=tuple(args.results), release=made_by
+        checkpoint=args.model, out=args.out, dtype=OF_RECIPE[args.dtype or ("fp32" if is_adapter(args.model) else "bf16")], config=args.config, license=args.license, results=tuple(args.results), release=made_by
     )  # fmt: skip
     try:
         if absent := [path for path in (*args.license_file, *args.results) if not path.exists()]:
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add("model", type=somewhere, help="a checkpoint, runs/NAME/checkpoints/step_000500, or any Hugging Face model folder")
     add("out", type=Path, help="the folder to make; one that the same command has made is gone on with")
     add("--name", help="of the model, on its card (default: that of OUT)")
-    add("--dtype", choices=("bf16", "fp32"), default="bf16", help="of the weights (default bf16)")
+    add("--dtype", choices=("bf16", "fp32"), default=None, help="of the weights (default: bf16; of an adapter fp32)")
     add("--config", type=Path, metavar="DIR", help="config and tokenizer from here, for a folder that has none")
     add("--license", metavar="ID", help="licence on the card, e.g. llama2 or apache-2.0 (default: the base model's, where it is known)")
     add(

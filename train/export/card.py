@@ -169,7 +169,7 @@ def _inline(text: str) -> str:
     return re.sub(r"([\\|<>`*_\[\]#])", r"\\\1", " ".join(str(text).split())) if re.search(r"[\\|<>`\[\]\n]", str(text)) else str(text)
 
 
-def _adapter(section: dict[str, Any] | None) -> dict[str, str]:
+def _adapter(section: dict[str, Any] | None, quantize: str) -> dict[str, str]:
     """What of the model was trained; nothing to say where it was all of it."""
     if not section:
         return {}
@@ -180,7 +180,8 @@ def _adapter(section: dict[str, Any] | None) -> dict[str, str]:
         else f"begun as {section['path']}"
     )
     where = ", ".join(section["targets"]) or "all linear layers of the decoder"
-    return {"adapter": f"LoRA, {size}, at {where}" + (f"; trained whole: {', '.join(also)}" if also else "")}
+    more = [f"trained whole: {', '.join(also)}"] * bool(also) + [f"on a base held in {quantize}"] * (quantize != "none")
+    return {"adapter": "; ".join([f"LoRA, {size}, at {where}", *more])}
 
 
 def _facts(state: dict[str, Any], dtype: DType, measured: bool) -> dict[str, str]:
@@ -190,7 +191,7 @@ def _facts(state: dict[str, Any], dtype: DType, measured: bool) -> dict[str, str
     steps = f"{state['step']:,} steps, {state['tokens']:,} tokens, " if measured else ""
     facts = {
         "base model": recipe["model"]["path"],
-        **_adapter(recipe.get("adapter")),
+        **_adapter(recipe.get("adapter"), recipe["model"].get("quantize", "none")),
         "training": f"{steps}{recipe['tokens_per_step']:,} tokens a step, rows of {recipe['data']['seq_len']}",
         "sources": ", ".join(shares),
         "optimizer": f"AdamW, lr {optim['lr']:g} {recipe['schedule']['kind']}, betas {optim['betas']}, weight decay {optim['weight_decay']:g}, clip {optim['clip']:g}",

@@ -104,6 +104,10 @@ def prepare(request: Request) -> Prepared:
     folders = _steps(request) if request.average else [request.checkpoint]
     if sum(weight for _, weight in request.merge) > 1 + 1e-9 or any(not 0 < weight <= 1 for _, weight in request.merge):
         raise ExportError(f"--merge: weights are {[w for _, w in request.merge]}; each lies above 0, and together they are at most 1")
+    if adapter := next((folder for folder in (*folders, *(one for one, _ in request.merge)) if is_adapter(folder)), None):
+        raise ExportError(
+            f"{adapter}: an adapter, whose tensors are no model's; merge each into its base first (--merge-adapter), then sum those"
+        )
     opened = [open_model(folder, wanted, request.tag) for folder in folders]
     opened += [open_model(folder, wanted) for folder, _ in request.merge]
     companions = request.config or folders[-1]

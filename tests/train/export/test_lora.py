@@ -257,6 +257,8 @@ def test_an_adapters_own_folder_goes_out_as_it_is_and_no_model_is_taken_for_one(
         json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 4
         and "library_name: peft" in (tmp_path / "out" / "README.md").read_text()
     )
+    with pytest.raises(ExportError, match="adapter: an adapter, whose tensors are no model's; merge each into its base first"):
+        export(Request(checkpoint=base, out=tmp_path / "more", dtype=OF_RECIPE["fp32"], merge=((tmp_path / "adapter", 0.5),)))
     with pytest.raises(ExportError, match="--merge-adapter: .* is no adapter"):
         export(Request(checkpoint=base, out=tmp_path / "more", dtype=OF_RECIPE["fp32"], merge_adapter=True))
 
