@@ -189,7 +189,7 @@ def read(folder: Path, model: Described, entries: dict[str, Entry] | None = None
         if not (folder / WEIGHTS).is_file():
             what = "copy the adapter's folder again"
             if (folder / "adapter_model.bin").is_file():
-                what = f"its adapter_model.bin is read by export_hf.py alone, and made one: python launch/export_hf.py {folder} OUT"
+                what = f"export_hf.py alone reads its adapter_model.bin, and makes one of it: python launch/export_hf.py {folder} OUT"
             raise AdapterError(f"{folder}: there is no {WEIGHTS}; {what}")
         entries = read_header(folder / WEIGHTS)
     low: dict[str, dict[str, str]] = {}
