@@ -209,7 +209,14 @@ def test_an_adapters_run_saves_there_goes_on_from_there_and_is_merged_from_there
 
     folder = tiny.ground(tmp_path)
     rules = {"every_steps": 1, "keep_last": 1, "keep_best": 0}
-    tiny.write_recipe(folder, steps=STEPS, checkpoint=rules, adapter={"rank": 4, "train_also": ["norms"]}, optim={"lr": 1e-2})
+    tiny.write_recipe(
+        folder,
+        steps=STEPS,
+        checkpoint=rules,
+        adapter={"rank": 4, "train_also": ["norms"]},
+        optim={"lr": 1e-2},
+        schedule={"kind": "constant"},
+    )
     run_ranks(one_run, 2, folder / "recipe.yaml", ["name=uncut"])
     run_ranks(run_there, 2, store, folder / "recipe.yaml", ["name=adapter", "steps=2", "checkpoint.background=true"])
     root, step = place("s3://bucket/runs/adapter"), checkpoint_of(folder, STEPS)
