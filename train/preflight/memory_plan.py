@@ -24,6 +24,8 @@ REMEDIES: tuple[dict[str, Any], ...] = (
     {"model.activation_checkpointing": "full"},
     {"micro_batch": 1},
     {"model.activation_checkpointing": "full", "micro_batch": 1},
+    {"deepspeed": "ds_configs/zero3.json"},
+    {"deepspeed": "ds_configs/zero3.json", "model.activation_checkpointing": "full"},
     {"model.quantize": "int8"},
     {"model.quantize": "nf4"},
     {"model.quantize": "nf4", "model.activation_checkpointing": "full", "micro_batch": 1},
@@ -137,6 +139,12 @@ def what_would_fit(
     enough: list[dict[str, Any]] = []
     for change in REMEDIES:
         if "deepspeed" in change and (not on_cuda or recipe.optim.kernel not in ("auto", "cpu")):
+            continue
+        if (
+            change.get("deepspeed") == str(recipe.deepspeed)
+            or change.get("deepspeed", "").endswith("/zero3.json")
+            and "offload" not in str(recipe.deepspeed)
+        ):
             continue
         if "model.quantize" in change and recipe.adapter is None:
             continue

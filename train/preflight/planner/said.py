@@ -99,7 +99,8 @@ def _saves(f: Forecast) -> str:
         return f"{least}, to saves and failures ({failing})"
     if not f.recipe.checkpoint.background and f.lost > 0.02:
         behind = saving(s.nbytes, f.cluster, math.inf, True, s.failure_hours * f.cluster.gpus)
-        least = f"{behind.lost_at(f.save_every):.1%} with checkpoint.background=true; {least}"
+        if behind.lost_at(f.save_every) < f.lost / 2:
+            least = f"{behind.lost_at(f.save_every):.1%} with checkpoint.background=true; {least}"
     now = f"every {steps} steps ({_time(f.save_every / 3600)})" if steps and not (f.steps and steps >= f.steps) else "none but the last"
     return f"{now}: {f.lost:.1%} of the time to saves and failures ({failing}); {least}"
 

@@ -65,6 +65,9 @@ def test_main_memory_is_judged_where_it_is_said():
     assert made("cpt_70b", 16, "H100", *words).fits
     small = made("cpt_70b", 16, "H100", *words, setting=Setting(host=500 * GIB))
     assert not small.fits and "main memory" in small.short[0]
+    away = ("deepspeed=ds_configs/zero3_offload_optimizer.json",)
+    back = made("sft_7b", 8, "A100", *away, setting=Setting(host=64 * GIB)).remedies
+    assert "deepspeed=ds_configs/zero3.json" in back and not any("zero3.json" in r for r in made("cpt_70b", 16, "H100").remedies)
 
 
 def test_the_held_names_are_there():
