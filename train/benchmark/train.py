@@ -7,7 +7,7 @@ a known shape and made documents, in memory; both together the recipe's settings
 
 `--sweep key=value,value …` measures every combination in fresh processes and goes on past those that run out of memory, crash or hang;
 given again it goes on where it was cut. `--find-micro-batch` looks for the largest that fits. `--compare padded` trains on the very
-documents of each packed step again, one a row; `--compare A.json B.json` says whether B is slower than A, exit code 1 if so.
+documents of each packed step again, one a row; `--compare A.json B.json` says whether B is slower than A, exit code 3 if so.
 """
 
 from __future__ import annotations
