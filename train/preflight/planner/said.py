@@ -20,6 +20,7 @@ WORDS = {
 }  # fmt: skip
 
 
+SENDS_LESS = ": larger micro-batches, hpZ or optim.reduce_dtype=bf16 send less (--search)"
 HELD_TO = ("A100", "A100-40", "A800", "H100", "H100 (500 W)", "H200")  # of published.json's rows
 
 
@@ -37,9 +38,11 @@ def lines(f: Forecast, measured: bool = False) -> list[str]:
             f"about {f.rate:,.0f} tokens/s {unit}, {f.rate * c.gpus:,.0f} in all; {f.seconds_per_step:.2f} s a step",
         ),
         ("MFU", f"{f.mfu:.1%} (attention over whole rows; {f.mfu_causal:.1%} with its causal half alone)"),
-        ("bound by", WORDS[f.bottleneck]),
+        ("bound by", WORDS[f.bottleneck] + (SENDS_LESS if f.bottleneck == "network" and c.nodes > 1 else "")),
         ("time", ", ".join(f"{name} {share:.0%}" for name, share in sorted(f.times.parts.items(), key=lambda p: -p[1]) if share >= 0.005)),
     ]
+    if f.near and not f.fits:
+        rows.append(("besides", "; ".join(f.near)))
     if f.job.attended:
         rows.append(("documents", f"a token attends to {f.job.attended / 2:,.0f} tokens on average, in rows of {f.job.seq_len:,}"))
     if c.gpus > 1:
@@ -94,7 +97,7 @@ def _saves(f: Forecast) -> str:
     if f.steps and best >= f.steps:
         least = "least with none but the last"
     else:
-        least = f"least at checkpoint.every_steps={best} ({_time(s.every / 3600)}; Young and Daly): {s.lost:.1%}"
+        least = f"least at checkpoint.every_steps={best} ({_time(s.every / 3600)}; Young and Daly): {min(1.0, s.lost):.1%}"
     if not f.save_every:
         return f"{least}, to saves and failures ({failing})"
     if not f.recipe.checkpoint.background and f.lost > 0.02:
@@ -102,7 +105,7 @@ def _saves(f: Forecast) -> str:
         if behind.lost_at(f.save_every) < f.lost / 2:
             least = f"{behind.lost_at(f.save_every):.1%} with checkpoint.background=true; {least}"
     now = f"every {steps} steps ({_time(f.save_every / 3600)})" if steps and not (f.steps and steps >= f.steps) else "none but the last"
-    return f"{now}: {f.lost:.1%} of the time to saves and failures ({failing}); {least}"
+    return f"{now}: {min(1.0, f.lost):.1%} of the time to saves and failures ({failing}); {least}"
 
 
 def _verdict(f: Forecast) -> str:

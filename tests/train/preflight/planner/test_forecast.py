@@ -226,4 +226,7 @@ def test_what_a_plan_rests_on_is_said():
     assert "no published run on B200" in lines(made("cpt_7b", 8, "B200"))[-1]
     assert "no published run of an adapter" in lines(made(*LORA))[-1]
     no = "\n".join(lines(made("cpt_70b", 16, "H100")))
+    assert "V100 has no bf16" in "\n".join(lines(made("cpt_7b", 4, "V100"))) and "send less (--search)" in "\n".join(
+        lines(made("cpt_70b", 64, "H100", gigabits=100))
+    )
     assert "if it fitted" in no and "GiB of a node's main memory)" in no
