@@ -96,7 +96,9 @@ def read(row: Mapping[str, str]) -> Read:
         raise RowError(str(error)) from None
     words = " ".join(text.get(k, "") for k in ("parallelism", "system", "precision"))
     notes = [alike] if alike else []
-    _require_precision(text.get("precision", ""), gpu, notes)
+    _require_precision(
+        text.get("precision", ""), "lora" in " ".join((words, text.get("model", ""), text.get("kernels", ""))).lower(), gpu, notes
+    )
 
     def number(column: str, default: float, least: float = 1) -> float:
         return _number(text, column, default, least, notes)
@@ -138,7 +140,7 @@ def _habits(text: Mapping[str, str], words: str, notes: list[str]) -> dict[str, 
         notes.append("states on disks are not counted")
     return dict(
         summed_bytes=0 if "in-backward" in kernel_words else 2 if pure else 6 if "fp32 grad acc" in words else 4,
-        optimizer_bytes=2 if re.search(r"8-?bit", kernel_words) else 4 if pure else 12, weight_bytes=0.57 if quantised else 2,
+        optimizer_bytes=2 if re.search(r"8-?bit", kernel_words) else 4 if pure else 12, weight_bytes=0.57 if quantised else 1.07 if re.search(r"\bint8\b", everything) else 2,
         chunked_loss=bool(re.search(r"liger|/CE\b|chunked|fused (linear )?(CE|cross)|tiled", kernel_words + words, re.IGNORECASE)),
         gathers=10 if by_matrix else 2, fp8=bool(FP8.search(text.get("precision", ""))), adapter=quantised or bool(re.search(r"lora", everything, re.IGNORECASE)),
         gradient_bytes=2 if by_matrix or re.search(r"PURE|pure bf16|bf16 pure", words) or IN_BF16.search(text.get("system", "")) else 4,
@@ -148,9 +150,9 @@ def _habits(text: Mapping[str, str], words: str, notes: list[str]) -> dict[str, 
     )  # fmt: skip
 
 
-def _require_precision(words: str, gpu: Gpu, notes: list[str]) -> None:
+def _require_precision(words: str, on_adapter: bool, gpu: Gpu, notes: list[str]) -> None:
     """Raises RowError: products that are not counted here."""
-    if re.search(r"(nv|mx)?fp4\b|\bint8\b|fp64", words, re.IGNORECASE):
+    if re.search(r"(nv|mx)?fp4\b|\bint8\b|fp64", words, re.IGNORECASE) and not on_adapter:  # whose base may lie in any
         raise RowError(f"precision={words}: products in bf16, fp16 and fp8 are known")
     if re.search(r"tf32|fp32|float32|single", words, re.IGNORECASE) and not re.search(
         r"bf16|bfloat|fp16|half|mixed|amp|fp8|master", words, re.IGNORECASE

@@ -170,6 +170,7 @@ def test_what_a_row_says_otherwise_is_the_same():
     assert [published.rate({"tok_s_gpu": x}) for x in ("3,700", "~3700", "3.7k", "n/a", "fast", None)] == [3700, 3700, 3700, 0, 0, 0]
     quantised = published.read({**ROW, "precision": "nf4 QLoRA"}).job
     assert quantised.adapter and quantised.weight_bytes < 1
+    assert 1 < published.read({**ROW, "parallelism": "LoRA", "precision": "int8 base"}).job.weight_bytes < 1.2
 
 
 def test_a_pipeline_whose_batch_is_not_told_is_filled_and_said():
