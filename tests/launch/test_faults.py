@@ -290,7 +290,7 @@ def test_whatever_befalls_a_rank_all_end_it_is_named_and_the_next_start_goes_on(
             run.start()
             said = one_fault(run, name, guilty)
         except (AssertionError, ValueError, subprocess.TimeoutExpired, psutil.Error) as error:
-            failed.append(said := f"FAULT: {error}")
+            failed.append(said := f"FAULT: {error}\n{run.said()[-3000:]}")
         finally:
             run.clear()
         print(f"{way}, {name}, rank {guilty}: {said}", file=sys.__stderr__, flush=True)
