@@ -61,6 +61,12 @@ FAULTS = {
 }
 NETWORKS = ("cut", "off")
 CHOSEN = [f for f in FAULTS if f in [w.strip() for w in os.environ.get("FAULTS", ",".join(FAULTS)).split(",")]]
+# what the command to go on with begins with, which is what was typed or does the same
+GO_ON = {
+    "ssh": r"deepspeed --hostfile HOSTFILE \S*launch/pretrain.py", "no_ssh": r"deepspeed --hostfile \S+ --master_port \d+ --no_ssh --node_rank \d",
+    "torchrun": r"torchrun --logs-specs astrollama --nnodes 2", "slurm": r"srun --nodes=2 --ntasks=2 python\S* \S*launch/pretrain.py",
+    "deepspeed, one node": "deepspeed --num_gpus 2", "torchrun, one node": r"torchrun --logs-specs astrollama --nproc-per-node 2", "python": "python",
+}  # fmt: skip
 # nodes, ranks
 LAUNCHERS = {
     "ssh": (2, 2),
@@ -264,6 +270,7 @@ def one_fault(run: Run, name: str, guilty: int) -> str:
     assert report["step"] - (run.steps() or [0])[-1] in ((1,) if fault.phase and name != "NaN" else (0, 1)), (run.steps()[-3:], shown)
     assert not fault.phase or name == "NaN" or report["phase"] == fault.phase, shown
     assert all(len(w) <= LINES for w in words) and "Traceback" not in shown and "gloo" not in shown, shown
+    assert re.match(GO_ON[run.way], " ".join(report["command"])), report["command"]
     # the parts of a run that was cut tell it each; a terminal that was lost with its node shows nothing
     told_by = (1, 2) if name == "cut" else (0,) if name == "off" and run.way == "ssh" and not guilty else (1,)
     assert shown.count("\nfault: ") in told_by, shown
@@ -272,7 +279,8 @@ def one_fault(run: Run, name: str, guilty: int) -> str:
 
 def of_a_fault(screen: str) -> list[str]:
     """Lines that are none of the run's progress."""
-    return [line for line in screen.splitlines() if line.strip() and not re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
+    lines = [re.sub(r"^node\d+: ", "", line) for line in screen.splitlines()]  # pdsh says whose they are
+    return [line for line in lines if line.strip() and not re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
 
 
 @pytest.mark.parametrize("way", list(LAUNCHERS))

@@ -174,8 +174,7 @@ def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: f
         rank=world.rank, host=_hosts(met)[world.rank], hosts=_hosts(met), pid=os.getpid(), main_thread=threading.main_thread().ident, attempt=attempt,
         secret=secret, run_dir=str(run_dir), addresses=_addresses(met), block_fd=block_fd, listener_fd=listener.fileno(),
         words_fd=words[1].fileno(), stack_signal=STACK_SIGNAL, hang_seconds=hang_seconds, timeout_seconds=timeout_seconds,
-        command=[redacted(w) for w in process.command_of(sys.argv[0], [os.path.basename(sys.executable), *(w for w in sys.argv if not w.startswith("--local_rank"))])], path=[ROOT, *_libraries()],
-        launcher=os.getppid(),
+        command=_command(), path=[ROOT, *_libraries()], launcher=os.getppid(),
     )  # fmt: skip
     world.beat.tell(block)
     with _noted(told.notes):
@@ -192,6 +191,11 @@ def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: f
         finally:
             world.beat.listener = None
             world.beat.tell(None)
+
+
+def _command() -> list[str]:
+    own = [os.path.basename(sys.executable), *(w for w in sys.argv if not w.startswith("--local_rank"))]
+    return [redacted(w) for w in process.command_of(sys.argv[0], own, os.environ)]
 
 
 def _block() -> tuple[int, mmap.mmap]:

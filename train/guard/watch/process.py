@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,18 +133,36 @@ def memory_gib() -> tuple[float, float] | None:
         return None
 
 
-def command_of(script: str, own: list[str]) -> list[str]:
-    """The command a person gave: the outermost forebear of this process that names the script among its words, else `own`."""
-    given, pid = own, os.getppid()
+def command_of(script: str, own: list[str], env: Mapping[str, str]) -> list[str]:
+    """The command a person gave: the outermost forebear of this process that names the script among its words, else `own`.
+
+    Over ssh and under srun that command is no forebear, maybe on another host: what starts the same ranks again, as far as is known here.
+    """
+    given, pid, over_ssh = own, os.getppid(), False
     while pid > 1:
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
         except OSError:
             break
-        if script in words and Path(words[0]).name.startswith(STARTERS) and "deepspeed.launcher.launch" not in words:
+        if script in words and "deepspeed.launcher.launch" in words:
+            over_ssh = True
+        elif script in words and Path(words[0]).name.startswith(STARTERS):
             given = words
         pid = look(pid).parent
+    if given is own and over_ssh:
+        return ["deepspeed", "--hostfile", "HOSTFILE", *own[1:]]
+    if given is own and (tasks := srun_tasks(env)):
+        return ["srun", *tasks, *own]
     # "python /usr/bin/deepspeed …" was typed as "deepspeed …"
     if len(given) > 1 and Path(given[0]).name.startswith("python") and Path(given[1]).name in ("deepspeed", "torchrun"):
         given = given[1:]
     return [Path(given[0]).name, *given[1:]]
+
+
+def srun_tasks(env: Mapping[str, str]) -> list[str]:
+    """What srun was told of nodes and tasks, in the words of its options; empty where it did not start several."""
+    if env.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        return []
+    return [
+        f"--{option}={env[name]}" for option, name in (("nodes", "SLURM_STEP_NUM_NODES"), ("ntasks", "SLURM_STEP_NUM_TASKS")) if name in env
+    ]
