@@ -212,9 +212,11 @@ class Run:
         for node in self.nodes:
             with contextlib.suppress(subprocess.CalledProcessError, AssertionError):
                 self.ground.nodes.link(node, up=True)
-        for p in [*self.processes(), *(psutil.Process(p.pid) for p in self.started if p.poll() is None)]:
-            with contextlib.suppress(psutil.Error):
+        for p in [*self.processes(), *self.started]:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
                 p.kill()
+        for p in self.started:
+            p.wait(60)
         empty(self.ground.folder / "runs")
         self.ground.order.unlink(missing_ok=True)
         for k, node in enumerate(self.nodes):
@@ -299,9 +301,8 @@ def test_whatever_befalls_a_rank_all_end_it_is_named_and_the_next_start_goes_on(
             said = one_fault(run, name, guilty)
         except (AssertionError, ValueError, subprocess.TimeoutExpired, psutil.Error) as error:
             failed.append(said := f"FAULT: {error}\n{run.said()[-3000:]}")
-        finally:
-            run.clear()
         print(f"{way}, {name}, rank {guilty}: {said}", file=sys.__stderr__, flush=True)
+        run.clear()
     try:
         run.start()  # after the last one, too
     finally:
