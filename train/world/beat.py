@@ -6,6 +6,7 @@ said(block)                                               its watcher, which sti
     0  marks, meetings, step                u64 each; marks move with every sign of progress, meetings with every word among the ranks
    24  meeting                              u8: 1 while the rank is in a collective of ours
    25  phase                                31 bytes, filled up with zeros
+   56  exit code                            u32: 1 more than the one the rank leaves with; 0 until it does
    64  length, JSON                         u32 and text: documents of this rank's batch, newest checkpoint
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 SIZE = 16384
 _HEAD = struct.Struct("<QQQB31s")
+_CODE, _CODE_AT = struct.Struct("<I"), 56
 _TEXT_AT = 64
 _LENGTH = struct.Struct("<I")
 DOCUMENTS_TOLD = 64
@@ -39,6 +41,7 @@ class Said:
     meeting: bool = False
     phase: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    code: int | None = None  # the exit code it left with, as far as it told
 
 
 class Beat:
@@ -111,6 +114,11 @@ class Beat:
         self._details |= {"checkpoint": path}
         self._write_details()
 
+    def leaves(self, code: int) -> None:
+        """This process ends now, by itself: where its launcher takes the exit status first, nothing else tells so."""
+        if self._block is not None:
+            _CODE.pack_into(self._block, _CODE_AT, (code & 0xFF) + 1)
+
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
         """Around a word that all ranks must say: who has said fewer than the others has not arrived."""
@@ -155,4 +163,5 @@ def said(block: mmap.mmap) -> Said:
         details = json.loads(block[begin : begin + min(length, SIZE - begin)]) if length else {}
     except ValueError:  # read while it was written
         details = {}
-    return Said(marks, meetings, step, bool(meeting), phase.rstrip(b"\0").decode(errors="replace"), details)
+    [code] = _CODE.unpack_from(block, _CODE_AT)
+    return Said(marks, meetings, step, bool(meeting), phase.rstrip(b"\0").decode(errors="replace"), details, code - 1 if code else None)

@@ -220,6 +220,12 @@ def size(path: Path) -> int:
     return 0
 
 
+def text_of(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
 def remove(path: Path, if_empty: bool = False) -> None:
     """The file, and the folders that are empty without it."""
     with contextlib.suppress(OSError):

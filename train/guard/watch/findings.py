@@ -52,7 +52,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: killed, exited, gone (one of these two, its launcher knows which), raised, refused, stopped, unreachable, stuck, network, interrupted."""
+    """kind: killed, exited, raised, refused, stopped, unreachable, stuck, network, interrupted."""
 
     ranks: tuple[int, ...]
     kind: str
@@ -107,7 +107,7 @@ def _first(causes: list[Condition], conditions: Mapping[int, Condition | None]) 
     alike = [c for c in causes if (c.state, c.cause) == (first.state, first.cause)]
     if first.state == "gone":
         same_host = [c for c in alike if c.host == first.host and abs(c.at - first.at) < 1]
-        kind = "exited" if "exit code" in first.cause else "killed" if first.cause.startswith("killed") else "gone"
+        kind = "exited" if "exit code" in first.cause else "killed"
         return Finding(tuple(c.rank for c in same_host), kind, first.cause)
     kind = "refused" if first.users_fault and first.step == 0 else "raised"
     if first.named_ranks:

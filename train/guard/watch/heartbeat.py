@@ -177,7 +177,7 @@ def watched(world: World, run_dir: Path, hang_seconds: float, timeout_seconds: f
         command=_command(), path=[ROOT, *_libraries()], launcher=os.getppid(),
     )  # fmt: skip
     world.beat.tell(block)
-    with _noted(told.notes):
+    with _noted(told.notes), _leaving_told(world.beat):
         watch = Watch(told, (block, listener), words, message)
         threading.Thread(target=watch.look_after, name="watch", daemon=True).start()
         world.beat.listener = watch.failed
@@ -211,6 +211,23 @@ def _block() -> tuple[int, mmap.mmap]:
 
 
 @contextlib.contextmanager
+def _leaving_told(to: beat.Beat) -> Iterator[None]:
+    """Who ends this process without Python's own end has said so before: by nothing else is it told from one that was killed."""
+    own, leave = os.getpid(), os._exit
+
+    def told(code: int) -> None:
+        if os.getpid() == own:  # not a child that shares the block
+            to.leaves(code)
+        leave(code)
+
+    os._exit = told
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+@contextlib.contextmanager
 def _noted(notes: Path) -> Iterator[None]:
     """Stacks on demand, and the libraries' stderr, into the notes; without a file for them all stays as it was."""
     try:
@@ -220,11 +237,14 @@ def _noted(notes: Path) -> Iterator[None]:
         yield
         return
     with file, output.native_stderr_to(file):
+        was = faulthandler.is_enabled()
+        faulthandler.enable(file)  # where it dies of a signal
         faulthandler.register(STACK_SIGNAL, file, all_threads=True)
         try:
             yield
         finally:
             faulthandler.unregister(STACK_SIGNAL)
+            faulthandler.enable() if was else faulthandler.disable()
 
 
 def _libraries() -> list[str]:

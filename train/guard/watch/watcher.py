@@ -162,11 +162,12 @@ class Watcher:
             # its last words may still lie in the pipe
             self._listen(0.05)
             if self.condition.state in ("running", "stalled", "stopped"):
-                code = os.waitstatus_to_exitcode(seen.exit_status) if seen.exit_status is not None else self._written_code()
+                status = self._status(seen)
+                code = os.waitstatus_to_exitcode(status) if status is not None else self._written_code()
                 if code in MEANT:
                     self._now(MEANT[code])
                     return
-                self._now("gone", cause=self._death(seen.exit_status))
+                self._now("gone", cause=self._death(status))
                 if code == 0:
                     process.deny_success(self.watched.launcher)
             return
@@ -188,6 +189,17 @@ class Watcher:
             self.condition, state=state, at=at, waits=heard.meeting, idle_seconds=self.patience.idle, **(told | more)
         )
 
+    def _status(self, seen: process.Process) -> int | None:
+        """How the dead rank ended, as wait() would say it: what Linux, the rank or faulthandler tells; slurmstepd takes it within no time."""
+        if seen.exit_status is not None:
+            return seen.exit_status
+        for end in self._end:
+            if (status := process.exit_status(end)) is not None:
+                return status
+        if (code := beat.said(self.block).code) is not None:
+            return code << 8
+        return process.status_of_fatal(fault_report.text_of(self.watched.notes))
+
     def _written_code(self) -> int | None:
         """How the run has ended by rank 0's own word, of this attempt."""
         found = outcome.read(Path(self.watched.run_dir))
@@ -195,7 +207,7 @@ class Watcher:
 
     def _death(self, status: int | None) -> str:
         said = process.how_it_ended(status)
-        if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        if status is None or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             least = min(self._memory, default=None)
             free = f"; the host had {least[0]:.1f} of {least[1]:.0f} GiB left just before" if least else ""
             if process.out_of_memory_kills() > min(self._oom_kills):
