@@ -225,7 +225,7 @@ class Run:
                 if self.ground.slurm:
                     self.ground.slurm.start_node(self.ground.nodes[k])
         if self.way == "slurm":
-            self.ground.slurm.run("scancel", "--user=root")
+            self.ground.nodes.head.run(["scancel", "--user=root"], env=self.ground.env)  # an error where a job is ending already
             processes.wait_until(lambda: self.ground.slurm.run("sinfo", "-h", "-o", "%t").split() == ["idle"], seconds=120)
 
 
