@@ -39,7 +39,8 @@ WAITS_SECONDS = 5.0  # without a sign of progress: time to ask how the others ar
 ASK_SECONDS = 3.0
 LOST_SECONDS = 12.0  # that a watcher has been reached before and is no longer
 DISK_SECONDS = 10.0  # a rank that waited for a disk so recently is not called stuck
-MOVES_BYTES = 4096  # a rank that reads or writes more between two looks is at work
+# a rank that reads or writes more a second is at work; less may be its listening thread, or on rank 0 the store that all ranks ask
+MOVES_BYTES = 1 << 20
 STOPPED_SECONDS = 5.0
 MEETING_SECONDS = 60.0
 DYING_SECONDS = 1.0  # until a dead rank is seen to be dead, or a failed one has said why
@@ -74,7 +75,7 @@ class Patience:
             if self.idle < WAITS_SECONDS:
                 return self._note_cpu(seen)
             others = process.cpu_seconds_of_children(pid), process.bytes_moved(pid)
-            at_disk = "D" in threads or 0 < self._others[1] < others[1] - MOVES_BYTES
+            at_disk = "D" in threads or 0 < self._others[1] < others[1] - MOVES_BYTES * max(seconds, POLL_SECONDS)
             works = at_disk or computed > 0.05 * seconds or "R" in threads or abs(others[0] - self._others[0]) > 0.05 * seconds
             self.quiet = 0.0 if works else self.quiet + seconds
             self.since_disk = 0.0 if at_disk else self.since_disk + seconds

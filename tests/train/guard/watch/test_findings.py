@@ -1,10 +1,14 @@
 """Who did not arrive, and why: causes before effects, and the same judgement on both sides of a cut."""
 
 import dataclasses
+import itertools
 
 import pytest
 
+from train.guard.watch import process
 from train.guard.watch.findings import Condition, cut_off, judge, limit_seconds, ranks_in_words
+from train.guard.watch.watcher import DISK_SECONDS, Patience
+from train.world import beat
 
 GLOO = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:40373: Connection reset by peer"
 
@@ -138,3 +142,22 @@ def test_what_takes_long_each_time_may_take_long_and_what_is_new_may_as_long_as_
 
 def test_ranks_are_said_shortly():
     assert [ranks_in_words(r) for r in ([3], [0, 1, 2, 5], [7, 9])] == ["rank 3", "ranks 0-2, 5", "ranks 7, 9"]
+
+
+@pytest.mark.parametrize(
+    ("kilobytes_a_second", "waits_for_disk"),
+    [(0, False), (10, False), (300, False), (5_000, True)],  # nothing; /proc each second; the store of a thousand ranks; a file
+)
+def test_a_rank_that_is_stuck_is_not_taken_for_one_at_a_disk_by_what_its_other_threads_read(
+    monkeypatch, kilobytes_a_second, waits_for_disk
+):
+    moved = itertools.count(1 << 20, kilobytes_a_second * 250)
+    monkeypatch.setattr(process, "thread_states", lambda pid: {"S"})
+    monkeypatch.setattr(process, "bytes_moved", lambda pid: next(moved))
+    monkeypatch.setattr(process, "cpu_seconds_of_children", lambda pid: 0.0)
+    patience = Patience()
+    for _ in range(4 * 60):  # a minute in one phase, after a first time in it
+        patience.pass_(0.25, beat.Said(marks=1, phase="backward"), process.Process("S", cpu_seconds=1.0), 0)
+    assert patience.idle == pytest.approx(60, abs=1)
+    limit = limit_seconds(45, 600, 2.0, patience.quiet, at_disk=patience.since_disk < DISK_SECONDS)
+    assert limit == (600 if waits_for_disk else 45)
