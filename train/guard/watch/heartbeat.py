@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from train.guard import outcome
 from train.guard.watch import peers, process
 from train.guard.watch.fault_report import Watched
 from train.world import beat, output
@@ -212,13 +213,15 @@ def _block() -> tuple[int, mmap.mmap]:
 
 @contextlib.contextmanager
 def _leaving_told(to: beat.Beat) -> Iterator[None]:
-    """Who ends this process without Python's own end has said so before: by nothing else is it told from one that was killed."""
+    """Who ends this process without Python's own end has said so before: by nothing else is it told from one that was killed. What leaves
+    with 0 in the midst of a run has not finished it, and no launcher is to take it for that."""
     own, leave = os.getpid(), os._exit
 
     def told(code: int) -> None:
-        if os.getpid() == own:  # not a child that shares the block
-            to.leaves(code)
-        leave(code)
+        if os.getpid() != own:  # a child, which shares the block
+            leave(code)
+        to.leaves(code)
+        leave(code or outcome.FAILED)
 
     os._exit = told
     try:

@@ -192,13 +192,13 @@ class Watcher:
 
     def _status(self, seen: process.Process) -> int | None:
         """How the dead rank ended, as wait() would say it: what Linux, the rank or faulthandler tells; slurmstepd takes it within no time."""
+        if (code := beat.said(self.block).code) is not None:
+            return code << 8
         if seen.exit_status is not None:
             return seen.exit_status
         for end in self._end:
             if (status := process.exit_status(end)) is not None:
                 return status
-        if (code := beat.said(self.block).code) is not None:
-            return code << 8
         return process.status_of_fatal(fault_report.text_of(self.watched.notes))
 
     def _written_code(self) -> int | None:

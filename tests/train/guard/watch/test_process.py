@@ -86,9 +86,10 @@ def test_how_a_rank_ended_is_known_though_its_launcher_asked_first(tmp_path, doe
 
     pid = forked(leaves)
     end = os.pidfd_open(pid)
-    assert os.waitpid(pid, 0)[1] == wanted
+    seen = os.waitpid(pid, 0)[1]
+    assert seen == (wanted or 1 << 8), "0 in the midst of a run is no success"
     assert status(block, tmp_path / "none") == (None if wanted == 9 else wanted), "on any Linux"
-    assert process.exit_status(end) in (wanted, None) and status(block, tmp_path / "none", end) in (wanted, None)
+    assert process.exit_status(end) in (seen, None) and status(block, tmp_path / "none", end) in (wanted, None)
     assert "SIGKILL" in process.how_it_ended(None)
     os.close(end)
 
