@@ -21,6 +21,7 @@ import pytest
 from tests.made import cluster, faulty, processes, slurm, tiny
 from tests.made.small_disk import empty, fill, small_disk
 from tests.made.where import ROOT
+from train.world.jit_lock import extensions_folder
 
 pytestmark = [pytest.mark.soak, pytest.mark.slow, pytest.mark.timeout(7200)]
 HANG = 30  # guard.hang_seconds
@@ -108,7 +109,7 @@ def ground(tmp_path_factory) -> Iterator[Ground]:
         guard={"hang_seconds": HANG, "max_nonfinite_in_a_row": 3},
     )  # fmt: skip
     faulty.door(folder, folder / "order")
-    own = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
+    own = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0", "TORCH_EXTENSIONS_DIR": str(extensions_folder())}
     (folder / ".deepspeed_env").write_text("".join(f"{k}={v}\n" for k, v in own.items()))  # what DeepSpeed takes to the nodes
     env = os.environ | own | {
         "HOME": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": described(folder), "SLURM_CONF": str(folder / "nodes" / "slurm" / "slurm.conf"),
