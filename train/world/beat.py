@@ -4,7 +4,7 @@ beat.at_step(7); beat.phase("forward"); beat.mark() …     the rank: a few byte
 said(block)                                               its watcher, which still reads them when the rank is dead or stuck
 
     0  marks, meetings, step                u64 each; marks move with every sign of progress, meetings with every word among the ranks
-   24  meeting                              u8: 1 while the rank is in a collective of ours
+   24  flags                                u8: 1 while the rank is in a collective of ours, 2 in a phase it has been in before
    25  phase                                31 bytes, filled up with zeros
    56  exit code                            u32: 1 more than the one the rank leaves with; 0 until it does
    64  length, JSON                         u32 and text: documents of this rank's batch, newest checkpoint
@@ -42,6 +42,7 @@ class Said:
     phase: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     code: int | None = None  # the exit code it left with, as far as it told
+    again: bool = False  # it has been in this phase before, and has left it
 
 
 class Beat:
@@ -52,6 +53,7 @@ class Beat:
         self.listener: Callable[[BaseException], None] | None = None  # hears of what ends the run before anything is closed
         self._marks = self._meetings = self._step = 0
         self._phase, self._entered = "starting", time.perf_counter()
+        self._again = False
         self.spent: dict[str, float] = {}  # seconds of this process in each phase; a device may still be at work
         self._details: dict[str, Any] = {}
 
@@ -74,6 +76,7 @@ class Beat:
     def phase(self, name: str) -> None:
         """What the rank does from now on: loading, data, forward, backward, optimizer, evaluation, saving."""
         now = time.perf_counter()
+        self._again = self._again if name == self._phase else name in self.spent
         self.spent[self._phase] = self.spent.get(self._phase, 0.0) + now - self._entered
         self._phase, self._entered = name, now
         self.mark()
@@ -141,7 +144,8 @@ class Beat:
 
     def _write(self, meeting: int = 0) -> None:
         if self._block is not None:
-            _HEAD.pack_into(self._block, 0, self._marks, self._meetings, self._step, meeting, self._phase.encode()[:31])
+            flags = meeting | 2 * self._again
+            _HEAD.pack_into(self._block, 0, self._marks, self._meetings, self._step, flags, self._phase.encode()[:31])
 
     def _write_details(self) -> None:
         if self._block is None:
@@ -156,7 +160,7 @@ class Beat:
 
 def said(block: mmap.mmap) -> Said:
     """What stands in a block."""
-    marks, meetings, step, meeting, phase = _HEAD.unpack_from(block, 0)
+    marks, meetings, step, flags, phase = _HEAD.unpack_from(block, 0)
     [length] = _LENGTH.unpack_from(block, _TEXT_AT)
     begin = _TEXT_AT + _LENGTH.size
     try:
@@ -164,4 +168,5 @@ def said(block: mmap.mmap) -> Said:
     except ValueError:  # read while it was written
         details = {}
     [code] = _CODE.unpack_from(block, _CODE_AT)
-    return Said(marks, meetings, step, bool(meeting), phase.rstrip(b"\0").decode(errors="replace"), details, code - 1 if code else None)
+    told = phase.rstrip(b"\0").decode(errors="replace")
+    return Said(marks, meetings, step, bool(flags & 1), told, details, code - 1 if code else None, bool(flags & 2))

@@ -41,6 +41,7 @@ LOST_SECONDS = 12.0  # that a watcher has been reached before and is no longer
 DISK_SECONDS = 10.0  # a rank that waited for a disk so recently is not called stuck
 # a rank that reads or writes more a second is at work; less may be its listening thread, or on rank 0 the store that all ranks ask
 MOVES_BYTES = 1 << 20
+SHARE_SECONDS = 2.0
 STOPPED_SECONDS = 5.0
 MEETING_SECONDS = 60.0
 DYING_SECONDS = 1.0  # until a dead rank is seen to be dead, or a failed one has said why
@@ -59,6 +60,7 @@ class Patience:
         self.since_disk = float("inf")
         self.longest: dict[str, float] = {}
         self._marks, self._phase, self._cpu, self._others = -1, "", 0.0, (0.0, 0)
+        self._share = self._wants = 0.0  # of a processor that it had, of the time that it wanted one
 
     def pass_(self, seconds: float, said: beat.Said, seen: process.Process, pid: int) -> None:
         """`seconds` more have passed, and this is what the rank says and how it looks now."""
@@ -76,11 +78,18 @@ class Patience:
                 return self._note_cpu(seen)
             others = process.cpu_seconds_of_children(pid), process.bytes_moved(pid)
             at_disk = "D" in threads or 0 < self._others[1] < others[1] - MOVES_BYTES * max(seconds, POLL_SECONDS)
-            works = at_disk or computed > 0.05 * seconds or "R" in threads or abs(others[0] - self._others[0]) > 0.05 * seconds
+            # of the last seconds: a thread that looks around now and then is no work
+            self._share += (computed / max(seconds, POLL_SECONDS) - self._share) * min(1.0, seconds / SHARE_SECONDS)
+            self._wants += (("R" in threads) - self._wants) * min(1.0, seconds / SHARE_SECONDS)
+            works = at_disk or self._share > 0.05 or self._wants > 0.5 or abs(others[0] - self._others[0]) > 0.05 * seconds
             self.quiet = 0.0 if works else self.quiet + seconds
             self.since_disk = 0.0 if at_disk else self.since_disk + seconds
             self._others = others
         self._note_cpu(seen)
+
+    def longest_in(self, said: beat.Said) -> float | None:
+        """The longest pause in this phase so far; None where it is the first of its kind, which takes what it takes. Short ones are not seen."""
+        return self.longest.get(said.phase, 0.0 if said.again else None)
 
     def _note_cpu(self, seen: process.Process) -> None:
         self._cpu = seen.cpu_seconds
@@ -174,7 +183,7 @@ class Watcher:
             return
         self.patience.pass_(seconds, heard, seen, self.watched.pid)
         limit = findings.limit_seconds(
-            self.watched.hang_seconds, self.watched.timeout_seconds, self.patience.longest.get(heard.phase), self.patience.quiet,
+            self.watched.hang_seconds, self.watched.timeout_seconds, self.patience.longest_in(heard), self.patience.quiet,
             at_disk=self.patience.since_disk < DISK_SECONDS,
         )  # fmt: skip
         stopped = self.patience.stopped >= STOPPED_SECONDS

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import mmap
 
 import pytest
 
@@ -155,9 +156,41 @@ def test_a_rank_that_is_stuck_is_not_taken_for_one_at_a_disk_by_what_its_other_t
     monkeypatch.setattr(process, "thread_states", lambda pid: {"S"})
     monkeypatch.setattr(process, "bytes_moved", lambda pid: next(moved))
     monkeypatch.setattr(process, "cpu_seconds_of_children", lambda pid: 0.0)
-    patience = Patience()
+    patience, said = Patience(), beat.Said(marks=1, phase="backward", again=True)
     for _ in range(4 * 60):  # a minute in one phase, after a first time in it
-        patience.pass_(0.25, beat.Said(marks=1, phase="backward"), process.Process("S", cpu_seconds=1.0), 0)
+        patience.pass_(0.25, said, process.Process("S", cpu_seconds=1.0), 0)
     assert patience.idle == pytest.approx(60, abs=1)
-    limit = limit_seconds(45, 600, 2.0, patience.quiet, at_disk=patience.since_disk < DISK_SECONDS)
+    limit = limit_seconds(45, 600, patience.longest_in(said), patience.quiet, at_disk=patience.since_disk < DISK_SECONDS)
     assert limit == (600 if waits_for_disk else 45)
+
+
+@pytest.mark.parametrize(
+    ("busy_looks", "share", "is_quiet"),
+    [(0, 0.0, True), (1, 0.02, True), (4, 1.0, False), (4, 0.1, False), (4, 0.0, False)],  # of four; a thread that looks around each second
+)
+def test_a_rank_that_waits_for_others_in_its_first_steps_is_quiet_whatever_its_other_threads_do(monkeypatch, busy_looks, share, is_quiet):
+    looks, cpu = itertools.cycle(range(4)), itertools.count(1.0, 0.25 * share)
+    monkeypatch.setattr(process, "thread_states", lambda pid: {"S", "R"} if next(looks) < busy_looks else {"S"})
+    monkeypatch.setattr(process, "bytes_moved", lambda pid: 1)
+    monkeypatch.setattr(process, "cpu_seconds_of_children", lambda pid: 0.0)
+    patience, said = Patience(), beat.Said(marks=1, phase="backward", again=False)
+    for _ in range(4 * 600):
+        patience.pass_(0.25, said, process.Process("S", cpu_seconds=next(cpu)), 0)
+    assert patience.longest_in(said) is None
+    assert limit_seconds(45, 600, None, patience.quiet) == (45 if is_quiet else 600)
+
+
+def test_a_phase_that_a_rank_has_left_before_is_no_first_time_however_short_it_was():
+    block, told = mmap.mmap(-1, beat.SIZE), beat.Beat()
+    told.tell(block)
+    again = []
+    for phase in ("loading", "loading", "forward", "backward", "forward", "backward", "backward", "optimizer"):
+        told.phase(phase)
+        told.mark()
+        again.append(beat.said(block).again)
+    assert again == [False, False, False, False, True, True, True, False]
+    with told.meeting():
+        assert beat.said(block).meeting and not beat.said(block).again
+    patience = Patience()
+    assert patience.longest_in(beat.Said(phase="backward", again=True)) == 0.0
+    assert patience.longest_in(beat.Said(phase="backward", again=False)) is None
