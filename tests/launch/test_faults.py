@@ -206,7 +206,7 @@ class Run:
     def processes(self, of_ranks: bool = False) -> list[psutil.Process]:
         """Python's of all its nodes: ranks, launchers, watchers; or ranks alone."""
         found = [p for node in self.nodes for p in node.processes() if "python" in (p.info["cmdline"] or [""])[0]]
-        return [p for p in found if str(self.ground.door) in p.info["cmdline"][:4]] if of_ranks else found
+        return [p for p in found if str(self.ground.door) in (p.info["cmdline"] or [])[:4]] if of_ranks else found
 
     def clear(self) -> None:
         """Whatever a test has left."""

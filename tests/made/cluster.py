@@ -87,7 +87,7 @@ class Node:
         for p in self.processes():
             try:
                 env, words = p.environ(), p.info["cmdline"]
-                if word in words and any(w.endswith("launch/pretrain.py") for w in words[:4]):
+                if words and word in words and any(w.endswith("launch/pretrain.py") for w in words[:4]):
                     found[int(env["RANK"] if "RANK" in env else env["SLURM_PROCID"])] = p
             except (psutil.Error, OSError, KeyError):
                 continue
