@@ -65,10 +65,11 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
         steps_a, steps_b = (r[-1]["steps"] for r in (runs_a, runs_b))
         count = min(len(steps_a), len(steps_b))
         ratios = [y["seconds"] / x["seconds"] for y, x in zip(steps_a[:count], steps_b[:count])]
-        pairs = f"{count} pairs of steps of one run each"
+        pairs = f"{count} pair{'s' * (count > 1)} of steps of one run each"
         said.append(f"what differs between two starts is in the verdict: add runs of each in turn (--again), {LEAST} or more")
     middle, low, high = interval(ratios)
     verdict = judged(middle, low, high)
+    between = f" ({100 * (low - 1):+.1f} to {100 * (high - 1):+.1f})" if math.isfinite(high) else ""
     words = {
         "slower": "B is slower",
         "faster": "B is faster",
@@ -78,7 +79,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     notes = {f"version of {k}": f"{one['versions'].get(k)} → {other['versions'].get(k)}" for k in {**one["versions"], **other["versions"]}
              if one["versions"].get(k) != other["versions"].get(k)}  # fmt: skip
     return {
-        "verdict": verdict, "figure": f"{words[verdict]}: {100 * (middle - 1):+.1f}% ({100 * (low - 1):+.1f} to {100 * (high - 1):+.1f}), {pairs}",
+        "verdict": verdict, "figure": f"{words[verdict]}: {100 * (middle - 1):+.1f}%{between}, {pairs}",
         **({"mind": "; ".join(said)} if said else {}), **notes, "commits": f"{one['commit']} → {other['commit']}",
         "rows": [{"pair": k + 1, "B / A": ratio} for k, ratio in enumerate(ratios)],
     }  # fmt: skip
