@@ -179,7 +179,7 @@ def _find(sweep: Any, job: Job, named: str) -> dict[str, Any]:
     if not found.largest:
         raise BenchError(f"not even micro_batch=1 could be measured: {rows[0]['outcome']}: {rows[0].get('said', '')}")
     lacking = sweep.write(f"{named}: micro-batches", rows, more)
-    said = f"largest micro-batch that fits: {found.largest}; fastest: {found.fastest}"
+    said = found.words
     return more | {"figure": said, "largest": found.largest, "fastest": found.fastest, "folder": str(sweep.folder)} | (
         {"picture": lacking} if lacking else {}
     ) | {"rows": rows}  # fmt: skip

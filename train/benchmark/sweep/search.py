@@ -18,6 +18,12 @@ class Found:
     largest: int
     fastest: int
 
+    @property
+    def words(self) -> str:
+        """`16`; where nothing larger was tried, that it is not the limit."""
+        beyond = "" if max(self.tried, default=0) > self.largest else ", the largest that is tried"
+        return f"largest micro-batch that fits: {self.largest}{beyond}; fastest: {self.fastest}"
+
 
 def find(try_one: Callable[[int], Attempt], available: Callable[[], float] | None = None, most: int = MOST) -> Found:
     """Search.

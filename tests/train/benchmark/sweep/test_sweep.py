@@ -89,6 +89,9 @@ def test_the_largest_micro_batch_is_found_by_doubling_and_halving_and_the_fastes
     found = search.find(one)
     assert 21 <= found.largest <= 23 and found.fastest in found.tried and found.tried[32].outcome == "out of device memory"
     assert search.find(lambda size: Attempt("crashed", "", None, 1)).largest == 0
+    assert found.words == f"largest micro-batch that fits: {found.largest}; fastest: {found.fastest}"
+    endless = search.find(lambda size: Attempt("measured", "", {"tokens_per_second_per_gpu": size, "peak_memory_gib": 1.0}, 1), most=8)
+    assert endless.words == "largest micro-batch that fits: 8, the largest that is tried; fastest: 8"
 
 
 def test_on_a_shared_memory_a_size_that_would_not_fit_is_not_tried():
