@@ -9,8 +9,21 @@ from launch.benchmark import main
 pytestmark = pytest.mark.slow
 
 
-def test_saves_of_both_kinds_are_measured_beside_the_disk(tmp_path, capfd):
-    words = ["checkpoint", "--parameters", "1e6", "--repeats", "1", "--scratch", str(tmp_path), "--json", str(tmp_path / "f.json")]
+@pytest.mark.parametrize("ranks", ["1", pytest.param("2", marks=pytest.mark.soak)])  # two go through a launcher
+def test_saves_of_both_kinds_are_measured_beside_the_disk(tmp_path, capfd, ranks):
+    words = [
+        "checkpoint",
+        "--ranks",
+        ranks,
+        "--parameters",
+        "1e6",
+        "--repeats",
+        "1",
+        "--scratch",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "f.json"),
+    ]
     assert main(words) == 0
     report = json.loads((tmp_path / "f.json").read_text())
     rows = {row["what"]: row for row in report["rows"]}
