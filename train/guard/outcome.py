@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import threading
 import time
@@ -106,7 +107,24 @@ class Record:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._file, json.dumps(dataclasses.asdict(outcome)) + "\n")
         except OSError as error:  # a full disk must not hide what happened, nor stop what goes well
+            if self._overwritten(json.dumps(dataclasses.asdict(outcome)) + "\n"):
+                return
             print(f"{self._file}: cannot be written ({error.strerror}); it does not say how this run goes", file=sys.stderr, flush=True)
+
+    def _overwritten(self, text: str) -> bool:
+        """Whether it could be written over what stands there, which needs no room."""
+        try:
+            file = os.open(self._file, os.O_WRONLY)
+        except OSError:
+            return False
+        try:
+            os.pwrite(file, text.encode(), 0)
+            os.ftruncate(file, len(text.encode()))
+        except OSError:
+            return False
+        finally:
+            os.close(file)
+        return True
 
     def _forget(self) -> None:
         """Nothing stays of a run that was refused before it began: its folder holds this file alone."""

@@ -6,6 +6,7 @@ leave every node once, however many ranks it has.
     weights     m times: each matrix before its forward and before its backward, 2 (P - p) e; layers that are computed again in the backward
                 pass are still there for it. p: parameters below stage3_param_persistence_threshold stay gathered. What lies within
                 stage3_max_reuse_distance of the end of the forward is kept for the backward and gathered once: all of a small model.
+                What is fetched ahead for the way back is not let go of either: with a layer ahead, one of a large model's.
     gradients   m times, in optim.reduce_dtype: 4 P or 2 P. Over gloo, which reduces to all and then takes a part, twice that.
     update      once: p e, as the ranks change their parts of the parameters that stay gathered.
     hpZ         with a second copy of the weights in every node only the first gather of a step leaves it: (P - p) e, once.

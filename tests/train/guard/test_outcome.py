@@ -1,5 +1,6 @@
 """outcome.json tells how a run ended, and which exit code is the true one whatever a launcher made of it."""
 
+import errno
 import json
 import time
 
@@ -103,3 +104,18 @@ def test_the_door_finds_the_run_by_the_words_it_was_started_with(tmp_path, capsy
         door.main([str(recipe), "name=b", "--resume", "never", "steps=3"]) == 0
         and f"{tmp_path / 'b'}: attempt 1 finished" in capsys.readouterr().out
     )
+
+
+def test_on_a_full_disk_the_end_is_written_over_what_stands_there(tmp_path, capsys, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (tmp_path / "run").mkdir()
+
+    with outcome.recorded(tmp_path / "run", RANKS[0]) as record:
+        monkeypatch.setattr(outcome, "write_durably", full)
+        record.step = 12
+        record.end("failed", 1, "x" * 10)
+    found = outcome.read(tmp_path / "run")
+    assert (found.ended, found.exit_code, found.step, found.cause) == ("failed", 1, 12, "x" * 10)
+    assert capsys.readouterr().err == ""
