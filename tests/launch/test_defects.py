@@ -40,7 +40,7 @@ def examined(nodes: cluster.Cluster, who: range | list = range(3), env: dict | N
         "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
         "MASTER_ADDR": nodes[0].address, "MASTER_PORT": str(port), "TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    words = ["launch/doctor.py", folder / "recipe.yaml", "--hostfile", hostfile, "--wait", 15, "--json", told]
+    words = ["launch/doctor.py", folder / "recipe.yaml", "--hostfile", hostfile, "--wait", 10, "--json", told]
     started = [
         nodes[k].start(
             [*(command or [] if k == BAD else []), BIN / "python", *words], env=common | {"RANK": str(k)} | (env or {} if k == BAD else {})
@@ -148,8 +148,6 @@ DONE = {
     "an old lock": ("build locks", folder_of_its_own("extensions", old_lock)),
     "a slow link": ("network", lambda nodes, aside: told_on_head(
         nodes, f"tc qdisc add dev {plug(nodes)} root tbf rate 80mbit burst 64kb latency 400ms", f"tc qdisc del dev {plug(nodes)} root")),
-    "a late link": ("network", lambda nodes, aside: told_on_head(
-        nodes, f"tc qdisc add dev {plug(nodes)} root netem delay 60ms", f"tc qdisc del dev {plug(nodes)} root")),
     "a cut link": ("ranks", cable_out),
 }  # fmt: skip
 # … → its environment, or what stands before its command
