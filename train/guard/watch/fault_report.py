@@ -83,12 +83,15 @@ def report(finding: Finding, watched: Watched, conditions: Mapping[int, Conditio
     content = contents(finding, watched, conditions)
     file = watched.faults / f"{watched.attempt}.json"
     trouble: list[str] = ["the disk does not answer"]
+    told: list[bool] = []
 
     def write() -> None:
         try:
             _put(watched.reserve, redacted(json.dumps(content, indent=1)) + "\n")
-            with contextlib.suppress(FileExistsError):  # of a run in two parts, one has written
+            try:
                 os.link(watched.reserve, file)
+            except FileExistsError:  # of a run in two parts, one has written and said it all
+                told.append(True)
             trouble[:] = []
         except OSError as error:
             trouble[:] = [error.strerror or str(error)]
@@ -96,6 +99,7 @@ def report(finding: Finding, watched: Watched, conditions: Mapping[int, Conditio
     _in_time(write)
     where = f"not written ({trouble[0]})" if trouble else str(file)
     said = lines(content, where)
+    said = [said[0], said[-1]] if told else said
     _say("\n".join(said))
     _in_time(lambda: _log(Path(watched.run_dir) / "log.txt", said))
 
