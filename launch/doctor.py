@@ -77,12 +77,12 @@ def _positive(text: str) -> float:
 
 
 def _examined(args: argparse.Namespace) -> int:
-    from train.preflight.doctor.examine import Asked, examine
-    from train.world.ranks import World
+    from train.preflight.doctor.examine import arrived, examine
+    from train.preflight.doctor.report import Asked
 
-    world = World.from_env()
+    world, fault = arrived()
     link = args.link * 1e9 if args.link else None
-    report = examine(world, Asked(args.recipe, args.overrides, args.shared, args.hostfile, link, args.wait))
+    report = examine(world, Asked(args.recipe, args.overrides, args.shared, args.hostfile, link, args.wait), fault)
     if world.rank == 0:
         _say(report)
         if args.json:

@@ -124,11 +124,6 @@ def old_lock(folder: Path) -> None:
     os.utime(folder / "cpu_adam" / "lock", (1, 1))
 
 
-def wrong_clock(aside: Path) -> dict:
-    (aside / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 7\n")
-    return {"PYTHONPATH": f"{aside}{os.pathsep}{ROOT}"}
-
-
 DEEPSPEED = (
     Path(str(metadata.distribution("deepspeed").locate_file(""))) / f"deepspeed-{metadata.version('deepspeed')}.dist-info" / "METADATA"
 )
@@ -142,6 +137,10 @@ DONE = {
     "another tokenizer": ("input", in_ground("model/tokenizer.json", lambda b: b.replace(b'"unk', b'"unq'))),
     "a cut shard": ("input", in_ground("shards/00000.arrow", lambda b: b[: len(b) // 2])),
     "no model": ("input", folder_of_its_own("model")),
+    "no shards": ("input", folder_of_its_own("shards")),
+    "no recipe": ("input", lambda nodes, aside: bound(nodes[BAD], nodes.folder.parent / "recipe.yaml", Path("/dev/null"))),
+    "a config of nothing": ("input", in_ground("model/config.json", lambda b: b"")),
+    "a tokenizer of nothing": ("input", in_ground("model/tokenizer.json", lambda b: b"{}")),
     "a folder not shared": ("shared folder", folder_of_its_own("runs")),
     "a folder read-only": ("shared folder", read_only),
     "no compiler": ("compiler", lambda nodes, aside: bound(nodes[BAD], GXX, Path("/dev/null"))),
@@ -150,10 +149,29 @@ DONE = {
         nodes, f"tc qdisc add dev {plug(nodes)} root tbf rate 80mbit burst 64kb latency 400ms", f"tc qdisc del dev {plug(nodes)} root")),
     "a cut link": ("ranks", cable_out),
 }  # fmt: skip
+
+
+def broken(aside: Path, code: str) -> dict:
+    """The node's Python runs this first."""
+    (aside / "sitecustomize.py").write_text(code)
+    return {"env": {"PYTHONPATH": f"{aside}{os.pathsep}{ROOT}"}}
+
+
+NO_YAML = "import sys\nsys.modules['yaml'] = None\n"
+AT_PRODUCT = """
+import os, torch, torch.utils
+def product(*_): {}
+torch.Tensor.__matmul__ = product
+"""
 # … → its environment, or what stands before its command
 GIVEN = {
+    "a package that is not there": ("examination", lambda aside: broken(aside, NO_YAML)),
+    "an exception": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("raise ValueError('no such product')"))),
+    "an exit": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("raise SystemExit(3)"))),
+    "a death": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("os.kill(os.getpid(), 9)"))),
+    "a rank that hangs": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("import time; time.sleep(25)"))),
     "a variable": ("environment", lambda aside: {"env": {"NCCL_ALGO": "Ring"}}),
-    "a wrong clock": ("clock", lambda aside: {"env": wrong_clock(aside)}),
+    "a wrong clock": ("clock", lambda aside: broken(aside, "import time\nreal = time.time\ntime.time = lambda: real() + 7\n")),
     "few open files": ("open files", lambda aside: {"command": ["prlimit", "--nofile=1024"]}),
     "did not come": ("ranks", lambda aside: {"who": [0, 2]}),
 }

@@ -41,6 +41,10 @@ class World:
     def from_env(cls) -> World:
         """The launcher's variables, which deepspeed reads too; alone without them. Raises WorldError where they contradict each other."""
         place = place_of(os.environ)
+        for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.size), ("LOCAL_RANK", place.local_rank)):
+            os.environ.setdefault(name, str(value))
+        os.environ.setdefault("MASTER_ADDR", place.address or "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(place.port or 29500))
         _ninja_of_this_python()
         if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
             os.environ["PYTORCH_CUDA_ALLOC_CONF"] = (
@@ -52,10 +56,6 @@ class World:
         else:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed when it is first imported
             device = torch.device("cpu")
-        for name, value in (("RANK", place.rank), ("WORLD_SIZE", place.size), ("LOCAL_RANK", place.local_rank)):
-            os.environ.setdefault(name, str(value))
-        os.environ.setdefault("MASTER_ADDR", place.address or "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(place.port or 29500))
         return cls(place.rank, place.size, place.local_rank, device, told_local_size=place.local_size)
 
     @functools.cached_property

@@ -1,7 +1,8 @@
 """The examination, top to bottom: the ranks meet, each says what it found, rank 0 compares and all end alike.
 
-1. meeting: who came; 2. facts: software, inputs, hardware, a matrix product; 3. the shared folder and the clocks;
-4. the network; 5. the memory plan. A part that cannot be done is a finding of its own.
+1. meeting: who came, and whether the program can be imported there; 2. facts: software, inputs, hardware, a matrix product; 3. the
+shared folder and the clocks; 4. the network; 5. the memory plan. A part that cannot be done is a finding of its own: whatever a rank raises
+goes to rank 0, which names its node, and nobody waits for that rank any longer. So nothing is imported at the top that a node may lack.
 """
 
 from __future__ import annotations
@@ -9,74 +10,76 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.model.adapter_spec import spec_of
-from train.model_files.dtypes import OF_RECIPE
-from train.model_files.folder import ModelError
-from train.model_files.shapes import described
-from train.preflight import memory_plan
-from train.preflight.doctor import hardware, measured, network, rules, shared, software
-from train.preflight.doctor.meeting import Meeting
-from train.preflight.doctor.rules import Finding
-from train.preflight.memory_items import Shape, plan
-from train.recipe.vocabulary import Recipe
-from train.world.machine import FreeBytes
+import torch
+
+from train.preflight.doctor import network, rules, shared
+from train.preflight.doctor.meeting import Meeting, said
+from train.preflight.doctor.report import Asked, Report
+from train.world.launchers import WorldError
 from train.world.ranks import World, node_of_process
 
-LAYER_BYTES = 64 << 20  # measured where no recipe says
+SLOW_SECONDS = 60  # over what the others are waited for: of rank 0, which waits for them
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the door was given. recipe: path of a YAML, or None; link: bytes/s a link should carry; wait: seconds for ranks to come."""
-
-    recipe: str | None
-    overrides: list[str]
-    folder: Path | None
-    hostfile: dict[str, int] | None
-    link: float | None
-    wait: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """go: no finding is a no-go. On ranks other than 0 only that."""
-
-    go: bool
-    findings: list[Finding]
-    lines: list[str]  # what was seen where nothing is wrong, and the memory plan
-    facts: dict[str, Any]
-    seconds: float
+def arrived() -> tuple[World, str | None]:
+    """This rank, and why it cannot be examined (its device is not there). Raises WorldError: no place among the ranks."""
+    try:
+        return World.from_env(), None
+    except WorldError:
+        raise
+    except Exception as error:  # a driver's, or a library's that does not load: all of it is told
+        place = [int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+        return World(*place, torch.device("cpu")), said(error)
 
 
-def examine(world: World, asked: Asked) -> Report:
-    """Collective: every rank of the launch calls it, all return the same `go`. Raises WorldError: this rank does not reach rank 0."""
+def examine(world: World, asked: Asked, fault: str | None = None) -> Report:
+    """Collective: every rank of the launch calls it, all return the same `go`.
+
+    Args:
+        fault: why this rank cannot be examined, if so.
+    Raises:
+        WorldError: this rank does not reach rank 0.
+    """
     begun = time.monotonic()
+    fault = fault or _cannot_import()
     meeting = Meeting(world, asked.wait)
-    came = meeting.gather("came", {"host": socket.gethostname(), "node": list(node_of_process())})
+    came = meeting.gather("came", {"host": socket.gethostname(), "node": list(node_of_process()), "fault": fault})
     names = _names(came)
-    all_here = meeting.broadcast("all here", all(came), 2 * asked.wait)
-    if not all_here:
-        findings = list(rules.arrival(came, [n for n in names if n], asked.hostfile))
+    well = meeting.broadcast("well", all(came) and not any(c["fault"] for c in came), 2 * asked.wait)
+    if not well:
+        findings = list(rules.arrival(came, [n for n in names if n], asked.hostfile)) if not all(came) else []
+        findings += rules.lost({r: c["fault"] for r, c in enumerate(came) if c and c["fault"]}, names)
         meeting.part()
         return Report(False, findings, [], {}, time.monotonic() - begun)
     names = meeting.broadcast("names", names, asked.wait)
-    leaders = [names.index(n) for n in dict.fromkeys(names)]
-    recipe, own = _facts(world, asked, names, leaders)
-    folder = asked.folder or (recipe.runs if recipe else None)
-    folder = meeting.broadcast("folder", str(folder) if folder else None, 60 + asked.wait)
-    own["shared"] = shared.examine(meeting, Path(folder), world.rank in leaders) if folder else None
-    own["network"] = network.examine(meeting, _layer_bytes(recipe), leaders) if world.size > 1 else None
-    ranks = meeting.gather("facts", own, seconds=90)
     report = None
-    if world.rank == 0:
-        report = _judged(world, asked, recipe, ranks, folder, time.monotonic() - begun)
-    go = meeting.broadcast("go", report.go if report else None, 120)
+    try:
+        ranks, folder = _gathered(meeting, asked, names)
+        if world.rank == 0:
+            from train.preflight.doctor import verdict
+
+            report = verdict.of(world, asked, names, ranks, meeting.lost, folder, time.monotonic() - begun)
+    except WorldError:  # rank 0 is gone
+        raise
+    except (Exception, SystemExit) as error:  # of any library, on this rank alone: the others need not wait
+        meeting.fail(said(error))
+        if world.rank == 0:
+            report = Report(False, list(rules.lost({0: said(error)}, names)), [], {}, time.monotonic() - begun)
+    go = meeting.broadcast("go", report.go if report else None, SLOW_SECONDS + 4 * asked.wait)
     meeting.part()
     return report or Report(go, [], [], {}, time.monotonic() - begun)
+
+
+def _cannot_import() -> str | None:
+    """Why what the examination needs cannot be imported here: a package that is missing, broken, or another's."""
+    try:
+        from train.preflight.doctor import node, verdict  # noqa: F401
+    except Exception as error:  # a library that loads may raise anything
+        return said(error)
+    return None
 
 
 def _names(came: list[dict[str, Any] | None]) -> list[str | None]:
@@ -87,100 +90,20 @@ def _names(came: list[dict[str, Any] | None]) -> list[str | None]:
     return [named[tuple(c["node"])] if c else None for c in came]
 
 
-def _facts(world: World, asked: Asked, names: list[str], leaders: list[int]) -> tuple[Recipe | None, dict[str, Any]]:
-    recipe, wrong = software.loaded(asked.recipe, asked.overrides) if asked.recipe else (None, [])
-    here = names.count(names[world.rank])
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // here))
-    facts: dict[str, Any] = {
-        "rank": world.rank, "node": names[world.rank], "host": socket.gethostname(), "leader": world.rank in leaders,
-        "device": hardware.of_rank(world.device, threads),
-    }  # fmt: skip
-    if not facts["leader"]:
-        return recipe, facts
-    on_cuda = world.device.type == "cuda"
-    found, more = software.inputs(recipe, world.size, on_cuda) if recipe else ({}, [])
-    if recipe and on_cuda and software.attention_missing(recipe):
-        more.append("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
-    runs = recipe.runs if recipe else asked.folder or Path(".")
-    node = hardware.of_node(runs, world.device, one_node=len(leaders) == 1)
-    addresses = [a for i in node["interfaces"].values() for a in i["addresses"]]
-    return recipe, facts | {
-        "versions": software.versions(), "code": software.code(), "environment": software.environment(), "inputs": found, "wrong": wrong + more,
-        "hardware": node, "addresses": addresses,
-    }  # fmt: skip
+def _gathered(meeting: Meeting, asked: Asked, names: list[str]) -> tuple[list[dict[str, Any] | None], str | None]:
+    """What every rank found, on rank 0 (None: nothing came from that rank), and the folder that was tried."""
+    from train.preflight.doctor import node
 
-
-def _layer_bytes(recipe: Recipe | None) -> int:
-    try:
-        shape = Shape.of(described(Path(recipe.model.path) / "config.json", own_code="ignored")) if recipe else None
-    except (ValueError, OSError):
-        shape = None  # said by software.inputs
-    return shape.layer * OF_RECIPE[recipe.model.dtype].itemsize if shape and recipe else LAYER_BYTES
-
-
-def _judged(
-    world: World, asked: Asked, recipe: Recipe | None, ranks: list[dict[str, Any] | None], folder: str | None, seconds: float
-) -> Report:
-    lost = [r for r, f in enumerate(ranks) if f is None]
-    if lost:
-        text = f"ranks {rules.spans(lost)} came and then said nothing more: see what their launcher says"
-        return Report(False, [Finding("no-go", "ranks", text)], [], {}, seconds)
-    names = [f["node"] for f in ranks]
-    nodes = {f["node"]: f for f in ranks if f["leader"]}
-    everyone = [f | {"addresses": nodes[f["node"]]["addresses"]} for f in ranks]
-    findings = [
-        *rules.arrival(everyone, names, asked.hostfile), *rules.software(nodes), *rules.hardware(nodes), *measured.devices(ranks),
-        *measured.cards(nodes, {n: names.count(n) for n in nodes}), *(measured.folder(ranks, folder) if folder else []),
-        *(measured.network(ranks, asked.link) if world.size > 1 else []),
-    ]  # fmt: skip
-    lines = _seen(ranks, nodes, names)
-    if recipe:
-        found, said = _fits(recipe, world, ranks, nodes, max(names.count(n) for n in nodes))
-        findings, lines = findings + found, lines + said
-    go = all(f.verdict != "no-go" for f in findings)
-    return Report(go, findings, lines, {"ranks": ranks}, seconds)
-
-
-def _seen(ranks: list[dict[str, Any]], nodes: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
-    count = {n: names.count(n) for n in nodes}
-    few = ", ".join(f"{n} {c}" for n, c in list(count.items())[:8]) + (" …" if len(count) > 8 else "")
-    rates = sorted(f["device"]["tflops"] for f in ranks)
-    first = next(iter(nodes.values()))
-    lines = [
-        f"ranks: {len(ranks)} on {len(nodes)} nodes ({few})",
-        f"software: {', '.join(f'{k} {v}' for k, v in first['versions'].items() if v != 'not installed')}; program {', '.join(first['code'].values())}",
-        f"devices: {ranks[0]['device']['device']}, a product gave {rates[0]:.3g} to {rates[-1]:.3g} TFLOP/s",
-        f"memory free: {rules.gib(min(f['hardware']['memory'] for f in nodes.values()))} a node at least; disk {rules.gib(min(f['hardware']['disk'] for f in nodes.values()))}",
-    ]
-    net = ranks[0].get("network")
-    if net and "latency" in net:
-        parts = [
-            f"{what.replace('_', '-')} of {rules.gib(net[what][0])} at {net[what][1] / 1e9:.3g} GB/s"
-            for what in ("all_gather", "reduce_scatter")
-        ]
-        lines.append(f"network: {net['latency'] * 1e3:.2f} ms to agree on a number, {', '.join(parts)} (bus bandwidth)")
-    return lines
-
-
-def _fits(
-    recipe: Recipe, world: World, ranks: list[dict[str, Any]], nodes: dict[str, dict[str, Any]], here: int
-) -> tuple[list[Finding], list[str]]:
-    """The memory plan, against the scarcest node."""
-    from train.engine.deepspeed_json import merged_config
-
-    on_cuda = world.device.type == "cuda"
-    try:
-        model = described(Path(recipe.model.path) / "config.json", own_code="ignored")
-        shape = Shape.of(model, spec_of(recipe.adapter, model, recipe.adapter.path) if recipe.adapter else None)
-        p = plan(recipe, shape, world.size, here, merged_config(recipe, world.size, on_cuda)["zero_optimization"], on_cuda)
-    except (ModelError, ValueError, OSError) as error:
-        return [Finding("no-go", "memory plan", f"cannot be made: {error}")], []
-    disk = float("inf") if recipe.checkpoint.to else min(f["hardware"]["disk"] for f in nodes.values())
-    devices = [f["device"]["free"] for f in ranks if f["device"]["free"] is not None]
-    there = FreeBytes(min(f["hardware"]["memory"] for f in nodes.values()), min(devices) if devices else None, disk)
-    found = []
-    if short := memory_plan.short_of(p, there):
-        scarce = min(nodes, key=lambda n: nodes[n]["hardware"]["memory"])
-        found = [Finding("no-go", "memory plan", memory_plan.refusal(recipe, shape, p, there, on_cuda, short), (scarce,))]
-    found += [Finding("warning", "memory plan", f"may not fit: {w}") for w in memory_plan.short_of(p, there, sure=False) if not short]
-    return found, memory_plan.lines(p, shape)
+    world, leaders = meeting.world, [names.index(n) for n in dict.fromkeys(names)]
+    ranks = meeting.gather("facts", node.facts(world, asked, names, leaders))
+    layer = next((f["layer"] for f in ranks if f and f["layer"]), node.LAYER_BYTES)
+    folder = next((f["folder"] for f in ranks if f and f["folder"]), None)
+    alike = len({f["device"]["device"] == "cpu" for f in ranks if f}) == 1 and not meeting.lost
+    folder, layer, alike = meeting.broadcast("tried", [folder, layer, alike], SLOW_SECONDS + asked.wait)
+    own = {
+        "shared": shared.examine(meeting, Path(folder), world.rank in leaders) if folder else None,
+        # ranks that talk in different ways, or not at all, would wait for each other
+        "network": network.examine(meeting, layer, leaders) if world.size > 1 and alike else None,
+    }
+    measured = meeting.gather("measured", own, seconds=90)
+    return [f | m if f and m else None for f, m in zip(ranks, measured, strict=True)], folder

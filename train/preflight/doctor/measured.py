@@ -22,7 +22,9 @@ def devices(ranks: list[dict[str, Any]]) -> Iterator[Finding]:
     for facts in ranks:
         kinds[facts["device"]["device"]].append(facts)
     if len(kinds) > 1:
-        yield from differing("devices", {f["node"]: f["device"]["device"] for f in ranks}, "warning", "the slowest sets the pace")
+        verdict: Verdict = "no-go" if "cpu" in kinds else "warning"
+        remedy = "a GPU that torch does not see (nvidia-smi, its driver, torch's build)" if "cpu" in kinds else "the slowest sets the pace"
+        yield from differing("devices", {f["node"]: f["device"]["device"] for f in ranks}, verdict, remedy)
     for kind, those in kinds.items():
         middle = statistics.median(f["device"]["tflops"] for f in those)
         limit = SLOW_DEVICE["cpu" if kind == "cpu" else "cuda"] * middle
@@ -97,6 +99,8 @@ def network(ranks: list[dict[str, Any]], expected: float | None) -> Iterator[Fin
     """Links that carry less than the others, or nothing. ranks with `network` (network.examine's); expected: bytes/s of a link, as told."""
     node_of = {f["rank"]: f["node"] for f in ranks}
     silent = [f for f in ranks if f["network"] is None]
+    if len(silent) == len(ranks):
+        return  # not measured: ranks that cannot talk the same way, which `devices` says
     for f in silent:
         yield Finding("no-go", "network", f"rank {f['rank']} on {f['node']} did not come back from the measurement", (f["node"],))
     for f in [f for f in ranks if f["network"] and f["network"]["error"]]:

@@ -6,6 +6,7 @@ that it can be compared with what a link carries, whatever the number of ranks.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from train.preflight.doctor.meeting import Meeting
+from train.preflight.doctor.meeting import Meeting, door_at
 from train.world.environment import own_address
 
 PROBE_BYTES, MOST_BYTES = 1 << 18, 1 << 28
@@ -33,6 +34,8 @@ KNOCK_SECONDS = 4
 
 def examine(meeting: Meeting, layer_bytes: int, leaders: list[int]) -> dict[str, Any]:
     """What this rank measured; `error` where the ranks could not talk, `unreached` where this node does not reach others.
+
+    All ranks give the same arguments: operations of different sizes wait for each other.
 
     Args:
         layer_bytes: of a decoder layer, the unit ZeRO-3 gathers; leaders: first rank of each node.
@@ -53,6 +56,8 @@ def examine(meeting: Meeting, layer_bytes: int, leaders: list[int]) -> dict[str,
         )
         return found | collectives(world.device, world.size, layer_bytes) | {"pairs": _pairs(world.device, world.rank, leaders)}
     except RuntimeError as error:  # torch's of every backend
+        with contextlib.suppress(RuntimeError, AssertionError):
+            dist.destroy_process_group()  # the others' operations end now, not by their timeout
         return found | {"error": str(error).splitlines()[0][:160]}
 
 
@@ -60,12 +65,9 @@ def reach(meeting: Meeting, leaders: list[int]) -> list[int]:
     """Leaders whose node does not take a TCP connection from this one, on the address ranks use; empty on ranks that lead no node."""
     rank = meeting.world.rank
     leads = rank in leaders
-    with socket.socket() as door:
-        address = own_address(os.environ) if leads else ""
-        if leads:
-            door.bind((address, 0))
-            door.listen(len(leaders))
-        doors = meeting.gather("doors", [address, door.getsockname()[1] if leads else 0])
+    address = own_address(os.environ)
+    with door_at(address) if leads else contextlib.nullcontext() as door:
+        doors = meeting.gather("doors", [address, door.getsockname()[1] if door else 0])
         doors = meeting.broadcast("all doors", doors, meeting.wait)
         others = [r for r in leaders if r != rank and doors[r]] if leads else []
         with ThreadPoolExecutor(min(32, len(others) or 1)) as pool:

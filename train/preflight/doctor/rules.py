@@ -94,8 +94,12 @@ def software(nodes: dict[str, dict[str, Any]]) -> Iterator[Finding]:
             if name == "commit":
                 continue  # the program's hash tells; git may be missing, or another user's
             verdict: Verdict = "warning" if name in OWN_NAMES else "no-go"
-            for found in differing(check, {n: facts[kind].get(name) for n, facts in nodes.items()}, verdict, remedy):
+            told = {n: facts[kind].get(name) for n, facts in nodes.items() if name in facts[kind] or not _why_missing(kind, facts)}
+            for found in differing(check, told, verdict, remedy):
                 yield Finding(verdict, check, f"{name}: {found.text}", found.nodes)
+    for node, facts in nodes.items():
+        for fault in facts["faults"]:
+            yield Finding("no-go", "examination", f"{node}: {fault}", (node,))
     wrong: dict[str, list[str]] = defaultdict(list)
     for node, facts in nodes.items():
         for message in facts["wrong"]:
@@ -103,6 +107,21 @@ def software(nodes: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     for message, where in wrong.items():
         everywhere = len(where) == len(nodes) and len(nodes) > 1
         yield Finding("no-go", "input", message if everywhere or len(nodes) == 1 else f"{some(where)}: {message}", tuple(where))
+
+
+def _why_missing(kind: str, facts: dict[str, Any]) -> bool:
+    """Whether the node says itself why it has not what others have."""
+    return bool(facts["faults"] or (kind == "inputs" and facts["wrong"]))
+
+
+def lost(why: dict[int, str], names: list[str]) -> Iterator[Finding]:
+    """Ranks that could not be examined, a finding a reason. names: node of every rank."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for rank, reason in why.items():
+        same[reason].append(rank)
+    for reason, ranks in same.items():
+        nodes = list(dict.fromkeys(names[r] for r in ranks))
+        yield Finding("no-go", "examination", f"{some(nodes)}, rank{'s' * (len(ranks) > 1)} {spans(ranks)}: {reason}", tuple(nodes))
 
 
 def hardware(nodes: dict[str, dict[str, Any]]) -> Iterator[Finding]:

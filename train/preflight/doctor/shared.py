@@ -42,7 +42,8 @@ def examine(meeting: Meeting, folder: Path, leader: bool) -> dict[str, object]:
         while unseen := [r for r in ranks if not _is(folder / f"{mark}.{r}", mark)]:
             if time.monotonic() > deadline:
                 break
-            os.listdir(folder)  # asks the server anew
+            with contextlib.suppress(OSError):
+                os.listdir(folder)  # asks the server anew
             time.sleep(0.1)
         answer["unseen"] = unseen
     meeting.gather("looked", True, SEEN_SECONDS + meeting.wait)

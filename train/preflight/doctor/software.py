@@ -17,7 +17,8 @@ import train
 from data_tools.shards.fingerprint import tokenizer_fingerprints
 from data_tools.shards.reader import Shards
 from train.engine.deepspeed_json import merged_config
-from train.model_files.folder import read_folder
+from train.model_files.folder import meant, read_folder
+from train.model_files.shapes import described
 from train.recipe.load import load
 from train.recipe.vocabulary import Recipe
 from train.world.environment import chosen
@@ -76,7 +77,10 @@ def inputs(recipe: Recipe, ranks: int, on_cuda: bool) -> tuple[dict[str, str], l
         folder = Path(recipe.model.path)
         if not folder.is_dir():
             wrong.append(f"model.path={folder}: no such folder here")
+        elif not (folder / "config.json").exists():
+            wrong.append(f"model.path={folder}: no config.json here{meant(folder)}")
         else:
+            described(folder / "config.json", own_code="ignored")
             found["model config"] = _hash((folder / "config.json").read_bytes())
             found["weights"] = _hash(json.dumps(sorted((p.name, p.stat().st_size) for p in folder.glob("*.safetensors"))))
             read_folder(folder)

@@ -27,7 +27,7 @@ def healthy(nodes: int = 3, kind: str = "NVIDIA H100 80GB HBM3") -> list[dict]:
                 others = [n * RANKS_A_NODE for n in range(nodes) if n != node]
                 facts |= {
                     "versions": {"torch": "2.13.0", "deepspeed": "0.19.8"}, "code": {"program": "abc", "commit": "1"}, "inputs": {"recipe": "r", "tokenizer": "t"},
-                    "environment": {"NCCL_ALGO": "Ring"}, "wrong": [], "shared": {"wrong": None, "unseen": [], "clock": 1e9 + node * 0.01},
+                    "environment": {"NCCL_ALGO": "Ring"}, "wrong": [], "faults": [], "shared": {"wrong": None, "unseen": [], "clock": 1e9 + node * 0.01},
                     "network": {"error": None, "unreached": [], "pairs": {str(o): [20e9 + o, 3e-5] for o in others}},
                     "hardware": {
                         "kernel": "6.1", "processor": "AMD EPYC", "cores": 96, "memory": 900.0 * GIB, "disk": 9e12, "inodes": 10**8, "shm": 400 * GIB,
