@@ -169,7 +169,7 @@ GIVEN = {
     "an exception": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("raise ValueError('no such product')"))),
     "an exit": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("raise SystemExit(3)"))),
     "a death": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("os.kill(os.getpid(), 9)"))),
-    "a rank that hangs": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("import time; time.sleep(25)"))),
+    "a rank that hangs": ("examination", lambda aside: broken(aside, AT_PRODUCT.format("import time; time.sleep(25); os._exit(1)"))),
     "a variable": ("environment", lambda aside: {"env": {"NCCL_ALGO": "Ring"}}),
     "a wrong clock": ("clock", lambda aside: broken(aside, "import time\nreal = time.time\ntime.time = lambda: real() + 7\n")),
     "few open files": ("open files", lambda aside: {"command": ["prlimit", "--nofile=1024"]}),
