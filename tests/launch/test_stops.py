@@ -140,6 +140,7 @@ def check_end(run: Run, target: str, number: int, early: bool) -> dict:
         assert early and true != 0 and not run.folder.exists(), told
     elif target == LIMIT and found.ended == "failed":  # the next start would get no further either
         assert true == code == 1 and found.step == 0 and "was over before the first step: give it more time" in words, told
+        assert "fault: " not in words and not list((run.folder / "faults").glob("*.json")), told
     else:
         assert found.ended == "preempted" and true == 75, told
         assert code == (lost if lost is not None else 1 if run.launcher == "torchrun" else 75), told

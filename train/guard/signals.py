@@ -60,6 +60,7 @@ class Stops:
         self.limits = Limits()
         self.needed: Callable[[], float] = lambda: 0.0  # seconds that must be left for another step to be begun
         self.phase: Callable[[], str] = lambda: ""  # what the main thread does
+        self.meant: Callable[[], None] = lambda: None  # tells that the end is the run's own
         self.clear: Callable[[], None] = lambda: None  # what a start that is ended takes away, on rank 0
         self._rank, self._size = rank, 1
         self._state, self._turn = STARTING, threading.Lock()
@@ -104,7 +105,7 @@ class Stops:
     def join(self, world: World) -> None:
         """The ranks have met: from now on they end together."""
         self._rank, self._size = world.rank, world.size
-        self.phase = lambda: world.beat.now
+        self.phase, self.meant = lambda: world.beat.now, world.beat.means_to_end
         if world.size > 1 and not self._board:
             self._board = Board.open()
 
@@ -219,6 +220,7 @@ class Stops:
         whole = self._together()
         stands = f"{self.record.checkpoint} stands" if self.record and self.record.checkpoint else "there was nothing to save"
         if self.cause == self.limits.first:
+            self.meant()
             self._leave("failed", FAILED, f"{self.cause} was over before the first step: give it more time; {stands}")
         if not whole:
             self._leave(

@@ -111,10 +111,11 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         held.enter_context(stops.not_hidden())  # within the record: what an end breaks is not the run's failure
         root = place(recipe.checkpoints)
         stops.clear = lambda: _clear_start(recipe, root)
+        _tell_checkpoint(record, world, _published(root) if world.rank == 0 else None)  # until it is known which verifies
         rewinds = rewind_record.settle(recipe.run_dir, root, world)
         decided = replay.recorded(recipe.guard.replay) if recipe.guard.replay else None
         found, saved = _checkpoint(recipe, root, resume_from, world)
-        record.checkpoint = found
+        _tell_checkpoint(record, world, found)
         model = None if recipe.adapter else found  # an adapter's checkpoint is none of a model: the base is where it was
         weights = model or resolve(recipe.model.path, world)
         # a copy: the checkpoint gone on from will be deleted when it is old, and every save takes the small files along
@@ -160,14 +161,27 @@ def start(recipe: Recipe, world: World, resume_from: str, stops: Stops) -> Itera
         saver = Saver(engine, root, Keep(c.keep_last, c.keep_every, c.keep_best), world, c.background)
         saver.newest = found
         record.step = state.step
-        if found:
-            world.beat.checkpoint(str(found))
         held.callback(saver.abandon)
         h = recipe.heldout
         prompts = Prompts(h.prompts, h.prompt_tokens, load_tokenizer(folder, base.chat), base.chat) if h.prompts else None
         heldout = Heldout(engine, world, heldout_shards, recipe.data.seq_len, h.max_rows, recipe.micro_batch, prompts)
         with world.beat.failing():
             yield Started(recipe, world, base, engine, loader, heldout, log, saver, ladder, state, found is not None, record, *accounts)
+
+
+def _published(root: Path) -> Path | None:
+    """The newest checkpoint there is, verified or not; None, too, where that cannot be told: who looks for it in earnest says why."""
+    with contextlib.suppress(OSError):
+        complete = find.steps_in(root)
+        return complete[max(complete)] if complete else None
+    return None
+
+
+def _tell_checkpoint(record: outcome.Record, world: World, newest: Path | None) -> None:
+    """What stands, to those who tell how the run ended."""
+    record.checkpoint = newest
+    if newest:
+        world.beat.checkpoint(str(newest))
 
 
 def _ladder(

@@ -7,6 +7,7 @@ said(block)                                               its watcher, which sti
    24  flags                                u8: 1 while the rank is in a collective of ours, 2 in a phase it has been in before
    25  phase                                31 bytes, filled up with zeros
    56  exit code                            u32: 1 more than the one the rank leaves with; 0 until it does
+   60  meant                                u8: 1 when that end is the run's own, and no fault of the rank
    64  length, JSON                         u32 and text: documents of this rank's batch, newest checkpoint
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 SIZE = 16384
 _HEAD = struct.Struct("<QQQB31s")
 _CODE, _CODE_AT = struct.Struct("<I"), 56
+_MEANT_AT = 60
 _TEXT_AT = 64
 _LENGTH = struct.Struct("<I")
 DOCUMENTS_TOLD = 64
@@ -43,6 +45,7 @@ class Said:
     details: dict[str, Any] = field(default_factory=dict)
     code: int | None = None  # the exit code it left with, as far as it told
     again: bool = False  # it has been in this phase before, and has left it
+    meant: bool = False  # it ends because the run does
 
 
 class Beat:
@@ -117,6 +120,11 @@ class Beat:
         self._details |= {"checkpoint": path}
         self._write_details()
 
+    def means_to_end(self) -> None:
+        """What follows is the run's own end, whatever its exit code, and nobody's fault."""
+        if self._block is not None:
+            self._block[_MEANT_AT] = 1
+
     def leaves(self, code: int) -> None:
         """This process ends now, by itself: where its launcher takes the exit status first, nothing else tells so."""
         if self._block is not None:
@@ -169,4 +177,4 @@ def said(block: mmap.mmap) -> Said:
         details = {}
     [code] = _CODE.unpack_from(block, _CODE_AT)
     told = phase.rstrip(b"\0").decode(errors="replace")
-    return Said(marks, meetings, step, bool(flags & 1), told, details, code - 1 if code else None, bool(flags & 2))
+    return Said(marks, meetings, step, bool(flags & 1), told, details, code - 1 if code else None, bool(flags & 2), bool(block[_MEANT_AT]))

@@ -174,8 +174,8 @@ class Watcher:
             if self.condition.state in ("running", "stalled", "stopped"):
                 status = self._status(seen)
                 code = os.waitstatus_to_exitcode(status) if status is not None else self._written_code()
-                if code in MEANT:
-                    self._now(MEANT[code])
+                if code in MEANT or beat.said(self.block).meant:
+                    self._now(MEANT.get(code, "done"))
                     return
                 self._now("gone", cause=self._death(status))
                 if code == 0:

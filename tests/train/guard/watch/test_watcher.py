@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import ranks
+from tests.made import processes, ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 HANG = 6
@@ -182,3 +182,35 @@ def test_a_run_that_ends_well_leaves_no_watcher_heartbeat_or_notes_and_a_slow_fi
     assert not (tmp_path / "tiny").exists() or not list((tmp_path / "tiny").rglob("*"))
     left = [p for p in psutil.process_iter(["cmdline"]) if "train.guard.watch.watcher" in (p.info["cmdline"] or [])]
     assert not [p for p in left if p.ppid() in pids]
+
+
+def run_out(world, folder: Path) -> None:
+    """A start that its time limit ends, on all ranks, with a checkpoint of the run's before."""
+    from train.guard.limits import Limits
+    from train.guard.outcome import Record
+    from train.guard.signals import Stops
+    from train.guard.watch.heartbeat import watched
+
+    screen = os.open(folder.with_name("screen"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(screen, 2)
+    stops = Stops()
+    stops.listen()
+    with watched(world, folder, HANG, 600, str):
+        stops.join(world)
+        world.beat.phase("opening")
+        stops.record = Record(folder, world)
+        stops.record.checkpoint = "step_000005"
+        processes.wait_until((folder / "heartbeats" / f"rank_{world.rank:05d}.json").is_file)
+        world.barrier()
+        stops.limits = Limits(ends=(("guard.minutes=1", 0.0),))
+        deadlock()
+
+
+def test_a_time_limit_that_ends_a_start_is_a_failure_and_no_fault_of_a_rank(tmp_path):
+    assert ranks.exit_codes(run_out, 2, tmp_path / "tiny", seconds=100) == [1, 1]
+    reports = lambda: list(tmp_path.rglob("faults/*.json"))  # noqa: E731
+    processes.wait_until(lambda: reports() or not list(tmp_path.rglob("rank_*.json")))  # the watchers have ended, too
+    assert not reports() and "fault: " not in (tmp_path / "screen").read_text()
+    told = json.loads((tmp_path / "tiny" / "outcome.json").read_text())
+    assert (told["ended"], told["checkpoint"]) == ("failed", "step_000005")
+    assert told["cause"] == "guard.minutes=1 was over before the first step: give it more time; step_000005 stands"
