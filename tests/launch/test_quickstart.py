@@ -55,7 +55,7 @@ def test_both_splits_are_large_enough() -> None:
 
 def test_every_text_is_as_long_as_an_abstract() -> None:
     lengths = {record["id"]: len(record["text"].split()) for record in records()[1:]}
-    assert {name: n for name, n in lengths.items() if not 120 <= n <= 250} == {}
+    assert {name: n for name, n in lengths.items() if not 90 <= n <= 280} == {}
 
 
 def test_ids_are_unique() -> None:
