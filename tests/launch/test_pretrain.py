@@ -124,8 +124,8 @@ def test_ranks_save_and_end_with_the_runner_that_dies_without_a_word_to_their_la
     processes.wait_until(lambda: not ranks_alive(ground, "runner"), seconds=60)
     processes.end(process)
     assert len(list((ground / "runs" / "runner" / "checkpoints").glob("step_*"))) == 1
-    # rank 0 may be in a save by the time it looks
-    assert "the end of the launcher: " in (ground / "runs" / "runner" / "log.txt").read_text()
+    # whichever rank is the first to look
+    assert "by the end of the launcher" in (ground / "runs" / "runner" / "log.txt").read_text()
 
 
 def test_a_mistake_in_the_data_ends_in_one_message_from_one_rank(ground):
