@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from train.world.ranks import World
 
 PURPOSE = "abstracts continued from their first sentences, beside the truth: likelihood, ROUGE, names, repetition, copying"
-EXAMPLE = """python launch/evaluate.py completion --model models/smollm2-135m runs/quickstart/checkpoints/step_000010 \\
+EXAMPLE = """python launch/evaluate.py completion --model models/smollm2-135m runs/quickstart/checkpoints/step_000020 \\
       --data abstracts.jsonl --text-field abstract --limit 40 --out runs/quickstart/eval"""
 ASK = "Go on with this abstract of an astronomy paper, in its style, and write nothing else than how it goes on.\n\n"
 

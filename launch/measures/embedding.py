@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from train.world.ranks import World
 
 PURPOSE = "embeddings of abstracts: spread of cosines, retrieval by title and by half, separation of categories"
-EXAMPLE = """python launch/evaluate.py embedding --model models/smollm2-135m runs/quickstart/checkpoints/step_000010 \\
+EXAMPLE = """python launch/evaluate.py embedding --model models/smollm2-135m runs/quickstart/checkpoints/step_000020 \\
       --data abstracts.jsonl --limit 10000 --out runs/quickstart/eval"""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from train.world.ranks import World
 
 PURPOSE = "multiple-choice questions by likelihood of letters and of whole answers, and by a written letter"
-EXAMPLE = """python launch/evaluate.py mcq --model models/smollm2-135m runs/quickstart/checkpoints/step_000010 \\
+EXAMPLE = """python launch/evaluate.py mcq --model models/smollm2-135m runs/quickstart/checkpoints/step_000020 \\
       --data questions.jsonl --out runs/quickstart/eval"""
 WAYS = ("letters", "answers", "generated")
 

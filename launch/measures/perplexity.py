@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from train.world.ranks import World
 
 PURPOSE = "perplexity and bits per byte of raw texts, base against ours, with intervals and a paired test"
-EXAMPLE = """python launch/evaluate.py perplexity --model models/smollm2-135m runs/quickstart/checkpoints/step_000010 \\
+EXAMPLE = """python launch/evaluate.py perplexity --model models/smollm2-135m runs/quickstart/checkpoints/step_000020 \\
       --data abstracts.jsonl --text-field abstract --out runs/quickstart/eval"""
 
 FEW = 10  # papers
