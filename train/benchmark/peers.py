@@ -21,7 +21,7 @@ from typing import Any
 from train.benchmark.made_models import shape_of, write
 from train.benchmark.ranks import BenchError, launch
 from train.benchmark.step import measure
-from train.benchmark.step.job import Job
+from train.benchmark.step.job import add_row_arguments, of_rows
 from train.data.loader import Loader
 from train.data.mixture import SourceSpec
 from train.data.plans import DataSettings
@@ -41,28 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", type=Path, metavar="DIR", help="with --parameters: a model folder with the shards' tokenizer, which TRL wants")
     add("--python", type=Path, metavar="FILE", required=True, help="interpreter of the peers' environment")
     add("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="default: both")
-    add("--seq-len", type=int, default=1536, help="tokens of a row, one row a rank and step (default: %(default)s)")
-    add("--ranks", type=int, default=2, help="default: %(default)s")
-    add("--pairs", type=int, default=5, help="default: %(default)s")
-    add("--steps", type=int, default=3, help="steps measured in each start (default: %(default)s)")
-    add("--warmup", type=int, default=1, help="steps before, not measured (default: %(default)s)")
+    add_row_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Raises BenchError, or the ValueErrors of the trainer's parts."""
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or _made(args, Path(folder) / "model")
-        words = (
-            f"data.seq_len={args.seq_len}",
-            "micro_batch=1",
-            "data.packing=whole",
-            "data.long_documents=drop",
-            "model.activation_checkpointing=none",
-            "deepspeed=cpu",
-        )
-        job = Job(
-            model=str(model), shards=str(args.shards), overrides=words, accumulation=1, steps=args.steps, warmup=args.warmup, phases=False,
-        )  # fmt: skip
+        job = of_rows(args, model)
         rows = _rows(args, model)
         rates: dict[str, list[float]] = {}
         versions: dict[str, str] = {}

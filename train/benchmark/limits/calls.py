@@ -24,7 +24,7 @@ import yaml
 
 from train.benchmark.made_models import shape_of, write
 from train.benchmark.ranks import BenchError, launch, prepared
-from train.benchmark.step.job import Job, recipe_of
+from train.benchmark.step.job import Job, add_row_arguments, of_rows, recipe_of
 from train.recipe.load import ROOT
 
 NEEDS = "--model DIR --shards DIR"
@@ -44,11 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--parameters", type=float, metavar="N", help="or a Llama shape of about so many, with random weights; no start")
     add("--shards", type=Path, metavar="DIR", required=True, help="documents: shards of that model's tokenizer")
     add("--questions", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="default: all")
-    add("--seq-len", type=int, default=1536, help="tokens of a row, one row a rank and step (default: %(default)s)")
-    add("--ranks", type=int, default=2, help="of the second and third question (default: %(default)s)")
-    add("--pairs", type=int, default=5, help="default: %(default)s")
-    add("--steps", type=int, default=3, help="steps measured in each start (default: %(default)s)")
-    add("--warmup", type=int, default=1, help="steps before, not measured (default: %(default)s)")
+    add_row_arguments(parser, ranks="of the second and third question ")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,14 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         model = args.model or _made(args, folder / "model")
-        words = (
-            f"data.seq_len={args.seq_len}", "micro_batch=1", "data.packing=whole", "data.long_documents=drop",
-            "model.activation_checkpointing=none", "deepspeed=cpu",
-        )  # fmt: skip
-        job = Job(
-            model=str(model.absolute()), shards=str(args.shards.absolute()), overrides=words, accumulation=1, steps=args.steps, warmup=args.warmup,
-            phases=False,
-        )  # fmt: skip
+        job = of_rows(args, model)
         ask = {"products": _products, "plain": _plain, "start": _start}
         found: dict[str, list[tuple[float, float]]] = {question: [] for question in questions}
         for pair in range(args.pairs):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import tempfile
@@ -59,6 +60,27 @@ class Job:
         new = {word.partition("=")[0] for word in words}
         kept = tuple(word for word in self.overrides if word.partition("=")[0] not in new)
         return dataclasses.replace(self, overrides=(*kept, *words))
+
+
+def add_row_arguments(parser: argparse.ArgumentParser, ranks: str = "") -> None:
+    """Of a comparison on one row a rank and step: `--seq-len`, `--ranks` (of what, in words), `--pairs`, `--steps`, `--warmup`."""
+    add = parser.add_argument
+    add("--seq-len", type=int, default=1536, help="tokens of a row, one row a rank and step (default: %(default)s)")
+    add("--ranks", type=int, default=2, help=f"{ranks}(default: %(default)s)")
+    add("--pairs", type=int, default=5, help="default: %(default)s")
+    add("--steps", type=int, default=3, help="steps measured in each start (default: %(default)s)")
+    add("--warmup", type=int, default=1, help="steps before, not measured (default: %(default)s)")
+
+
+def of_rows(args: argparse.Namespace, model: Path) -> Job:
+    """The trainer's side of such a comparison: whole documents in one row a rank, all activations kept, a CPU's engine settings."""
+    words = (
+        f"data.seq_len={args.seq_len}", "micro_batch=1", "data.packing=whole", "data.long_documents=drop", "model.activation_checkpointing=none",
+        "deepspeed=cpu",
+    )  # fmt: skip
+    return Job(
+        model=str(model.absolute()), shards=str(args.shards.absolute()), overrides=words, accumulation=1, steps=args.steps, warmup=args.warmup, phases=False
+    )  # fmt: skip
 
 
 def full_key(key: str) -> str:
