@@ -62,9 +62,7 @@ class Loaded:
         try:
             require_plain_head(model.config.to_dict(), folder / "config.json")
             require_supported(model.config, longest or limit or 2048, str(folder))
-            backend, why = attention.choose_backend("auto", model.device)
-            if backend != "sdpa" and model.dtype not in (torch.bfloat16, torch.float16):
-                backend, why = "sdpa", f"{backend} does not compute {model.dtype}"
+            backend, why = attention.choose_backend("auto", model.device, model.dtype)
             model.set_attn_implementation(attention.install(backend))
         except ModelError as error:
             return cls(name, model, tokenizer, False, f"one document at a time, by transformers alone ({error})")

@@ -85,21 +85,27 @@ def _repeat_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[to
 BACKENDS: dict[str, Attention] = {"flash": _flash, "torch_varlen": _torch_varlen, "sdpa": _sdpa}
 
 
-def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
+def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> tuple[str, str]:
     """The backend for `model.attention` and the reason in words.
 
     Raises:
-        ModelError: when the wanted one cannot run here.
+        ModelError: when the wanted one cannot run here, or not in this dtype.
     """
-    on_cuda = device.type == "cuda"
+    on_cuda, in_16_bits = device.type == "cuda", dtype in (torch.bfloat16, torch.float16)
     has_flash = importlib.util.find_spec("flash_attn") is not None
     has_varlen = importlib.util.find_spec("torch.nn.attention.varlen") is not None
     if wanted == "flash" and not has_flash:
         raise ModelError("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
     if wanted == "torch_varlen" and not (on_cuda and has_varlen):
         raise ModelError("model.attention=torch_varlen: torch's varlen attention needs CUDA here; use sdpa or auto")
+    if wanted not in ("auto", "sdpa") and on_cuda and not in_16_bits:
+        raise ModelError(
+            f"model.attention={wanted}: it does not compute {str(dtype).removeprefix('torch.')}; use sdpa or auto, or model.dtype=bf16"
+        )
     if wanted != "auto":
         return wanted, "as the recipe says"
+    if on_cuda and not in_16_bits:
+        return "sdpa", f"SDPA document by document: the varlen kernels do not compute {str(dtype).removeprefix('torch.')}"
     if on_cuda and has_flash:
         return "flash", "flash-attn found"
     if on_cuda and has_varlen and torch.cuda.get_device_capability(device) >= (8, 0):

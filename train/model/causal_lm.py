@@ -89,9 +89,9 @@ def build(config: Any, recipe: Model, device: torch.device, sources: int, rank_t
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    backend, why = attention.choose_backend(recipe.attention, device)
-    said = f"attention: {backend} ({why})"
     dtype = in_torch(OF_RECIPE[recipe.dtype])
+    backend, why = attention.choose_backend(recipe.attention, device, dtype)
+    said = f"attention: {backend} ({why})"
     config.use_cache = False
     with init_empty_weights(include_buffers=False):
         # buffers stay real and fp32: rotary frequencies made in bf16 would be wrong

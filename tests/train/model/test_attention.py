@@ -173,6 +173,14 @@ def test_an_asked_for_backend_that_cannot_run_is_refused():
     assert attention.choose_backend("auto", torch.device("cpu"))[0] == "sdpa"
 
 
+def test_fp32_on_cuda_is_left_to_sdpa_which_alone_computes_it(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert attention.choose_backend("auto", cuda, torch.float32)[0] == "sdpa" != attention.choose_backend("auto", cuda, torch.bfloat16)[0]
+    with pytest.raises(ValueError, match="torch_varlen: it does not compute float32; use sdpa or auto, or model.dtype=bf16"):
+        attention.choose_backend("torch_varlen", cuda, torch.float32)
+
+
 def test_activation_checkpointing_takes_the_layers_the_recipe_says():
     for wanted, expected in (("none", [False, False]), ("full", [True, True]), ("every_other", [True, False])):
         model = packed_model(tiny.tiny_model(), activation_checkpointing=wanted)
