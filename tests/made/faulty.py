@@ -35,6 +35,23 @@ def _out_of_memory() -> None:
     )
 
 
+HELD: list[object] = []
+
+
+def _fill_device() -> None:
+    """All memory of the device that this process may have is taken: what it asks for next is not there."""
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory)
+    size = 1 << 30
+    while size >= 512:
+        try:
+            HELD.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
+            size //= 2
+
+
 def _deadlock() -> None:
     lock = threading.Lock()
     lock.acquire()
@@ -55,6 +72,7 @@ WHAT = {
     "data thread": _data_thread,
     "raise": _raise,
     "out of memory": _out_of_memory,
+    "fill device": _fill_device,
     "exit": lambda: sys.exit(0),
     "exit at once": lambda: os._exit(0),
     "exit 3": lambda: os._exit(3),

@@ -114,14 +114,14 @@ def pack_by_hand(documents: list[np.ndarray], row_tokens: int, masks: list[np.nd
 
 def reference_losses(model, documents: list[np.ndarray], masks: list[np.ndarray] | None = None) -> tuple[torch.Tensor, int]:
     """Sum of token losses and number of targets, document by document through transformers as published."""
-    total, count = torch.zeros(()), 0
+    total, count = torch.zeros((), device=model.device), 0
     for i, d in enumerate(documents):
         if len(d) < 2:
             continue
-        ids = torch.tensor(d)[None]
+        ids = torch.tensor(d, device=model.device)[None]
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-        keep = torch.ones(len(d) - 1, dtype=torch.bool) if masks is None else torch.tensor(masks[i][1:] != 0)
+        keep = torch.tensor(np.ones(len(d) - 1, bool) if masks is None else masks[i][1:] != 0, device=model.device)
         total = total + losses[keep].sum()
         count += int(keep.sum())
     return total, count

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.made import tiny
+from tests.made.gpu import NEEDED
 from tests.made.ranks import run_ranks
 from tests.train.engine.test_compile import ROW, batches_of_all_lengths
 from tests.train.engine.test_step import recipe_for
 from train.model import attention, kernels
 from train.recipe.vocabulary import Recipe
 
-WHY = "needs a CUDA device: run `make gpu` where there is one"
-pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(not torch.cuda.is_available(), reason=WHY)]
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(600), NEEDED]
 
 EDGES = [0, 130, 131, 700, 700, 1024]
 SHAPE = dict(hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4)  # heads of 64
