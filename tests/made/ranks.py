@@ -1,6 +1,7 @@
 """Real ranks on one machine: `run_ranks(function, 2, ...)` runs a module-level function in that many processes over gloo.
 
 Processes are forked from a server that has imported torch, deepspeed and transformers once, so a launch costs a second, not twenty.
+On CUDA each starts by itself: a process whose parent has asked the driver for devices finds none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from tests.made import processes
 
-_context = multiprocessing.get_context("forkserver")
+ON_CUDA = os.environ.get("DS_ACCELERATOR") == "cuda"
+_context = multiprocessing.get_context("spawn" if ON_CUDA else "forkserver")
 _context.set_forkserver_preload(["tests.made.preload"])
 
 
@@ -30,12 +32,13 @@ class RankFailed(AssertionError):
 
 def start_server() -> None:
     """Begin its imports; the first ranks would start it too, and wait."""
-    forkserver.ensure_running()
+    if not ON_CUDA:
+        forkserver.ensure_running()
 
 
 def compile_ops() -> None:
     """What DeepSpeed compiles at its first start on a machine, which takes longer than one test has."""
-    if not _compiled():
+    if not ON_CUDA and not _compiled():  # a GPU's Adam is torch's own
         print("compiling DeepSpeed's C++ ops, once on this machine: a minute or two", file=sys.__stderr__, flush=True)
         # on a GPU few tests need them, and tell by themselves what is missing
         processes.run([sys.executable, "-c", COMPILE.format(builders=", ".join(BUILDERS))], seconds=1200, check=not ON_CUDA)

@@ -137,7 +137,7 @@ def adam_kernel(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> str:
         return recipe.optim.kernel
     if zero.get("offload_optimizer", {}).get("device") == "cpu":
         return "cpu"
-    return "fused" if on_cuda else "torch"
+    return "torch"
 
 
 def _optimizer(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> dict[str, Any]:
@@ -153,5 +153,5 @@ def _optimizer(recipe: Recipe, zero: dict[str, Any], on_cuda: bool) -> dict[str,
         )
     params: dict[str, Any] = {"lr": o.lr, "betas": list(o.betas), "eps": o.eps, "weight_decay": o.weight_decay, "adam_w_mode": True}
     if kernel == "torch":
-        params |= {"torch_adam": True, "fused": not on_cuda}  # on a CPU one pass over the masters instead of ten
+        params |= {"torch_adam": True, "fused": True}  # one pass over the masters instead of ten, and nothing to build first
     return {"type": "AdamW", "params": params}

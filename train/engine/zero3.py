@@ -185,11 +185,11 @@ class Engine:
     def create_adam_state(self, step: int) -> None:
         """Adam's state does not exist before its first step: make it, at a step, with zero moments to be filled in.
 
-        torch's AdamW counts in a tensor, DeepSpeedCPUAdam in an int, FusedAdam in its param group.
+        torch's AdamW counts in a tensor beside the masters, DeepSpeedCPUAdam in an int, FusedAdam in its param group.
         """
         for flat in self._zero.fp32_partitioned_groups_flat:
             state = self._zero.optimizer.state[flat]
-            state["step"] = torch.tensor(float(step)) if self.kernel == "torch" else step
+            state["step"] = torch.tensor(float(step), device=flat.device) if self.kernel == "torch" else step
             state["exp_avg"] = torch.zeros_like(flat)
             state["exp_avg_sq"] = torch.zeros_like(flat)
         for group in self._zero.optimizer.param_groups:

@@ -42,11 +42,11 @@ def _torch_varlen(
 ) -> torch.Tensor:
     from torch.nn.attention import varlen
 
-    takes = _keywords(varlen.varlen_attn)
+    takes = _keywords()
     asked: dict[str, Any] = {}
-    if "enable_gqa" in takes:
+    if "enable_gqa" in takes:  # in 2.11 the kernel takes fewer heads of keys without a word
         asked["enable_gqa"] = q.shape[1] != k.shape[1]
-    else:
+    elif "scale" not in takes:
         k, v = _repeat_heads(q, k, v)
     if "scale" in takes:
         asked["scale"] = scale
@@ -64,10 +64,17 @@ def _torch_varlen(
     return varlen.varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **asked)
 
 
+@torch.compiler.assume_constant_result
+def _keywords() -> tuple[str, ...]:
+    """What torch's kernel can be asked by name. torch 2.10 knows `is_causal` alone; 2.11 `scale` and `window_size` in its place; 2.12 and 2.13 `enable_gqa`, too."""
+    from torch.nn.attention import varlen
+
+    return _parameters(varlen.varlen_attn)
+
+
 @functools.cache
-def _keywords(function: Callable[..., Any]) -> frozenset[str]:
-    """What it can be asked by name. torch 2.10 knows `is_causal` alone; 2.11 `scale` and `window_size` in its place; 2.12 and 2.13 `enable_gqa`, too."""
-    return frozenset(inspect.signature(function).parameters)
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _sdpa(

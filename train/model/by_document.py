@@ -7,6 +7,7 @@ backward computes the document again.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -25,11 +26,11 @@ def by_document(
         (tokens, heads, head_dim), and the logsumexp of the scores (tokens, heads) fp32, which is empty but on a CPU.
     """
     out = q.new_empty(q.shape)
-    on_cpu = q.device.type == "cpu"
-    lse = q.new_empty((q.shape[0], q.shape[1]) if on_cpu else (0, q.shape[1]), dtype=torch.float32)
+    keeps = _keeps(q)
+    lse = q.new_empty((q.shape[0], q.shape[1]) if keeps else (0, q.shape[1]), dtype=torch.float32)
     for start, stop in _spans(cu_seqlens):
         one, mask = _one((q, k, v), start, stop), _band(q, stop - start, window)
-        if on_cpu:
+        if keeps:
             o, l = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*one, 0.0, mask is None, attn_mask=mask, scale=scale)
             lse[start:stop] = l.squeeze(0).transpose(0, 1)
         else:
@@ -40,7 +41,7 @@ def by_document(
 
 @by_document.register_fake
 def _(q, k, v, cu_seqlens, scale, window):
-    return q.new_empty(q.shape), q.new_empty((q.shape[0] if q.device.type == "cpu" else 0, q.shape[1]), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty((q.shape[0] if _keeps(q) else 0, q.shape[1]), dtype=torch.float32)
 
 
 @torch.library.custom_op("astrollama::by_document_backward", mutates_args=())
@@ -52,14 +53,14 @@ def by_document_backward(
     grads = [x.new_empty(x.shape) for x in (q, k, v)]
     for start, stop in _spans(cu_seqlens):
         mask = _band(q, stop - start, window)
-        if q.device.type == "cpu":
+        if _keeps(q):
             g, *qkv, o = _one((grad, q, k, v, out), start, stop)
             l = lse[start:stop].transpose(0, 1).unsqueeze(0)
             of_one = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 g, *qkv, o, l, 0.0, mask is None, attn_mask=mask, scale=scale
             )
         else:
-            with torch.enable_grad():
+            with _recorded():
                 qkv = [x.detach().requires_grad_() for x in _one((q, k, v), start, stop)]
                 o = F.scaled_dot_product_attention(*qkv, attn_mask=mask, is_causal=mask is None, scale=scale)
                 of_one = torch.autograd.grad(o, qkv, *_one((grad,), start, stop))
@@ -85,6 +86,18 @@ def _gradients(ctx, grad, _):
 
 
 by_document.register_autograd(_gradients, setup_context=_keep)
+
+
+def _keeps(q: torch.Tensor) -> bool:
+    """Whether the logsumexp is kept: by the CPU's kernel."""
+    return q.device.type == "cpu"
+
+
+@contextlib.contextmanager
+def _recorded() -> Iterator[None]:
+    """Within: what is computed can be differentiated. torch takes autograd away from what an operation of its library does inside."""
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False), torch.enable_grad():
+        yield
 
 
 def _spans(cu_seqlens: torch.Tensor) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ Optional (`pip install 'astrollama-trainer[cuda]'`) and imported only here, only
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,18 +40,31 @@ def apply(hf: nn.Module, compiled: bool = False, selective: bool = False) -> str
 def fused_loss(
     hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, source: torch.Tensor, sources: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Liger's fused linear cross-entropy: (sum of token losses, per-source sums, detached).
+    """Liger's fused linear cross-entropy: (sum of token losses, per-source sums (sources,), detached)."""
+    return _FusedLoss.apply(hidden, weight, labels, source, sources)
 
-    With several sources each one's tokens go through the kernel by themselves: it returns one sum a call.
-    """
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
 
-    def one(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        # arguments by position: bias, class weights, ignore_index, z-loss, smoothing, reduction, softcap, return_z_loss, accumulation dtype
-        return Fused.apply(h, weight, y, None, None, IGNORED, 0.0, 0.0, "sum", None, False, torch.float32)[0]
+class _FusedLoss(torch.autograd.Function):
+    """Liger's kernel over all tokens at once: asked for no reduction it gives each token's loss, and the gradients of their sum."""
 
-    if sources == 1:
-        total = one(hidden, labels)
-        return total, total.detach().reshape(1)
-    parts = [one(hidden[chosen], labels[chosen]) for chosen in ((source == s).nonzero().squeeze(1) for s in range(sources))]
-    return torch.stack(parts).sum(), torch.stack([p.detach() for p in parts])
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, source: torch.Tensor, sources: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_forward
+
+        losses, *_, of_hidden, of_weight, _ = fused_linear_cross_entropy_forward(
+            hidden, weight, labels, ignore_index=IGNORED, reduction="none", accum_dtype=torch.float32
+        )
+        ctx.save_for_backward(of_hidden, of_weight)
+        # index 0 takes the padding (source -1)
+        per_source = losses.new_zeros(sources + 1).index_add_(0, source.long() + 1, losses)[1:]
+        ctx.mark_non_differentiable(per_source)
+        return losses.sum(), per_source
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_backward
+
+        of_hidden, of_weight, _ = fused_linear_cross_entropy_backward(grad_total, *ctx.saved_tensors, None)
+        return of_hidden, of_weight, None, None, None

@@ -143,7 +143,7 @@ def plan(recipe: Recipe, shape: Shape, ranks: int, local_ranks: int, zero: dict[
     items = [
         *_states(recipe, shape, ranks, zero),
         *_load(recipe, shape),
-        *_step(recipe, shape, ranks, zero, on_cuda),
+        *_step(recipe, shape, ranks, zero),
         *_save(recipe, shape, ranks),
     ]
     if on_cuda:
@@ -202,8 +202,8 @@ def _load(recipe: Recipe, shape: Shape) -> Iterator[Item]:
     yield Item("pieces being read", 2 * PIECE_BYTES, "load", "host")
 
 
-def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cuda: bool) -> Iterator[Item]:
-    element, kernel = _element(recipe), recipe.optim.kernel
+def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any]) -> Iterator[Item]:
+    element = _element(recipe)
     held = held_elements(recipe, shape)
     module = max(held.layer, shape.vocabulary * shape.hidden)
     live = min(held.model, max(int(zero.get("stage3_max_live_parameters", 1e9)), module))
@@ -221,8 +221,6 @@ def _step(recipe: Recipe, shape: Shape, ranks: int, zero: dict[str, Any], on_cud
     if zero.get("offload_optimizer", {}).get("device") != "cpu":
         group = min(shape.trained / ranks, int(zero.get("sub_group_size", 1e9)))
         yield Item("gradients of a group, flat", 4 * group, "update")
-        if kernel == "torch" and on_cuda:  # a CPU's is one pass over the masters, without any
-            yield Item("torch AdamW's temporaries", 8 * group, "update", sure=False)
 
 
 def of_a_block(hidden: int, kv_width: int, mlp: int) -> int:

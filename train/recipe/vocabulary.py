@@ -151,7 +151,7 @@ class Optim:
     eps: float = field(default=1e-8, metadata=_POSITIVE)  # added to the root of the second moment
     weight_decay: float = field(default=0.1, metadata=_at_least(0))  # decoupled, of matrices; norms and biases have none
     clip: Norm = field(default=1.0, metadata=_at_least(0))  # largest norm of the whole gradient; 0: no clipping
-    # DeepSpeed's FusedAdam, DeepSpeedCPUAdam, or torch.optim.AdamW; auto takes the one that fits the engine
+    # DeepSpeed's FusedAdam, which CUDA's compiler builds first, DeepSpeedCPUAdam, or torch's fused AdamW; auto: the last, offloaded the second
     kernel: Literal["auto", "fused", "cpu", "torch"] = "auto"
     # what gradients are sent in among the ranks: bf16 takes half the time on the wire and rounds each micro-batch's; they are summed up in fp32
     reduce_dtype: Literal["fp32", "bf16"] = "fp32"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from train.engine.deepspeed_json import GONE, merged_config
+from train.engine.deepspeed_json import GONE, adam_kernel, merged_config
 from train.engine.gathering import sized
 from train.recipe.vocabulary import Data, Model, Optim, Recipe, RecipeError, Source
 
@@ -65,3 +65,10 @@ def test_what_is_fetched_ahead_and_kept_follows_from_the_layer_unless_the_json_s
     assert sized({"stage3_max_reuse_distance": 5}, layer, parameters)["stage3_max_reuse_distance"] == 5
     small = sized({"stage": 3}, 3_540_096, 134_515_008)
     assert small["stage3_max_reuse_distance"] >= 134_515_008, "a small model is gathered once a micro-batch"
+
+
+def test_on_a_gpu_adam_is_torchs_in_one_kernel_and_nothing_is_built_first(tmp_path):
+    recipe = recipe_with(tmp_path)
+    params = merged_config(recipe, 8, on_cuda=True)["optimizer"]["params"]
+    assert params["torch_adam"] and params["fused"] and adam_kernel(recipe, {}, on_cuda=True) == "torch"
+    assert adam_kernel(recipe, {"offload_optimizer": {"device": "cpu"}}, on_cuda=True) == "cpu"

@@ -110,8 +110,8 @@ def of_torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, re
 
 
 def of_torch_2_11(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)):
-    assert q.shape[1] == k.shape[1] == v.shape[1], "it repeats no heads"
-    return of_torch_2_12_and_2_13(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, return_aux=return_aux, scale=scale, window_size=window_size)
+    given = dict(return_aux=return_aux, scale=scale, window_size=window_size, enable_gqa=True)  # its kernel shares heads unasked
+    return of_torch_2_12_and_2_13(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, **given)
 
 
 def of_torch_2_12_and_2_13(
@@ -171,6 +171,23 @@ def test_an_asked_for_backend_that_cannot_run_is_refused():
     with pytest.raises(ValueError, match="needs CUDA"):
         attention.choose_backend("torch_varlen", torch.device("cpu"))
     assert attention.choose_backend("auto", torch.device("cpu"))[0] == "sdpa"
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_gradients_are_the_same_where_the_backward_computes_a_document_again(monkeypatch, window):
+    """As on a GPU without a kernel of its own for packed rows."""
+    from train.model import by_document
+
+    found = []
+    for keeps in (True, False):
+        monkeypatch.setattr(by_document, "_keeps", lambda q, keeps=keeps: keeps)
+        rng = torch.Generator().manual_seed(0)
+        qkv = [torch.randn(30, 4, 8, generator=rng, requires_grad=True) for _ in range(3)]
+        out, _ = by_document.by_document(*qkv, torch.tensor([0, 11, 30], dtype=torch.int32), 0.3, window)
+        out.backward(torch.randn(30, 4, 8, generator=rng))
+        found.append([out, *(x.grad for x in qkv)])
+    for kept, again in zip(*found, strict=True):
+        assert torch.allclose(kept, again, atol=1e-5)
 
 
 def test_fp32_on_cuda_is_left_to_sdpa_which_alone_computes_it(monkeypatch):

@@ -57,6 +57,8 @@ def _measured(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             settle(device)
             times.append(time.perf_counter())
+            if on_cuda and len(times) == args.warmup:
+                torch.cuda.reset_peak_memory_stats()
 
     shape = shape_of(args.size, None, args.seq_len)
     shape.use_cache, shape._attn_implementation = False, "sdpa"
@@ -67,7 +69,7 @@ def _measured(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             use_liger_kernel=args.liger, torch_compile=args.compile, learning_rate=1e-5, deepspeed=_deepspeed(args, on_cuda),
         )  # fmt: skip
         torch.manual_seed(0)
-        with torch.device(device if not args.offload else "cpu"):
+        with torch.device(device):
             model = LlamaForCausalLM(shape).to(torch.bfloat16 if on_cuda else torch.float32)
         Trainer(model=model, args=settings, train_dataset=Rows(args.seq_len, shape.vocab_size), callbacks=[Clock()]).train()
     steps = (

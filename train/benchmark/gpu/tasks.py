@@ -63,7 +63,7 @@ def _speed(small: bool) -> list[Task]:
         "mb2": ("micro_batch=2",), "mb4": ("micro_batch=4",), "mb4-compile": ("micro_batch=4", "model.compile=true"), "mb4-full": ("micro_batch=4", *FULL),
     }  # fmt: skip
     jobs |= {f"7b-layers-{name}": _job(small, "7b", words, 4) for name, words in layers.items()}
-    return [Task(name, 2, 75, job=job, needs=_needs(job)) for name, job in jobs.items()]
+    return [Task(name, 2, 180 if "compile" in name else 90, job=job, needs=_needs(job)) for name, job in jobs.items()]
 
 
 def _job(small: bool, size: str, words: tuple[str, ...], layers: int | None = None, profile: bool = False) -> Job:
@@ -89,7 +89,7 @@ def _peer(name: str, call: int, small: bool, words: tuple[str, ...], needs: tupl
         else ("--seq-len", str(SEQ_LEN), "--micro-batch", "4" if call == 3 else "8")
     )
     return Task(
-        name, call, 300 if call == 3 else 150, words=("-m", "train.benchmark.gpu.peer", *words, *sizes), needs=(*needs, "accelerate"),
+        name, call, 300 if call == 3 else 240, words=("-m", "train.benchmark.gpu.peer", *words, *sizes), needs=(*needs, "accelerate"),
         like_best=call == 2 and not small,
     )  # fmt: skip
 

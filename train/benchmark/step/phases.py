@@ -139,6 +139,8 @@ def dearest(seen: Any, on_cuda: bool) -> list[dict[str, Any]]:
     """The operations that took the most time of their own, of the device where there is one."""
     kind = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     averages = [e for e in seen.key_averages() if not e.key.startswith(("phase:", "Optimizer.step", "ProfilerStep"))]
+    if on_cuda:  # kernels: an operator is given the time of those that it started a second time
+        averages = [e for e in averages if e.device_type == torch.autograd.DeviceType.CUDA and not e.is_user_annotation]
     total = sum(getattr(e, kind) for e in averages) or 1
     top = sorted(averages, key=lambda e: -getattr(e, kind))[:DEAREST]
     return [{"operation": e.key, "share %": 100 * getattr(e, kind) / total, "ms": getattr(e, kind) / 1e3, "calls": e.count} for e in top]
