@@ -34,6 +34,15 @@ def sized(zero: dict[str, Any], layer: int, parameters: int, keep_whole: int = K
     return derived | zero
 
 
+def alone(zero: dict[str, Any], parameters: int) -> dict[str, Any]:
+    """`zero_optimization` of a run of one rank, whose slices are the weights: they stay in place at no cost, whatever the JSON says.
+
+    DeepSpeed would wait for the device at each layer, as if something were on its way, twice a step.
+    """
+    elsewhere = zero.get("offload_param", {}).get("device", "none") != "none"
+    return zero if elsewhere or zero.get("zero_quantized_weights") else zero | {"stage3_param_persistence_threshold": parameters}
+
+
 def by_layer(model: nn.Module, layers: list[nn.Module], zero: dict[str, Any]) -> None:
     """Make each decoder layer a leaf, before DeepSpeed is given the model; a JSON with leaves of its own keeps those."""
     from deepspeed.utils import set_z3_leaf_modules

@@ -281,6 +281,8 @@ def sharded(recipe: Recipe, world: World, shape: Any, sources: int, adapter: Any
     layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
     sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
     config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
+    if world.size == 1 and not adapter:
+        config["zero_optimization"] = gathering.alone(config["zero_optimization"], sizes[-1])
     gathering.by_layer(model, layers, zero)
     model_room.shard(model, config, world.device)
     quantized.mark(model)

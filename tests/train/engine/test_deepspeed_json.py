@@ -5,7 +5,7 @@ import json
 import pytest
 
 from train.engine.deepspeed_json import GONE, adam_kernel, merged_config
-from train.engine.gathering import sized
+from train.engine.gathering import alone, sized
 from train.recipe.vocabulary import Data, Model, Optim, Recipe, RecipeError, Source
 
 
@@ -72,3 +72,9 @@ def test_on_a_gpu_adam_is_torchs_in_one_kernel_and_nothing_is_built_first(tmp_pa
     params = merged_config(recipe, 8, on_cuda=True)["optimizer"]["params"]
     assert params["torch_adam"] and params["fused"] and adam_kernel(recipe, {}, on_cuda=True) == "torch"
     assert adam_kernel(recipe, {"offload_optimizer": {"device": "cpu"}}, on_cuda=True) == "cpu"
+
+
+def test_one_rank_keeps_its_weights_in_place_unless_they_lie_elsewhere():
+    zero = {"stage3_param_persistence_threshold": 10}
+    assert alone(zero, 5000) == {"stage3_param_persistence_threshold": 5000}
+    assert alone(zero | {"offload_param": {"device": "cpu"}}, 5000)["stage3_param_persistence_threshold"] == 10
