@@ -29,6 +29,7 @@ from train.world.machine import host_available
 from train.world.voice import say
 
 LEAST_SECONDS = 20  # a part that has less is left out
+TESTS_AT_ONCE = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +99,8 @@ def _command(task: Task, limit: float, log: Path, rows: list[dict[str, Any]]) ->
         if not files:
             return Attempt("skipped", "no test here is marked gpu", None, 0.0)
         words += files
+        if importlib.util.find_spec("xdist") and (beside := min(TESTS_AT_ONCE, (os.cpu_count() or 1) // 2)) > 1:
+            words += ["-n", str(beside)]  # each starts a process of its own for its ranks, for which a card waits
         env |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
         env |= {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cuda")}  # tests are for a CPU unless told otherwise
     result = log.with_suffix(".json")
