@@ -10,6 +10,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else who asks for a GPU before ranks are forked keeps it from them
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models 48 wide: two threads only wait for each other, for minutes on a busy machine
 
 from tests.made import processes, ranks

@@ -22,8 +22,20 @@ from typing import Any
 from tests.made import processes
 
 ON_CUDA = os.environ.get("DS_ACCELERATOR") == "cuda"
-_context = multiprocessing.get_context("spawn" if ON_CUDA else "forkserver")
-_context.set_forkserver_preload(["tests.made.preload"])
+
+
+def _way() -> str:
+    """Forked, unless it takes CUDA itself to tell the server that there are GPUs: what it then forks could not use them."""
+    if ON_CUDA:
+        import torch
+
+        return "forkserver" if torch.cuda._device_count_nvml() > 0 else "spawn"
+    return "forkserver"
+
+
+_context: Any = multiprocessing.get_context(_way())
+if _context.get_start_method() == "forkserver":
+    _context.set_forkserver_preload(["tests.made.preload"])
 
 
 class RankFailed(AssertionError):
@@ -32,7 +44,7 @@ class RankFailed(AssertionError):
 
 def start_server() -> None:
     """Begin its imports; the first ranks would start it too, and wait."""
-    if not ON_CUDA:
+    if _context.get_start_method() == "forkserver":
         forkserver.ensure_running()
 
 
@@ -40,20 +52,15 @@ def compile_ops() -> None:
     """What DeepSpeed compiles at its first start on a machine, which takes longer than one test has."""
     if not ON_CUDA and not _compiled():  # a GPU's Adam is torch's own
         print("compiling DeepSpeed's C++ ops, once on this machine: a minute or two", file=sys.__stderr__, flush=True)
-        # on a GPU few tests need them, and tell by themselves what is missing
-        processes.run([sys.executable, "-c", COMPILE.format(builders=", ".join(BUILDERS))], seconds=1200, check=not ON_CUDA)
+        processes.run([sys.executable, "-c", COMPILE], seconds=1200, check=True)
 
 
-ON_CUDA = os.environ.get("DS_ACCELERATOR") == "cuda"  # where ops of the same names are others
-BUILDERS = ("CPUAdamBuilder", "FusedAdamBuilder") if ON_CUDA else ("ShareMemCommBuilder", "CPUAdamBuilder", "FusedAdamBuilder")
-OPS = ("cpu_adam", "fused_adam") if ON_CUDA else ("deepspeed_shm_comm", "cpu_adam", "fused_adam")
+OPS = ("deepspeed_shm_comm", "cpu_adam", "fused_adam")
 COMPILE = """
-import os
-os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
-from deepspeed.ops.op_builder import {builders}
+from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, FusedAdamBuilder, ShareMemCommBuilder
 from train.world.jit_lock import clear_stale, use_extensions_folder
 clear_stale(use_extensions_folder(), one_node=True)
-for builder in ({builders}):
+for builder in (ShareMemCommBuilder, CPUAdamBuilder, FusedAdamBuilder):
     builder().load(verbose=False)
 """
 

@@ -19,6 +19,7 @@ from tests.train.checkpoint.test_save_faults import content_of
 from tests.train.checkpoint.test_saver import slow
 from tests.train.engine.test_step import deviation, mixed_rows, plain_torch, poisoned, twenty_steps
 from tests.train.run.test_loop import checkpoint_of, losses_of, one_run
+from train.checkpoint.manifest import faults_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(600), NEEDED]
 
@@ -245,24 +246,31 @@ def gradients(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"hidden": hidden.detach().float().cpu(), **{n: p.grad.float().cpu() for n, p in model.named_parameters()}}
 
 
-def test_ligers_layers_round_no_more_than_transformers_own_in_bf16():
+def test_ligers_layers_round_no_more_than_transformers_own_in_bf16(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
     from train.model import kernels
 
     if not kernels.available():
         pytest.skip("liger-kernel is not installed")
+    for name in ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP"):  # liger puts its own there for all models of this process
+        monkeypatch.setattr(modeling_llama, name, getattr(modeling_llama, name))
     ids = torch.randint(3, tiny.VOCAB, (1, 192), generator=torch.Generator().manual_seed(2)).to(CARD)
-    models = {}
-    for name, dtype in (("exact", torch.float32), ("plain", torch.bfloat16), ("liger", torch.bfloat16)):
-        models[name] = tiny.tiny_model(**SHAPE).to(CARD, dtype)
-        models[name].model.rotary_emb = tiny.tiny_model(**SHAPE).model.rotary_emb.to(CARD)  # frequencies stay fp32, as in a run
-    assert "RMSNorm, RoPE, SwiGLU" in kernels.apply(models["liger"])
-    exact, plain, liger = (gradients(model.model, ids) for model in models.values())
-    off = {n: [((found[n] - exact[n]).norm() / exact[n].norm()).item() for found in (plain, liger)] for n in exact}
-    worst = max(off, key=lambda n: off[n][1] / off[n][0])
-    print(
-        f"\nliger's layers in bf16, off fp32 by up to {max(b for _, b in off.values()):.1e}, transformers' {max(a for a, _ in off.values()):.1e}; {worst}: {off[worst]}"
-    )
-    assert all(b <= 2 * a + 1e-4 for a, b in off.values()) and all(b for _, b in off.values()), off
+    found = []
+    for dtype, fused in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+        model = tiny.tiny_model(**SHAPE)
+        for matrix in (p for p in model.parameters() if p.ndim > 1):
+            matrix.data.mul_(0.25)  # attention less steep, so that rounding stays small
+        frequencies = model.model.rotary_emb.inv_freq.clone()
+        model = model.to(CARD, dtype)
+        model.model.rotary_emb.inv_freq = frequencies.to(CARD)  # in fp32, as in a run
+        assert not fused or "RMSNorm, RoPE, SwiGLU" in kernels.apply(model)
+        found.append(gradients(model.model, ids))
+    exact = found[0]
+    off = {n: [((other[n] - exact[n]).norm() / exact[n].norm()).item() for other in found[1:]] for n in exact}
+    shown = "\n".join(f"{n}: transformers' {a:.2e}, liger's {b:.2e}" for n, (a, b) in off.items())
+    print(f"\nlayers in bf16, off fp32\n{shown}")
+    assert all(b <= 2 * a + 1e-4 for a, b in off.values()) and any(a != b for a, b in off.values()), shown
 
 
 def test_a_step_that_finds_no_memory_ends_the_run_in_one_message_and_leaves_its_checkpoints(ground):
@@ -283,5 +291,5 @@ def test_a_step_that_finds_no_memory_ends_the_run_in_one_message_and_leaves_its_
     assert re.search(r"CUDA out of memory\. Tried to allocate .*activation_checkpointing.*t\S+/\S+\.py:\d+", line), line
     ended = json.loads((run / "outcome.json").read_text())
     assert (ended["ended"], ended["exit_code"]) == ("failed", 1) and "out of memory" in ended["cause"], ended
-    [kept] = list((run / "checkpoints").iterdir())
-    assert str(kept) == ended["checkpoint"] and (kept / "config.json").is_file(), (kept, ended)
+    kept = sorted((run / "checkpoints").glob("step_*"))
+    assert str(kept[-1]) == ended["checkpoint"] and not [fault for folder in kept for fault in faults_of(folder)], (kept, ended)

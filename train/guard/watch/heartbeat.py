@@ -15,6 +15,7 @@ import faulthandler
 import json
 import mmap
 import os
+import re
 import secrets
 import signal
 import socket
@@ -132,14 +133,19 @@ def _screen() -> int | None:
     return None
 
 
+# of libraries that ask the device for memory beside torch's allocator, whose errors are of no kind of their own
+DEVICE_MEMORY = re.compile(r"\b(CUDA|HIP|NCCL)\b.{0,40}out of memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
+
+
 def cause_of(error: BaseException) -> str:
     """An error that has no message for the user in words: its kind, what it says, the place in our code."""
     text = str(error).strip()
     if isinstance(error, SystemExit):
         return f"the process was asked to exit with {error.code!r} from within, before the run was done{_place(error)}"
     name = type(error).__name__
-    if name == "OutOfMemoryError":
-        sentences = ". ".join(text.split(". ")[:3]).rstrip(".")
+    if name == "OutOfMemoryError" or DEVICE_MEMORY.search(text):
+        line = next((line for line in text.splitlines() if DEVICE_MEMORY.search(line)), text)
+        sentences = ". ".join(line.strip().split(". ")[:3]).rstrip(".")
         return (
             f"{sentences}. Lower micro_batch or data.seq_len, set model.activation_checkpointing, or take an engine that offloads "
             f"(ds_configs/README.md){_place(error)}"
