@@ -1,7 +1,7 @@
 """Real ranks on one machine: `run_ranks(function, 2, ...)` runs a module-level function in that many processes over gloo.
 
 Processes are forked from a server that has imported torch, deepspeed and transformers once, so a launch costs a second, not twenty.
-On CUDA each starts by itself: a process whose parent has asked the driver for devices finds none.
+On CUDA that server may only ask NVML for devices: a process whose parent has asked the driver finds none.
 """
 
 from __future__ import annotations
