@@ -36,7 +36,7 @@ def tasks(small: bool) -> list[Task]:
     """
     offloaded = _job(small, "3b", ("micro_batch=4", *FULL, OFFLOADED))
     return [
-        Task("tests-gpu", 1, 540, words=("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-rs"), needs=("pytest", "psutil")),
+        Task("tests-gpu", 1, 540, words=("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-rsP"), needs=("pytest", "psutil")),
         *_speed(small),
         _peer("1b-peer", 2, small, ("--size", "1m" if small else "1b")),
         Task("3b-offload", 3, 300, job=offloaded, needs=("host memory 80 GiB", *_needs(offloaded))),
