@@ -1,5 +1,6 @@
 """What a step computes on: one micro-batch of packed rows as tensors, cut from `PackedRows` without a copy."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -7,6 +8,15 @@ import numpy as np
 import torch
 
 from train.data.packing import IGNORED, PackedRows
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a micro-batch holds: targets of each source, up to the last that has any; tokens without padding; squares of segment lengths, added up."""
+
+    targets: np.ndarray
+    tokens: int
+    squares: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,14 @@ class PackedBatch:
             tokens=torch.tensor([ids]), labels=torch.full((1, n), IGNORED), position_ids=torch.arange(n)[None],
             cu_seqlens=torch.tensor([0, n], dtype=torch.int32), max_seqlen=n, source=torch.zeros(n, dtype=torch.int16), supervised=0,
         )  # fmt: skip
+
+    @functools.cached_property
+    def contents(self) -> Contents:
+        """Of a batch in host memory; the loader asks while a step is built ahead, so that no device waits for the counting."""
+        source, labels = self.source.numpy(), self.labels.numpy().reshape(-1)
+        real = source >= 0
+        lengths = np.diff(self.cu_seqlens.numpy()).astype(np.float64)
+        return Contents(np.bincount(source[real & (labels != IGNORED)]), int(np.count_nonzero(real)), float(lengths @ lengths))
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

@@ -174,7 +174,10 @@ class Loader:
         self._check_files(*places)  # a mapped file that shrank would end the process
 
         def pack(micro_batches: np.ndarray) -> list[PackedBatch]:
-            return PackedBatch.split(packing.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
+            batches = PackedBatch.split(packing.pack(rows, micro_batches.ravel(), self.shards), len(micro_batches))
+            for batch in batches:
+                _ = batch.contents  # counted here, in a thread that nobody waits for
+            return batches
 
         try:
             parts = list((self._packers.map if self._packers else map)(pack, self._row_numbers))

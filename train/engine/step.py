@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from train.data.batch import PackedBatch
-from train.data.packing import IGNORED
 from train.engine.zero3 import Engine
 from train.world.ranks import World
 
@@ -138,11 +137,6 @@ def _copies(device: torch.device) -> torch.cuda.Stream:
 def _contents(batches: Sequence[PackedBatch], sources: int) -> tuple[np.ndarray, float, float]:
     """Targets per source, tokens without padding, and the squares of segment lengths, added up over this rank's micro-batches."""
     counts = np.zeros(sources)
-    tokens = squares = 0.0
     for b in batches:
-        real = b.source >= 0
-        labelled = b.source[real & (b.labels.reshape(-1) != IGNORED)].numpy()
-        counts += np.bincount(labelled, minlength=sources)
-        tokens += int(real.sum())
-        squares += float((b.cu_seqlens.diff().double() ** 2).sum())
-    return counts, tokens, squares
+        counts[: len(b.contents.targets)] += b.contents.targets
+    return counts, float(sum(b.contents.tokens for b in batches)), sum(b.contents.squares for b in batches)
