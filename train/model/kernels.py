@@ -5,13 +5,23 @@ Optional (`pip install 'astrollama-trainer[cuda]'`) and imported only here, only
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+import logging
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 
 from train.data.packing import IGNORED
+
+# whether a layer is running that was asked to turn its queries and keys with liger's kernel
+_turning = ContextVar("turning", default=False)
 
 
 def available() -> bool:
@@ -30,11 +40,69 @@ def apply(hf: nn.Module, compiled: bool = False, selective: bool = False) -> str
         return "fused kernels: none (liger-kernel not found: pip install 'astrollama-trainer[cuda]', about 20% faster)"
     if compiled:
         return "fused kernels: liger (linear cross-entropy; the layers are compiled)"
+    _quiet()
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
     rope = not selective
-    _apply_liger_kernel_to_instance(hf, rope=rope, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)
+    with _this_model_alone(hf):
+        _apply_liger_kernel_to_instance(hf, rope=rope, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)
+    if rope:
+        for layer in hf.base_model.layers:
+            layer.forward = _while_turning(layer.forward)
     return f"fused kernels: liger (RMSNorm, {'RoPE, ' * rope}SwiGLU, linear cross-entropy)"
+
+
+def _quiet() -> None:
+    """Liger looks for every maker's kernels when an operation is first used, and warns of each that is for another device."""
+    logging.getLogger("liger_kernel.backends.registry").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _this_model_alone(hf: nn.Module) -> Iterator[None]:
+    """Classes and functions that are replaced within, in the modules of transformers that define the model, are so for no other model.
+
+    The classes of the model's own layers are patched one by one; its functions are called by name, so that there a chooser takes their place.
+    """
+    modules = [sys.modules[name] for name in sorted({type(m).__module__ for m in hf.modules()}) if name.startswith("transformers.models.")]
+    before = [(module, dict(vars(module))) for module in modules]
+    try:
+        yield
+    finally:
+        for module, names in before:
+            for name, own in names.items():
+                given = getattr(module, name)
+                if given is not own:
+                    setattr(module, name, _chosen(own, given) if isinstance(own, types.FunctionType) else own)
+
+
+def _chosen(own: Callable, fused: Callable) -> Callable:
+    """The fused function in the layers that asked for it, on a CUDA device; transformers' own for all else."""
+    own = getattr(own, "not_fused", own)  # a second model finds the chooser of the first
+
+    @functools.wraps(own)
+    def chosen(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        use = fused if _turning.get() and first.is_cuda and type(first) in (torch.Tensor, nn.Parameter) else own
+        return use(first, *args, **kwargs)
+
+    chosen.not_fused = own
+    return chosen
+
+
+def _while_turning(forward: Callable) -> Callable:
+    """The forward of a layer, within which liger's rotation is chosen; the backward pass calls it again where it is computed again."""
+    if getattr(forward, "turning", False):
+        return forward
+
+    @functools.wraps(forward)
+    def turning(*args: Any, **kwargs: Any) -> Any:
+        before = _turning.set(True)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            _turning.reset(before)
+
+    turning.turning = True
+    return turning
 
 
 def fused_loss(
@@ -51,6 +119,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, source: torch.Tensor, sources: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        _quiet()
         from liger_kernel.ops.fused_linear_cross_entropy import fused_linear_cross_entropy_forward
 
         losses, *_, of_hidden, of_weight, _ = fused_linear_cross_entropy_forward(

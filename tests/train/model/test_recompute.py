@@ -76,12 +76,12 @@ def test_liger_turns_queries_and_keys_in_place_only_where_none_are_kept(monkeypa
     import sys
     import types
 
-    asked = []
+    asked, model = [], tiny.tiny_model(num_hidden_layers=1)
     module = types.ModuleType("liger_kernel.transformers")
     module._apply_liger_kernel_to_instance = lambda hf, **settings: asked.append(settings)
     monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", module)
     monkeypatch.setattr(kernels, "available", lambda: True)
-    assert "RMSNorm, RoPE, SwiGLU" in kernels.apply(None) and asked[-1]["rope"] is True
-    assert "RoPE" not in kernels.apply(None, selective=True) and asked[-1]["rope"] is False and asked[-1]["swiglu"] is True
-    assert "the layers are compiled" in kernels.apply(None, compiled=True) and len(asked) == 2
+    assert "RMSNorm, RoPE, SwiGLU" in kernels.apply(model) and asked[-1]["rope"] is True
+    assert "RoPE" not in kernels.apply(model, selective=True) and asked[-1]["rope"] is False and asked[-1]["swiglu"] is True
+    assert "the layers are compiled" in kernels.apply(model, compiled=True) and len(asked) == 2
