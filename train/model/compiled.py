@@ -58,6 +58,8 @@ def compile_layers(layers: list[nn.Module]) -> None:
     if LONGEST not in known:
         torch.compiler.config.dynamic_sources = LONGEST + known
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_limit)
+    # of selective layers it warns that they must change nothing in place: liger's rotation, which does, is for uncompiled ones (kernels.py)
+    logging.getLogger("torch._higher_order_ops.wrap").addFilter(_says_nothing_of_contexts)
     for layer in layers:
         layer.forward = _compiled(layer.forward, inside(layer), type(layer).__name__)
 
@@ -105,6 +107,10 @@ class _Limit(logging.Filter):
 
 
 _limit = _Limit()
+
+
+def _says_nothing_of_contexts(record: logging.LogRecord) -> bool:
+    return "context_fn is passed to torch.utils.checkpoint" not in str(record.msg)
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ import functools
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -79,7 +80,6 @@ class World:
             return
         if self.size == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             os.environ["MASTER_PORT"] = str(free_port())  # two single-process runs on one machine must not meet
-        import warnings
 
         with self.waiting("importing DeepSpeed and transformers"):
             import deepspeed
@@ -103,10 +103,21 @@ class World:
             with self.waiting(meeting, remark):
                 arrivals = Arrivals(self.rank, self.size, timeout_seconds) if self.size > 1 else None
                 deepspeed.init_distributed(backend, timeout=datetime.timedelta(seconds=timeout_seconds), verbose=False)
+                self._name_device()
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             raise WorldError(_did_not_meet(error, arrivals and arrivals.missing(), timeout_seconds)) from None
         assert self.local_size >= 1  # a collective: asked here, where all ranks are
         shared_memory.unname(shared_memory.buffer_of(self.rank, os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]))
+
+    def _name_device(self) -> None:
+        """Tell nccl which GPU is this rank's, where DeepSpeed did not when it made the group: else the first barrier guesses, and warns.
+
+        DeepSpeed leaves it out for a single rank, whose groups nccl could not split from a bound one; a barrier names it as well.
+        """
+        if self.device.type != "cuda" or getattr(dist.group.WORLD, "bound_device_id", None) is not None:
+            return
+        warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current context", category=UserWarning)
+        dist.barrier(device_ids=[self.device.index])
 
     def meet(self, timeout_seconds: int) -> None:
         """Join the other ranks over gloo to exchange small values alone, without DeepSpeed. Raises WorldError."""

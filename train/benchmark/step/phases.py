@@ -82,7 +82,7 @@ def profiled(device: torch.device) -> Iterator[Any]:
     from torch.profiler import ProfilerActivity, profile
 
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=kinds) as seen:
+    with profile(activities=kinds, acc_events=True) as seen:
         yield seen
         settle(device)
 
