@@ -107,7 +107,8 @@ def merged_config(recipe: Recipe, world_size: int, on_cuda: bool) -> dict[str, A
         "optimizer": _optimizer(recipe, zero, on_cuda),
         "bf16": {"enabled": OF_RECIPE[recipe.model.dtype] is BF16},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": recipe.optim.reduce_dtype,
+        # one rank sends nothing, and need not make fp32 of what it would send: its gradients are the same bits
+        "communication_data_type": recipe.optim.reduce_dtype if world_size > 1 else recipe.model.dtype,
         "steps_per_print": 1 << 31,
         "wall_clock_breakdown": False,
     }

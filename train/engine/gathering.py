@@ -34,13 +34,18 @@ def sized(zero: dict[str, Any], layer: int, parameters: int, keep_whole: int = K
     return derived | zero
 
 
+def in_place(zero: dict[str, Any], ranks: int) -> bool:
+    """Whether slices are the weights themselves and lie where they are computed with: a single rank's, unless its JSON puts them elsewhere."""
+    elsewhere = zero.get("offload_param", {}).get("device", "none") != "none"
+    return ranks == 1 and not elsewhere and not zero.get("zero_quantized_weights")
+
+
 def alone(zero: dict[str, Any], parameters: int) -> dict[str, Any]:
-    """`zero_optimization` of a run of one rank, whose slices are the weights: they stay in place at no cost, whatever the JSON says.
+    """`zero_optimization` of weights that are in place, which stay there at no cost, whatever the JSON says.
 
     DeepSpeed would wait for the device at each layer, as if something were on its way, twice a step.
     """
-    elsewhere = zero.get("offload_param", {}).get("device", "none") != "none"
-    return zero if elsewhere or zero.get("zero_quantized_weights") else zero | {"stage3_param_persistence_threshold": parameters}
+    return zero | {"stage3_param_persistence_threshold": parameters}
 
 
 def by_layer(model: nn.Module, layers: list[nn.Module], zero: dict[str, Any]) -> None:

@@ -78,6 +78,10 @@ class Engine:
         self._accept: Callable[[float], bool] = lambda norm: True
         # DeepSpeed asks for the norms between backward and update; one that is not finite makes it drop the gradients and change nothing
         self._norm_groups, self._zero._get_norm_groups = self._zero._get_norm_groups, self._accepted_norm_groups
+        if world.device.type == "cuda" and not self._zero.offload_optimizer:
+            self._norm_groups = self._norm_groups_at_once
+        if not recipe.adapter and gathering.in_place(config["zero_optimization"], world.size):
+            self._zero._partition_all_parameters = _nothing  # they would be brought together again after the update, one by one
         # and says that gradients are not finite, whatever the reason: the run's own line says which
         logging.getLogger("DeepSpeed").addFilter(_no_word_of_skipped_steps)
 
@@ -128,6 +132,19 @@ class Engine:
         self.grad_norm = float(norm)
         accepted = not math.isfinite(self.grad_norm) or self._accept(self.grad_norm)
         return groups if accepted else [*groups, torch.full_like(norm, math.inf)]
+
+    @torch.no_grad()
+    def _norm_groups_at_once(self) -> list[torch.Tensor]:
+        """DeepSpeed's norms of its parameter groups over all ranks, -1 where they are not finite, in one pass: it makes doubles of each gradient."""
+        from deepspeed import comm
+
+        norms = []
+        for number, params in enumerate(self._zero.fp16_groups):
+            of_each = torch._foreach_norm(self._zero.averaged_gradients[number], 2, dtype=torch.float32)
+            total = torch.stack(of_each).double().square().sum()
+            comm.all_reduce(total, group=self._zero._get_param_partition_group(params[0]))
+            norms.append(torch.where(total.isfinite(), total.sqrt(), -1.0))
+        return norms
 
     @torch.no_grad()
     def losses(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -225,6 +242,10 @@ def reload(engine: Engine, recipe: Recipe, world: World, folder: Path, config_fo
     engine.release()
 
 
+def _nothing() -> None:
+    pass
+
+
 def _no_word_of_skipped_steps(record: logging.LogRecord) -> bool:
     return "OVERFLOW! Skipping step" not in record.getMessage()
 
@@ -281,7 +302,7 @@ def sharded(recipe: Recipe, world: World, shape: Any, sources: int, adapter: Any
     layers, zero = model_room.decoder_layers(model.hf), config["zero_optimization"]
     sizes = [sum(p.numel() for p in part.parameters()) for part in (*layers, model)]
     config["zero_optimization"] = gathering.sized(zero, max(sizes[:-1]), sizes[-1])
-    if world.size == 1 and not adapter:
+    if not adapter and gathering.in_place(config["zero_optimization"], world.size):
         config["zero_optimization"] = gathering.alone(config["zero_optimization"], sizes[-1])
     gathering.by_layer(model, layers, zero)
     model_room.shard(model, config, world.device)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from train.engine.deepspeed_json import GONE, adam_kernel, merged_config
-from train.engine.gathering import alone, sized
+from train.engine.gathering import alone, in_place, sized
 from train.recipe.vocabulary import Data, Model, Optim, Recipe, RecipeError, Source
 
 
@@ -75,6 +75,14 @@ def test_on_a_gpu_adam_is_torchs_in_one_kernel_and_nothing_is_built_first(tmp_pa
 
 
 def test_one_rank_keeps_its_weights_in_place_unless_they_lie_elsewhere():
-    zero = {"stage3_param_persistence_threshold": 10}
-    assert alone(zero, 5000) == {"stage3_param_persistence_threshold": 5000}
-    assert alone(zero | {"offload_param": {"device": "cpu"}}, 5000)["stage3_param_persistence_threshold"] == 10
+    assert alone({"stage3_param_persistence_threshold": 10}, 5000) == {"stage3_param_persistence_threshold": 5000}
+    assert in_place({}, 1) and in_place({"offload_param": {"device": "none"}}, 1)
+    assert (
+        not in_place({}, 2) and not in_place({"offload_param": {"device": "cpu"}}, 1) and not in_place({"zero_quantized_weights": True}, 1)
+    )
+
+
+def test_one_rank_makes_no_fp32_of_gradients_that_go_nowhere(tmp_path):
+    recipe = recipe_with(tmp_path)
+    sent = [merged_config(recipe, ranks, on_cuda=True)["communication_data_type"] for ranks in (1, 2)]
+    assert sent == [recipe.model.dtype, recipe.optim.reduce_dtype] and recipe.model.dtype != "fp32"
