@@ -122,7 +122,7 @@ def _pairs(device: torch.device, rank: int, leaders: list[int]) -> dict[int, tup
                     sent = _send(device, other) if rank == sender else _receive(device, other)
                     if rank == sender:
                         found[other] = (sent, trip)
-        dist.barrier()  # the next round's pairs start together, on quiet links
+        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)  # the next round's pairs start together, on quiet links
     return found
 
 
