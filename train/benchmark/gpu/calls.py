@@ -1,4 +1,4 @@
-"""One GPU in as many calls as its time is cut into: tests marked gpu, speed beside a peer, a 7B with its optimizer in host memory.
+"""One GPU in as many calls as its time is cut into: tests marked gpu, speed beside a peer, what needs a large card or host memory.
 
 `gpu --call 1`, `--call 2`, `--call 3`, each within `--minutes`, or all without `--call`. Every part runs in a process of its own, leaves a JSON
 in the folder as soon as it is done, and is passed by where it fails, hangs or runs out of memory. What it needs and is not there is skipped
@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with ended_by_exception():
         for task in wanted:
             end = ends.setdefault(task.call, time.monotonic() + 60 * args.minutes)
-            rows.append(_row(task, *_done(task, end - time.monotonic(), folder, rows)))
+            rows.append(_row(task, *_done(task, end - time.monotonic(), folder)))
             (folder / "summary.json").write_text(json.dumps({**circumstances(), "rows": rows}, indent=1) + "\n")
-    return {"figure": _figure(rows), "folder": str(folder), **_beside(rows), "rows": rows}
+    return {"figure": _figure(rows), "folder": str(folder), **_beside(rows, wanted), "rows": rows}
 
 
-def _done(task: Task, left: float, folder: Path, rows: list[dict[str, Any]]) -> tuple[str, str, dict[str, Any] | None]:
+def _done(task: Task, left: float, folder: Path) -> tuple[str, str, dict[str, Any] | None]:
     """What came of a part: how it ended, what it said, and its result."""
     if lacking := [need for need in task.needs if not _there(need, folder)]:
         say(f"{task.name}: skipped: no {', no '.join(lacking)}")
@@ -82,7 +82,7 @@ def _done(task: Task, left: float, folder: Path, rows: list[dict[str, Any]]) -> 
         job = task.job if not task.job.trace else type(task.job).of(task.job.to_dict() | {"trace": str(folder / task.job.trace)})
         found = attempt(job, 1, limit, log)
     else:
-        found = _command(task, limit, log, rows)
+        found = _command(task, limit, log)
     report = {"task": task.name, **circumstances(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "outcome": found.outcome}
     report |= {"said": found.said, "seconds": found.seconds, "result": found.result}
     (folder / f"{task.name}.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -90,9 +90,9 @@ def _done(task: Task, left: float, folder: Path, rows: list[dict[str, Any]]) -> 
     return found.outcome, found.said, found.result
 
 
-def _command(task: Task, limit: float, log: Path, rows: list[dict[str, Any]]) -> Attempt:
+def _command(task: Task, limit: float, log: Path) -> Attempt:
     """A command of Python; its result is the line behind RESULT, or what pytest or the table of a part says last."""
-    words = [sys.executable, *task.words, *(_settings_of_best(rows) if task.like_best else ())]
+    words = [sys.executable, *task.words]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if "pytest" in task.words:  # those files alone: others import what a bare machine lacks
         files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
@@ -117,26 +117,22 @@ def _command(task: Task, limit: float, log: Path, rows: list[dict[str, Any]]) ->
     return Attempt(found.outcome, counts[-1] if counts else found.said, None, found.seconds)
 
 
-def _settings_of_best(rows: list[dict[str, Any]]) -> tuple[str, ...]:
-    """A peer is given the settings that were best here, as far as it has them."""
-    steps = [row for row in rows if row["part"].startswith("1b-mb") and row.get("tokens/s")]
-    if not steps:
-        return ("--liger",) if importlib.util.find_spec("liger_kernel") else ()
-    best = max(steps, key=lambda row: row["tokens/s"])["part"]
-    words = ["--micro-batch", re.search(r"mb(\d+)", best)[1]]
-    words += ["--checkpointing"] if "full" in best or "selective" in best else []
-    words += ["--liger"] if "plain" not in best and importlib.util.find_spec("liger_kernel") else []
-    return tuple(words)
-
-
 def _there(need: str, folder: Path) -> bool:
     """A package, a program, or so many GiB of memory or disk."""
-    if sized := re.match(r"(host memory|disk) (\d+) GiB", need):
+    if sized := re.match(r"(.+) (\d+) GiB", need):
         if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
             return True  # tiny shapes
-        free = host_available() if sized[1] == "host memory" else shutil.disk_usage(folder).free
-        return free >= int(sized[2]) * 2**30
+        return FREE[sized[1]](folder) >= int(sized[2]) * 2**30
     return importlib.util.find_spec(need) is not None or shutil.which(need) is not None
+
+
+def _of_card(_: Path) -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+FREE = {"host memory": lambda _: host_available(), "disk": lambda folder: shutil.disk_usage(folder).free, "device memory": _of_card}
 
 
 def _row(task: Task, outcome: str, said: str, result: dict[str, Any] | None) -> dict[str, Any]:
@@ -148,13 +144,16 @@ def _row(task: Task, outcome: str, said: str, result: dict[str, Any] | None) -> 
     return found | ({"said": said} if said else {})
 
 
-def _beside(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Our rate over the peer's, where both were measured."""
-    found, speed = {}, {row["part"]: row["tokens/s"] for row in rows if row.get("tokens/s")}
-    for peer in [part for part in speed if part.endswith("-peer")]:
-        own = [rate for part, rate in speed.items() if part.startswith(peer.removesuffix("-peer")) and part != peer]
-        if own:
-            found[f"best {peer.removesuffix('-peer')} / peer"] = round(max(own) / speed[peer], 3)
+def _beside(rows: list[dict[str, Any]], known: list[Task]) -> dict[str, Any]:
+    """Our best rate over the peer's best, of each comparison where both were measured."""
+    rates = {row["part"]: row["tokens/s"] for row in rows if row.get("tokens/s")}
+    found = {}
+    for name in dict.fromkeys(task.beside for task in known if task.beside):
+        ours, peers = (
+            [rates[t.name] for t in known if t.beside == name and t.is_peer == peer and t.name in rates] for peer in (False, True)
+        )
+        if ours and peers:
+            found[f"best {name} / best peer"] = round(max(ours) / max(peers), 3)
     return found
 
 

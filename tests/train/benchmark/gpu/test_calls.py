@@ -40,28 +40,24 @@ def test_an_unknown_part_is_named_with_the_known_ones(capsys, tmp_path, monkeypa
 
 
 def test_what_is_not_there_is_skipped_by_name_and_what_there_is_no_time_for_left_out(tmp_path):
-    lacking = calls._done(Task("x", 1, 60, words=("-c", "pass"), needs=("pytest", "no_such_package")), 600, tmp_path, [])
+    lacking = calls._done(Task("x", 1, 60, words=("-c", "pass"), needs=("pytest", "no_such_package")), 600, tmp_path)
     assert lacking == ("skipped", "no no_such_package", None)
-    assert calls._done(Task("x", 1, 60, words=("-c", "pass")), 5, tmp_path, [])[0] == "left out"
+    assert calls._done(Task("x", 1, 60, words=("-c", "pass")), 5, tmp_path)[0] == "left out"
 
 
 @pytest.mark.slow
 def test_a_part_that_prints_its_result_is_measured_and_one_that_hangs_is_ended(tmp_path):
-    said = calls._done(Task("a", 1, 60, words=("-c", 'print("RESULT", \'{"tokens_per_second_per_gpu": 5}\')')), 600, tmp_path, [])
+    said = calls._done(Task("a", 1, 60, words=("-c", 'print("RESULT", \'{"tokens_per_second_per_gpu": 5}\')')), 600, tmp_path)
     assert said[0] == "measured" and said[2] == {"tokens_per_second_per_gpu": 5} and (tmp_path / "a.json").is_file()
     begun = time.monotonic()
-    assert calls._done(Task("b", 1, 1, words=("-c", "import time; time.sleep(300)")), 600, tmp_path, [])[0] == "hung"
+    assert calls._done(Task("b", 1, 1, words=("-c", "import time; time.sleep(300)")), 600, tmp_path)[0] == "hung"
     assert time.monotonic() - begun < 60
 
 
-def test_the_peer_gets_the_best_settings_that_were_found():
-    rows = [
-        {"part": "1b-mb8", "tokens/s": 10.0},
-        {"part": "1b-mb16-full", "tokens/s": 12.0},
-        {"part": "1b-mb16", "outcome": "out of device memory"},
-    ]
-    assert calls._settings_of_best(rows)[:3] == ("--micro-batch", "16", "--checkpointing")
-    assert calls._beside([*rows, {"part": "1b-peer", "tokens/s": 8.0}]) == {"best 1b / peer": 1.5}
+def test_the_best_of_ours_stands_beside_the_best_of_the_peer():
+    rates = {"1b-mb8": 10.0, "1b-mb16-full": 12.0, "7b-layers-mb4": 99.0, "1b-peer-mb8": 6.0, "1b-peer-mb16": 8.0, "7b-peer": 5.0}
+    rows = [{"part": part, "tokens/s": rate} for part, rate in rates.items()] + [{"part": "1b-mb16", "outcome": "out of device memory"}]
+    assert calls._beside(rows, tasks(small=False)) == {"best 1b / best peer": 1.5}
 
 
 @pytest.mark.slow
