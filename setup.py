@@ -74,6 +74,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "flash": ["flash-attn>=2.6"],
+        "flash4": ["flash-attn-4>=4.0.0b36"],  # Hopper and newer; a version that is called a beta, without which pip would look for none
         "cuda": ["liger-kernel>=0.6"],
         "fast": ["gigatoken>=0.10"],  # used for encoding after it has proven itself id-identical on the data at hand
         "s3": ["s3fs>=2026.2", "universal-pathlib>=0.3"],  # checkpoint.to: s3://…

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from train.data.packing import IGNORED
 
-# whether a layer is running that was asked to turn its queries and keys with liger's kernel
+# whether a part of a layer is running that was asked to turn its queries and keys with liger's kernel
 _turning = ContextVar("turning", default=False)
 
 
@@ -47,9 +47,15 @@ def apply(hf: nn.Module, compiled: bool = False, selective: bool = False) -> str
     with _this_model_alone(hf):
         _apply_liger_kernel_to_instance(hf, rope=rope, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False)
     if rope:
-        for layer in hf.base_model.layers:
-            layer.forward = _while_turning(layer.forward)
+        turn_fused(hf.base_model.layers)
     return f"fused kernels: liger (RMSNorm, {'RoPE, ' * rope}SwiGLU, linear cross-entropy)"
+
+
+def turn_fused(layers: Iterable[nn.Module]) -> None:
+    """Have the parts of these layers choose liger's rotation: the parts, since a checkpointed layer computes them again from within itself."""
+    for layer in layers:
+        for part in layer.children():
+            part.forward = _while_turning(part.forward)
 
 
 def _quiet() -> None:
@@ -81,15 +87,16 @@ def _chosen(own: Callable, fused: Callable) -> Callable:
 
     @functools.wraps(own)
     def chosen(first: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        use = fused if _turning.get() and first.is_cuda and type(first) in (torch.Tensor, nn.Parameter) else own
-        return use(first, *args, **kwargs)
+        if torch.compiler.is_compiling() or not _turning.get() or not first.is_cuda or type(first) not in (torch.Tensor, nn.Parameter):
+            return own(first, *args, **kwargs)
+        return fused(first, *args, **kwargs)
 
     chosen.not_fused = own
     return chosen
 
 
 def _while_turning(forward: Callable) -> Callable:
-    """The forward of a layer, within which liger's rotation is chosen; the backward pass calls it again where it is computed again."""
+    """The forward of a layer's part, within which liger's rotation is chosen."""
     if getattr(forward, "turning", False):
         return forward
 

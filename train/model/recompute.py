@@ -13,7 +13,7 @@ from train.model.activations import Kept
 
 # by name, since the kernels' packages need not be there
 DEAR = frozenset({
-    "aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "astrollama::product", "astrollama::by_document", "torch_attn::_varlen_attn",
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "astrollama::product", "astrollama::by_document", "astrollama::flash4", "torch_attn::_varlen_attn",
     "flash_attn::_flash_attn_varlen_forward", "flash_attn::_flash_attn_varlen_forward_v3",
 })  # fmt: skip
 

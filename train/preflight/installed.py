@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 
@@ -21,6 +22,8 @@ def absent(recipe: Recipe) -> Iterator[str]:
     """A fault for each library that is asked for and not there."""
     if recipe.model.attention == "flash" and not is_installed("flash_attn"):
         yield "model.attention=flash: flash-attn is not installed here; pip install 'astrollama-trainer[flash]', or use auto"
+    if recipe.model.attention == "flash4" and not is_distributed("flash-attn-4"):
+        yield "model.attention=flash4: flash-attn-4 is not installed here; pip install 'astrollama-trainer[flash4]', or use auto"
     yield from absent_trackers(recipe)
 
 
@@ -28,3 +31,8 @@ def is_installed(module: str) -> bool:
     """Not merely a folder of that name, which a tracker leaves where it runs."""
     found = importlib.util.find_spec(module)
     return found is not None and found.origin is not None
+
+
+def is_distributed(name: str) -> bool:
+    """For what is installed into another's folder: by the name that pip knows."""
+    return next(iter(importlib.metadata.distributions(name=name)), None) is not None

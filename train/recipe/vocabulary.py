@@ -58,8 +58,8 @@ class Model:
     # a Hugging Face folder of safetensors, a GGUF file, or a Hub name
     path: str = field(metadata={"path": True})
     dtype: Literal["bf16", "fp32"] = "bf16"  # what is computed in; masters and Adam's moments are fp32 always
-    # the kernel: flash-attn, torch's varlen kernel (CUDA) or SDPA a document; auto takes the first of these that is there
-    attention: Literal["auto", "flash", "torch_varlen", "sdpa"] = "auto"
+    # the kernel: flash-attn-4 (Hopper and newer), flash-attn, torch's varlen kernel (CUDA) or SDPA a document; auto: the first that is there
+    attention: Literal["auto", "flash4", "flash", "torch_varlen", "sdpa"] = "auto"
     # what is computed again in the backward instead of kept: nothing, all of a layer (up to a third more work), that of every other layer, or
     # (selective) all but matrix products and attention
     activation_checkpointing: Literal["none", "full", "every_other", "selective"] = "none"

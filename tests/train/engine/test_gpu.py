@@ -35,7 +35,7 @@ def attended(backend: str, dtype: torch.dtype, window: int | None) -> list[torch
     return [x.float() for x in (out, q.grad, k.grad, v.grad)]
 
 
-@pytest.mark.parametrize("backend", ["flash", "torch_varlen", "sdpa"])
+@pytest.mark.parametrize("backend", ["flash4", "flash", "torch_varlen", "sdpa"])
 @pytest.mark.parametrize("window", [None, 100])
 def test_every_kernel_is_as_near_to_fp32_as_sdpa_in_bf16_is(backend, window):
     try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.made import tiny
-from train.model import attention, loss
+from train.model import attention, by_document, loss
 from train.model.causal_lm import PackedCausalLM, build, decoder_layers
 from train.model_files.folder import ModelError
 from train.recipe.vocabulary import Model
@@ -44,7 +44,7 @@ def stand_in_flash(monkeypatch):
 
     module = types.ModuleType("flash_attn")
     module.flash_attn_varlen_func = flash_attn_varlen_func
-    module.__spec__ = types.SimpleNamespace(name="flash_attn")
+    module.__spec__ = types.SimpleNamespace(name="flash_attn", origin="flash_attn/__init__.py")
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     return calls
 
@@ -143,6 +143,75 @@ def test_torchs_varlen_kernel_means_the_same_by_the_keywords_of_each_version(mon
         return
     ours = attention.varlen_attention(q, k, v, cu, 19, backend="torch_varlen", **asked)
     assert torch.allclose(ours, attention.varlen_attention(q, k, v, cu, 19, backend="sdpa", **asked), atol=1e-6)
+
+
+class OfFlashAttn4:
+    """flash_attn.cute.interface as 4.0.0b36 has it, computed document by document."""
+
+    seen: list[dict] = []
+
+    @staticmethod
+    def attended(q, k, v, asked):
+        OfFlashAttn4.seen.append(asked)
+        assert asked["causal"] is True and asked["cu_seqlens_q"] is asked["cu_seqlens_k"] and asked["max_seqlen_q"] == asked["max_seqlen_k"]
+        left = asked.get("window_size_left")
+        assert left is None or asked["window_size_right"] == 0, "both sides of a window"
+        window = None if left is None else left + 1
+        edges, longest, scale = asked["cu_seqlens_q"], asked["max_seqlen_q"], asked["softmax_scale"]
+        return attention.varlen_attention(q, k, v, edges, longest, backend="sdpa", scale=scale, window=window)
+
+    @staticmethod
+    def _flash_attn_fwd(q, k, v, return_lse=False, **asked):
+        assert return_lse and q.is_contiguous() and k.is_contiguous() and v.is_contiguous()
+        return OfFlashAttn4.attended(q, k, v, asked), torch.zeros(q.shape[1], q.shape[0]), None, None, None
+
+    @staticmethod
+    def _flash_attn_bwd(q, k, v, out, dout, lse, deterministic=False, **asked):
+        assert lse.shape == (q.shape[1], q.shape[0]) and dout.is_contiguous()
+        with by_document._recorded():
+            qkv = [x.detach().requires_grad_() for x in (q, k, v)]
+            return torch.autograd.grad(OfFlashAttn4.attended(*qkv, asked), qkv, dout)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("scale", [None, 0.2])
+@pytest.mark.parametrize("window", [None, 40, 7])
+def test_flash_attn_4_is_asked_for_the_same(monkeypatch, kv_heads, scale, window):
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", OfFlashAttn4)
+    cu, found = torch.tensor([0, 11, 30], dtype=torch.int32), []
+    for backend in ("flash4", "sdpa"):
+        rng = torch.Generator().manual_seed(0)
+        qkv = [torch.randn(30, heads, 8, generator=rng, requires_grad=True) for heads in (4, kv_heads, kv_heads)]
+        out = attention.varlen_attention(*qkv, cu, 19, backend=backend, scale=scale, window=window)
+        out.backward(torch.randn(30, 4, 8, generator=rng))
+        found.append([out, *(x.grad for x in qkv)])
+    assert OfFlashAttn4.seen
+    for ours, plain in zip(*found, strict=True):
+        assert torch.allclose(ours, plain, atol=1e-5)
+
+
+def test_the_folder_that_flash_attn_4_leaves_is_not_taken_for_flash_attn_2(monkeypatch, tmp_path):
+    (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_attn" / "cute" / "interface.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    hopper, older = (9, 0), (8, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: hopper)
+    cuda = torch.device("cuda", 0)
+    assert attention.choose_backend("auto", cuda)[0] == "torch_varlen"
+    with pytest.raises(ModelError, match="flash-attn is not installed"):
+        attention.choose_backend("flash", cuda)
+    with pytest.raises(ModelError, match="flash-attn-4 is not installed; pip install"):
+        attention.choose_backend("flash4", cuda)
+    (tmp_path / "flash_attn_4-4.0.0b36.dist-info").mkdir()
+    (tmp_path / "flash_attn_4-4.0.0b36.dist-info" / "METADATA").write_text("Name: flash-attn-4\nVersion: 4.0.0b36\n")
+    assert attention.choose_backend("auto", cuda)[0] == attention.choose_backend("flash4", cuda)[0] == "flash4"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: older)
+    assert attention.choose_backend("auto", cuda)[0] == "torch_varlen"
+    with pytest.raises(ModelError, match="Hopper GPUs and newer"):
+        attention.choose_backend("flash4", cuda)
 
 
 def test_torchs_own_kernel_takes_the_keywords_it_is_asked_by():

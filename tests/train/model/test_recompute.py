@@ -85,3 +85,18 @@ def test_liger_turns_queries_and_keys_in_place_only_where_none_are_kept(monkeypa
     assert "RMSNorm, RoPE, SwiGLU" in kernels.apply(model) and asked[-1]["rope"] is True
     assert "RoPE" not in kernels.apply(model, selective=True) and asked[-1]["rope"] is False and asked[-1]["swiglu"] is True
     assert "the layers are compiled" in kernels.apply(model, compiled=True) and len(asked) == 2
+
+
+def test_what_is_computed_again_chooses_the_same_rotation(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    from train.model import recompute
+
+    met, own = [], modeling_llama.apply_rotary_pos_emb
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda *args: met.append(kernels._turning.get()) or own(*args))
+    model = tiny.tiny_model(num_hidden_layers=2).train()
+    kernels.turn_fused(model.model.layers)
+    for layer in model.model.layers:
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, recompute.whole_layer
+    model(torch.arange(9)[None], use_cache=False).logits.sum().backward()
+    assert met == [True] * 4 and not kernels._turning.get()

@@ -57,7 +57,7 @@ heldout: {every_steps: 5}
     for wanted in (
         "name='bad name!' (r.yaml line 1): must be letters",
         "micro_batch=0 (r.yaml line 5): must be at least 1",
-        "model.attention='flsh' (r.yaml line 8): not one of auto, flash, torch_varlen, sdpa; did you mean flash?",
+        "model.attention='flsh' (r.yaml line 8): not one of auto, flash4, flash, torch_varlen, sdpa; did you mean flash?",
         "model.dtyp='bf16' (r.yaml line 9): unknown key; did you mean model.dtype?",
         "optim.lr='fast' (r.yaml line 15): a number is wanted here",
         "optim.betas=[0.9] (r.yaml line 15): a list of 2 is wanted here",
