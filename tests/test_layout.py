@@ -131,7 +131,10 @@ def test_optional_packages_are_imported_nowhere_at_module_level():
 
 
 # a signature that is not ours to choose: function -> whose it is
-FOREIGN_SIGNATURES = {"layer_attention": "transformers' attention interface", "varlen_attention": "flash-attn's varlen function"}
+FOREIGN_SIGNATURES = {
+    "layer_attention": "transformers' attention interface", "varlen_attention": "flash-attn's varlen function",
+    "flash4_backward": "an operation of torch's library, which takes tensors one by one",
+}  # fmt: skip
 
 
 def test_files_and_functions_can_be_read_on_a_screen():
