@@ -18,11 +18,13 @@ from train.preflight import memory_plan
 from train.preflight.dry_run import shape_of_path
 from train.preflight.memory_items import Shape
 from train.preflight.memory_plan import MemoryPlanError, plan, require, short_of
-from train.recipe.load import load
+from train.recipe.load import ROOT, load
 from train.world.machine import FreeBytes, what_there_is
 
 GIB = 2**30
 SMALL, LARGE = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-70b-hf"
+MEASURED = json.loads((ROOT / "launch" / "results" / "gpu-1b-h200.json").read_text())["parts"]
+H200 = {name: part["result"] for name, part in MEASURED.items() if part["result"] and "job" in part["result"]}
 ROOMY = FreeBytes(host=2000 * GIB, device=80 * GIB, disk=1e16)
 
 
@@ -136,7 +138,37 @@ def test_activations_are_a_blocks_published_bytes_a_token_times_layers():
     ends = 4 * 2 * 4096
     assert item(none, "at least") == tokens * (32 * a_block + ends)
     assert item(full, "at least") == tokens * (a_block + 31 * 2 * 4096 + ends)
-    assert item(none, "if no kernels are fused") == tokens * 32 * (56 * 4096 - a_block)  # 28 copies of 2 bytes, measured
+    assert item(none, "if no kernels are fused") == tokens * 32 * (8 * 4096 + 2 * 11008)  # two norms' fp32 inputs, the activated gate
+    without = planned("cpt_7b", 8, "micro_batch=4", "model.activation_checkpointing=none", "model.attention=sdpa")
+    assert item(without, "if no kernels are fused") == tokens * 32 * (56 * 4096 - a_block)  # 28 copies of 2 bytes, measured
+
+
+def test_one_ranks_weights_are_not_gathered_and_its_gradients_not_sent():
+    one, two = (planned("cpt_7b", ranks, "model.activation_checkpointing=none") for ranks in (1, 2))
+    assert not [i for i in one.items if "gathered" in i.what] and [i for i in two.items if "gathered" in i.what]
+    assert 2 * item(one, "reduce_bucket_size") == item(two, "reduce_bucket_size")
+    away = planned("cpt_7b", 1, "deepspeed=ds_configs/zero3_offload_all.json", "model.activation_checkpointing=none")
+    assert [i for i in away.items if "gathered" in i.what]
+
+
+@pytest.mark.parametrize("part", H200)
+def test_the_memory_of_a_plan_is_what_an_h200_was_seen_to_give(part, tmp_path):
+    """launch/results/gpu-1b-h200.json, as torch's allocator counts."""
+    from train.preflight.planner import clusters, forecast, models
+
+    found = H200[part]
+    hidden, layers, kv_heads, mlp = (2048, 22, 4, 5632) if part.startswith("1b") else (4096, 4, 32, 11008)
+    config = {"model_type": "llama", "vocab_size": 32000, "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": mlp}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": 32, "num_key_value_heads": kv_heads}))
+    given = dict(word.split("=") for word in found["job"]["overrides"])
+    words = {"model.activation_checkpointing": "none", **given, "tokens_per_step": int(given["micro_batch"]) * 4096}
+    recipe = load("launch/recipes/cpt_7b.yaml", [f"model.path={tmp_path}", *(f"{key}={value}" for key, value in words.items())])
+    made = forecast.forecast(recipe, models.of_recipe(recipe), clusters.cluster(clusters.gpu_named("H200"), 1))
+    assert made.peak / GIB == pytest.approx(found["peak memory GiB a rank"], rel=0.05)
+
+
+def test_ten_steps_were_seen_on_an_h200():
+    assert len(H200) == 10
 
 
 def test_logits_exist_for_one_chunk_of_the_loss_only():
