@@ -64,7 +64,7 @@ setup(
     package_data={
         "ds_configs": ["*.json"],
         "train.preflight.planner": ["*.json"],
-        "launch": ["recipes/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example", "talk/vendor/*"],
+        "launch": ["recipes/*", "examples/*", "multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example", "talk/vendor/*"],
     },
     entry_points={
         "console_scripts": [f"astrollama = {FOLDER}.doors:main"],

@@ -172,8 +172,8 @@ def test_a_deepspeed_json_that_sets_what_the_recipe_owns_is_refused(tmp_path):
 def test_every_recipe_loads_with_every_engine_config():
     from train.engine.deepspeed_json import merged_config
 
-    recipes, configs = sorted(RECIPES.glob("*.yaml")), sorted((ROOT / "ds_configs").glob("*.json"))
-    assert len(recipes) >= 3 and len(configs) == 5
+    recipes, configs = sorted(RECIPES.parent.glob("*/*.yaml")), sorted((ROOT / "ds_configs").glob("*.json"))
+    assert len(recipes) >= 9 and len(configs) == 5
     for r in recipes:
         for c in configs:
             config = merged_config(load(r, [f"deepspeed={c}"]), 64, on_cuda=True)
