@@ -85,7 +85,9 @@ def test_a_wheel_holds_every_module_recipe_and_engine_json_and_nothing_else(tmp_
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {f for f in tracked() if f.split("/")[0] in PACKAGES and (ROOT / f).is_file() and not f.startswith("launch/results/")}
     beside = {f"launch/{name}" for name in ("multinode.sh", "slurm.sbatch", "kubernetes.yaml", "hostfile.example")}
-    wanted = beside | {f for f in ours if f.endswith((".py", ".json")) or f.startswith(("launch/recipes/", "launch/talk/vendor/"))}
+    wanted = beside | {
+        f for f in ours if f.endswith((".py", ".json")) or f.startswith(("launch/recipes/", "launch/examples/", "launch/talk/vendor/"))
+    }
     # all in one folder, since others have a `train` and a `launch`, too; the room of the `astrollama` command is that folder's own
     there = {f"astrollama_trainer/{f.removeprefix('launch/command/')}" for f in wanted} | {"astrollama_trainer.pth"}
     assert shipped == there and len(wanted) > 150
