@@ -255,8 +255,10 @@ def test_a_broken_file_is_named_with_place_and_remedy(name, tmp_path):
     assert str(error.value).startswith(str(tmp_path / name))
 
 
-def test_a_missing_file_is_not_taken_for_a_hub_name():
-    for name in ("nothing.jsonl", "data/nothing.jsonl", "../x", "/tmp/none", "owner/name/more"):
+def test_a_missing_file_is_not_taken_for_a_hub_name(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("nothing.jsonl", "data/nothing.jsonl", "../x", f"{tmp_path}/none", "owner/name/more"):
         with pytest.raises(ChatError, match="no such file"):
             find_inputs([name])
 
