@@ -20,11 +20,16 @@ def absent_trackers(recipe: Recipe) -> Iterator[str]:
 
 def absent(recipe: Recipe) -> Iterator[str]:
     """A fault for each library that is asked for and not there."""
+    yield from absent_attention(recipe)
+    yield from absent_trackers(recipe)
+
+
+def absent_attention(recipe: Recipe) -> Iterator[str]:
+    """A fault where the kernel that is asked for by name is not there."""
     if recipe.model.attention == "flash" and not is_installed("flash_attn"):
         yield "model.attention=flash: flash-attn is not installed here; pip install 'astrollama-trainer[flash]', or use auto"
     if recipe.model.attention == "flash4" and not is_distributed("flash-attn-4"):
         yield "model.attention=flash4: flash-attn-4 is not installed here; pip install 'astrollama-trainer[flash4]', or use auto"
-    yield from absent_trackers(recipe)
 
 
 def is_installed(module: str) -> bool:

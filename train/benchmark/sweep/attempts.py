@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from train.benchmark.ranks import prepared
 from train.benchmark.step.job import Job
+from train.guard.watch import heartbeat
 
 MARK = "ASTROLLAMA_BENCHMARK"  # in the environment of all processes of an attempt, by which they are found again
-DEVICE_MEMORY = re.compile(r"OutOfMemoryError|(CUDA|HIP|NCCL)\b.{0,40}out of memory|STATUS_ALLOC_FAILED", re.IGNORECASE)
+DEVICE_MEMORY = re.compile(rf"OutOfMemoryError|{heartbeat.DEVICE_MEMORY.pattern}", re.IGNORECASE)
 HOST_MEMORY = re.compile(r"\bMemoryError|[Cc]annot allocate memory|can't allocate memory|std::bad_alloc|not enough memory")
 KILLED = re.compile(r"return code = -9\b|exitcode\s*: -9\b|Signal 9\b")
 Outcome = Literal["measured", "out of device memory", "out of host memory", "crashed", "hung", "refused", "would not fit", "skipped"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from train.model_files.dtypes import OF_RECIPE
 from train.model_files.shapes import described
+from train.preflight import installed
 from train.preflight.doctor import hardware, software
 from train.preflight.doctor.meeting import said
 from train.preflight.doctor.report import Asked
@@ -42,8 +43,8 @@ def facts(world: World, asked: Asked, names: list[str], leaders: list[int]) -> d
             return otherwise
 
     inputs, more = tried("inputs", lambda: software.inputs(recipe, world.size, on_cuda), ({}, [])) if recipe else ({}, [])
-    if recipe and on_cuda and software.attention_missing(recipe):
-        more.append("model.attention=flash: flash-attn is not installed; pip install 'astrollama-trainer[flash]', or use auto")
+    if recipe and on_cuda:
+        more += installed.absent_attention(recipe)
     node = hardware.of_node(own_folder or Path("."), world.device, one_node=len(leaders) == 1)
     addresses = [a for i in node["interfaces"].values() for a in i["addresses"]]
     return found | {

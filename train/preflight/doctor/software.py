@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -107,10 +106,6 @@ def loaded(path: str, overrides: list[str]) -> tuple[Recipe | None, list[str]]:
         return load(path, overrides), []
     except ValueError as error:
         return None, [str(error)]
-
-
-def attention_missing(recipe: Recipe) -> bool:
-    return recipe.model.attention == "flash" and importlib.util.find_spec("flash_attn") is None
 
 
 def _hash(content: str | bytes) -> str:
